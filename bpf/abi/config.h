@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Per-node configuration: constants in .rodata.config, written by the loader before the object is loaded,
+ * frozen by the kernel, so that dead branches disappear. The one way to configure a program.
+ * A program declares only those it reads, with CONFIG().
+ *
+ *   config_gateway_ipv4   __be32            address that workloads use as gateway; 0: IPv4 is off
+ *   config_gateway_ipv6   struct ipv6_addr  the same; all zero: IPv6 is off
+ *   config_host_ifindex   __u32             the node's gateway device (cilium_host)
+ *   config_host_mac       struct mac_addr   its MAC
+ *   config_aggregation    __u32             enum aggregation
+ *   config_report_interval_s __u32          medium: one event per connection, direction and this interval
+ *   config_event_wakeup_ns   __u64          the reader is woken at most once per CPU in this time
+ */
+#pragma once
+
+#include "types.h"
+
+#define CONFIG(type, name) const volatile type name __attribute__((section(".rodata.config"), used))

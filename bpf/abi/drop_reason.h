@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Why a packet was dropped; numbers of flow.DropReason (the texts are in pycilium.model.drop_reason). */
+#pragma once
+
+enum drop_reason {
+	DROP_INVALID_SOURCE_MAC = 130,
+	DROP_INVALID_SOURCE_IP = 132,
+	DROP_POLICY_DENIED = 133, /* implicit: no rule allows it */
+	DROP_INVALID_PACKET = 134,
+	DROP_CT_INVALID_HEADER = 135,
+	DROP_CT_UNKNOWN_L4 = 137,
+	DROP_UNSUPPORTED_L3 = 139,
+	DROP_WRITE_ERROR = 141,
+	DROP_UNKNOWN_L3_TARGET = 150,
+	DROP_STALE_OR_UNROUTABLE_IP = 151,
+	DROP_CT_INSERT_FAILED = 155,
+	DROP_INVALID_IPV6_EXTENSION = 156,
+	DROP_NO_CONFIG = 165,
+	DROP_UNSUPPORTED_L2 = 166,
+	DROP_FRAGMENT_NOT_FOUND = 175,
+	DROP_FORBIDDEN_ICMPV6 = 176,
+	DROP_POLICY_DENY = 181, /* explicit: a deny rule */
+	DROP_TTL_EXCEEDED = 196,
+	DROP_ENDPOINT_NOT_READY = 203,
+};
