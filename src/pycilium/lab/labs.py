@@ -1,0 +1,194 @@
+"""A lab as a whole: up, down, list. The one place that makes and removes namespaces of a lab.
+
+`up` writes lab.json first and makes things after; whatever stops it, the same function that serves `down` undoes
+what was reached. `down` needs nothing but the folder, and is a success when there is nothing left to remove.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from pycilium.errors import AlreadyExists, CiliumError, ConfigError, NotFound, PermissionRequired
+from pycilium.lab import namespaces, processes
+from pycilium.lab.layout import DEFAULT_LAB, LABS_ROOT, LabLayout, LabRecord, PodRecord, plan
+
+Tell = Callable[[str], None]
+"""Told what happens next, for progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `cilium lab up` can be asked for."""
+
+    name: str = DEFAULT_LAB
+    node_count: int = 1
+    ip_families: tuple[str, ...] = ("ipv4", "ipv6")
+    store: str = "sqlite"
+    with_agents: bool = True
+
+
+def up(options: UpOptions, tell: Tell) -> LabRecord:
+    """Makes a lab, agents running. Undone entirely if it fails or is interrupted."""
+    layout = LabLayout(options.name)
+    record = plan(options.name, options.ip_families, options.node_count)
+    if options.store != "sqlite":
+        raise ConfigError(f"--store {options.store}: only sqlite is built yet")
+    require_root("cilium lab up")
+    if options.with_agents:
+        tell("checking the kernel")
+        _check_kernel()
+    _claim(layout, record)
+    try:
+        _build(layout, record, options, tell)
+    except BaseException:
+        tell("undoing what was made")
+        _remove(layout)
+        raise
+    return record
+
+
+def down(name: str) -> bool:
+    """Removes a lab; False when there was none."""
+    layout = LabLayout(name)
+    require_root("cilium lab down")
+    if not layout.folder.exists():
+        return False
+    _remove(layout)
+    return True
+
+
+def load(name: str) -> LabRecord:
+    """The lab's record; NotFound when there is no such lab."""
+    layout = LabLayout(name)
+    try:
+        return msgspec.json.decode(layout.record.read_bytes(), type=LabRecord)
+    except FileNotFoundError as error:
+        hint = f"; labs that are up: {', '.join(names)}" if (names := list_names()) else ""
+        option = "" if name == DEFAULT_LAB else f" --lab {name}"
+        raise NotFound(f"there is no lab {name}: `cilium{option} lab up` makes it{hint}") from error
+    except PermissionError as error:
+        raise PermissionRequired(f"{layout.record}: root is needed; run the command with sudo") from error
+    except msgspec.DecodeError as error:
+        option = "" if name == DEFAULT_LAB else f" --lab {name}"
+        raise CiliumError(
+            f"{layout.record} is damaged ({error}); remove the lab with `cilium{option} lab down` and make it anew"
+        ) from error
+
+
+def is_up(name: str) -> bool:
+    return LabLayout(name).record.exists()
+
+
+def list_names(root: Path = LABS_ROOT) -> list[str]:
+    """Every lab on this machine."""
+    try:
+        return sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def pod_records(layout: LabLayout) -> list[PodRecord]:
+    """Every pod of the lab, by namespace and name."""
+    found = []
+    for path in layout.pods_folder.glob("*.json"):
+        with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+            found.append(msgspec.json.decode(path.read_bytes(), type=PodRecord))
+    return sorted(found, key=lambda pod: (pod.namespace, pod.name))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Readers see the old content or the new, never a part."""
+    draft = path.with_suffix(path.suffix + ".tmp")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+def require_root(what: str) -> None:
+    if os.geteuid() != 0:
+        raise PermissionRequired(f"{what} needs root (it makes network namespaces and loads eBPF programs): use sudo")
+
+
+def _check_kernel() -> None:
+    from pycilium.datapath import features
+
+    features.require()
+
+
+def _claim(layout: LabLayout, record: LabRecord) -> None:
+    """Takes the lab's name: of two that try, one gets it. Names that somebody else uses are refused here."""
+    layout.folder.parent.mkdir(mode=0o755, exist_ok=True)
+    if layout.folder.exists():
+        raise _taken(layout)
+    for name in _namespaces_of(record):
+        if namespaces.exists(name):
+            raise AlreadyExists(
+                f"network namespace {name} exists, but lab {layout.name} does not: "
+                f"choose another name with --lab, or remove it with `ip netns delete {name}`"
+            )
+    try:
+        layout.folder.mkdir(mode=0o755)
+    except FileExistsError as error:
+        raise _taken(layout) from error
+    write_atomically(layout.record, msgspec.json.encode(record))
+
+
+def _taken(layout: LabLayout) -> AlreadyExists:
+    option = "" if layout.name == DEFAULT_LAB else f" --lab {layout.name}"
+    return AlreadyExists(
+        f"lab {layout.name} exists already: remove it with `cilium{option} lab down`, or choose another name with --lab"
+    )
+
+
+def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell) -> None:
+    from pycilium.lab import agents, network, world
+
+    layout.pods_folder.mkdir()
+    layout.world_folder.mkdir()
+    tell("making namespaces")
+    for name in _namespaces_of(record):
+        namespaces.create(name)
+    tell("wiring the underlay, the world and the nodes")
+    network.make_underlay(record)
+    network.make_world(record)
+    for node in record.nodes:
+        network.make_node(record, node)
+    tell("starting the world's HTTP server")
+    world.start(record, layout)
+    for node in record.nodes:
+        layout.node_folder(node.name).mkdir()
+        if options.with_agents:
+            tell(f"starting the agent on {node.name}")
+            agents.start(layout, record, node.name)
+
+
+def _remove(layout: LabLayout) -> None:
+    """Ends, unmounts and removes everything of the lab. May be called at any stage, and again."""
+    names = _known_namespaces(layout)
+    processes.end_all_in(names)
+    namespaces.unmount_below(layout.folder)
+    for name in names:
+        namespaces.delete(name)
+    shutil.rmtree(layout.folder, ignore_errors=True)
+    for folder in (layout.folder.parent, namespaces.NETNS_ROOT):
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only when it is empty, and then nobody else uses it
+
+
+def _known_namespaces(layout: LabLayout) -> list[str]:
+    """What the lab's records name; the plan's names where lab.json is damaged."""
+    try:
+        record = load(layout.name)
+    except CiliumError:
+        record = plan(layout.name, ("ipv4", "ipv6"), 1)
+    return [*(pod.netns for pod in pod_records(layout)), *_namespaces_of(record)]
+
+
+def _namespaces_of(record: LabRecord) -> Iterable[str]:
+    return (record.underlay, record.world, *(node.namespace for node in record.nodes))
