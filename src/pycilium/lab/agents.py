@@ -93,15 +93,15 @@ def _wait_until_ready(layout: LabLayout, node: str, pid: int, log: Path) -> None
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         if not processes.is_running(pid):
-            raise CiliumError(
-                f"the agent of {node} ended while it started; the end of {log}:\n{processes.last_lines(log)}"
-            )
+            raise _failed(f"the agent of {node} ended while it started", log)
         try:
             if client.health().get("cilium", {}).get("state") == "Ok":
                 return
         except AgentUnavailable:
             pass
         time.sleep(_POLL_S)
-    raise CiliumError(
-        f"the agent of {node} was not ready after {READY_TIMEOUT_S:.0f} s; the end of {log}:\n{processes.last_lines(log)}"
-    )
+    raise _failed(f"the agent of {node} was not ready after {READY_TIMEOUT_S:.0f} s", log)
+
+
+def _failed(what: str, log: Path) -> CiliumError:
+    return CiliumError(f"{what}; the end of {log}:\n{processes.last_lines(log)}")

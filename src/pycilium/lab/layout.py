@@ -21,6 +21,7 @@ WORLD_IPV6 = ("2606:4700:4700::1111", "2001:4860:4860::8888")
 
 _LAB_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_NAME_RULE = "lower-case letters, digits and dashes, with a letter or digit at both ends"
 _FAMILIES = ("ipv4", "ipv6")
 
 
@@ -78,9 +79,7 @@ class LabLayout:
 
     def __init__(self, name: str, root: Path = LABS_ROOT) -> None:
         if not _LAB_NAME.fullmatch(name):
-            raise ConfigError(
-                f"lab name {name!r}: use at most 32 lower-case letters, digits and dashes, a letter or digit at both ends"
-            )
+            raise ConfigError(f"lab name {name!r}: use at most 32 {_NAME_RULE}")
         self.name = name
         self.folder = root / name
         self.record = self.folder / "lab.json"
@@ -133,9 +132,7 @@ def check_pod_name(namespace: str, name: str) -> None:
     """ConfigError unless both can be names of Kubernetes objects; they become parts of paths."""
     for what, value in (("pod name", name), ("namespace", namespace)):
         if not _POD_NAME.fullmatch(value):
-            raise ConfigError(
-                f"{what} {value!r}: use at most 63 lower-case letters, digits and dashes, a letter or digit at both ends"
-            )
+            raise ConfigError(f"{what} {value!r}: use at most 63 {_NAME_RULE}")
 
 
 def _node(lab: str, number: int, ip_families: tuple[str, ...]) -> NodeRecord:

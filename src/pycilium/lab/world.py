@@ -32,7 +32,7 @@ class WorldHandler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_GET(self) -> None:
         answering, asking = (
             _plain(address[0]) for address in (self.connection.getsockname(), self.connection.getpeername())
         )
