@@ -1,0 +1,114 @@
+"""What the CNI plugin asks the agent, and the answer, which has the shape of a CNI 1.1 result.
+
+The plugin sends the runtime's request whole; what a field means is decided here, once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from pycilium.errors import InvalidResource
+
+CNI_VERSION = "1.1.0"
+
+
+class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One interface of one container: the unit that ADD makes and DEL removes."""
+
+    container_id: str
+    ifname: str
+
+
+class CniRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """ADD, DEL and CHECK."""
+
+    container_id: str
+    ifname: str
+    netns: str = ""
+    """Path of the pod's network namespace; may be empty or gone for DEL."""
+    args: dict[str, str] = {}
+    """CNI_ARGS, taken apart."""
+    config: dict[str, Any] = {}
+    """The whole network configuration, prevResult included."""
+
+    @property
+    def attachment(self) -> Attachment:
+        return Attachment(container_id=self.container_id, ifname=self.ifname)
+
+    @property
+    def pod_name(self) -> str:
+        """The pod's name as the runtime gave it, or ""."""
+        return self.args.get("K8S_POD_NAME", "")
+
+    @property
+    def pod_namespace(self) -> str:
+        return self.args.get("K8S_POD_NAMESPACE", "")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of the configuration (`args.cni.labels`): a list of {key, value}, as CNI's conventions say, or a map."""
+        labels = self._cni_args().get("labels", {})
+        try:
+            if isinstance(labels, list):
+                return {label.key: label.value for label in msgspec.convert(labels, list[_ConfiguredLabel])}
+            return msgspec.convert(labels, dict[str, str])
+        except msgspec.ValidationError as error:
+            raise InvalidResource(str(error), path="args.cni.labels", source="network configuration") from error
+
+    def _cni_args(self) -> dict[str, Any]:
+        part: dict[str, Any] = self.config
+        for path, key in (("args", "args"), ("args.cni", "cni")):
+            part = part.get(key) or {}
+            if not isinstance(part, dict):
+                raise InvalidResource("must be an object", path=path, source="network configuration")
+        return part
+
+
+class _ConfiguredLabel(msgspec.Struct, frozen=True):
+    key: str
+    value: str = ""
+
+
+class CniGcRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """GC: whatever this network attached and is not named here is to be removed."""
+
+    valid_attachments: list[Attachment]
+    config: dict[str, Any] = {}
+
+
+class CniStatusRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    config: dict[str, Any] = {}
+
+
+class CniInterface(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    name: str
+    mac: str = ""
+    mtu: int = 0
+    sandbox: str = ""
+    """Path of the network namespace it is in; empty for the host's side."""
+
+
+class CniAddress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    address: str
+    """With prefix length: 10.0.0.5/32."""
+    gateway: str = ""
+    interface: int | None = None
+    """Index into `interfaces`."""
+
+
+class CniRoute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    dst: str
+    gw: str = ""
+    mtu: int = 0
+
+
+class CniResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The success answer of ADD. The plugin turns it into the version that the configuration asks for."""
+
+    interfaces: list[CniInterface]
+    ips: list[CniAddress]
+    routes: list[CniRoute]
+    dns: dict[str, Any] = {}
+    cni_version: str = CNI_VERSION
