@@ -48,7 +48,7 @@ class CniRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels of the configuration (`args.cni.labels`): a list of {key, value}, as CNI's conventions say, or a map."""
+        """Labels of the configuration (`args.cni.labels`): a list of {key, value}, as CNI says, or a map."""
         labels = self._cni_args().get("labels", {})
         try:
             if isinstance(labels, list):

@@ -1,0 +1,85 @@
+"""The endpoint: one workload interface that this node manages."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from pycilium.model.labels import Labels
+
+
+class EndpointState(enum.StrEnum):
+    """Cilium's names. What leads from one to the next: `endpoint.state_machine`."""
+
+    WAITING_FOR_IDENTITY = "waiting-for-identity"
+    NOT_READY = "not-ready"
+    """The kernel refused something; it is tried again."""
+    WAITING_TO_REGENERATE = "waiting-to-regenerate"
+    REGENERATING = "regenerating"
+    RESTORING = "restoring"
+    """Known from before a restart of the agent; the kernel still enforces what was realized then."""
+    READY = "ready"
+    DISCONNECTING = "disconnecting"
+    DISCONNECTED = "disconnected"
+    INVALID = "invalid"
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether nothing may be made for it any more."""
+        return self in (EndpointState.DISCONNECTING, EndpointState.DISCONNECTED, EndpointState.INVALID)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Everything that is known of an endpoint. Addresses of a family that is off are None."""
+
+    endpoint_id: int
+    """u16, of this node."""
+    container_id: str
+    ifname: str
+    """Inside the pod. With container_id it names the attachment, of which there is one endpoint at most."""
+    netns: str
+    """Path of the pod's network namespace, as the runtime gave it."""
+    host_ifname: str
+    ifindex: int
+    """Of the host's side."""
+    mac: bytes
+    """The pod's own."""
+    host_mac: bytes
+    ipv4: IPv4Address | None
+    ipv6: IPv6Address | None
+    mtu_bytes: int
+    pod_name: str
+    namespace: str
+    labels: Labels
+    """Security labels."""
+    sec_identity: int = 0
+    """0: not known yet."""
+    state: EndpointState = EndpointState.WAITING_FOR_IDENTITY
+
+    @property
+    def attachment(self) -> str:
+        """`container id:interface`; owns the addresses and the endpoint id."""
+        return attachment_name(self.container_id, self.ifname)
+
+    @property
+    def qualified_pod_name(self) -> str:
+        """`namespace/name`, or "" when no pod is known."""
+        return f"{self.namespace}/{self.pod_name}" if self.pod_name else ""
+
+    @property
+    def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        return tuple(address for address in (self.ipv4, self.ipv6) if address is not None)
+
+    def __str__(self) -> str:
+        return f"endpoint {self.endpoint_id} ({self.qualified_pod_name or self.attachment}, {self.state})"
+
+
+def attachment_name(container_id: str, ifname: str) -> str:
+    return f"{container_id}:{ifname}"
+
+
+def mac_text(mac: bytes) -> str:
+    """02:00:0a:00:00:05"""
+    return mac.hex(":")
