@@ -1,0 +1,68 @@
+# `make help` lists the targets. Everything Python lives in .venv; nothing is installed elsewhere but, as root and
+# when missing, the few system packages that tools/prepare.sh names.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON_CODE := src tests tools setup.py
+C_CODE := $(wildcard bpf/abi/*.h bpf/maps/*.h bpf/lib/*.h bpf/prog/*.c)
+GENERATORS := tools/gen_layouts.py tools/gen_proto.py tools/gen_docs.py
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check unit bench bpf gen programs format wheel clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: $(VENV)/.installed bpf ## .venv with everything in it, eBPF objects compiled; quick when nothing changed
+
+$(VENV)/.installed: pyproject.toml setup.py tools/prepare.sh
+	@tools/prepare.sh venv
+
+demo: ## as root: a lab with pods, policies and flows, from nothing; leaves it running
+	@tools/prepare.sh packages run
+	@$(MAKE) --no-print-directory build
+	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
+
+test: ## as root: every test tier (unit, scenario, bpf, integration, e2e), from nothing
+	@[ "$$(id -u)" = 0 ] || { echo "Error: make test needs root (it loads eBPF programs): use sudo, or make check" >&2; exit 1; }
+	@tools/prepare.sh packages test
+	@$(MAKE) --no-print-directory build
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(PYTEST_OPTIONS)
+
+check: build ## without root: formatting, lint, types, imports, generated files, unit and scenario tests
+	$(BIN)/ruff format --check $(PYTHON_CODE)
+	$(BIN)/ruff check $(PYTHON_CODE)
+	$(BIN)/clang-format --dry-run -Werror $(C_CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@for generator in $(wildcard $(GENERATORS)); do echo "$$generator --check"; $(BIN)/python $$generator --check || exit 1; done
+	$(MAKE) --no-print-directory unit
+
+unit: build ## the tests that need neither root nor a kernel
+	$(BIN)/pytest tests/unit tests/scenario $(PYTEST_OPTIONS)
+
+bench: ## as root: the figures of the README, ours and theirs side by side; JSON under bench/
+	@tools/prepare.sh packages bench
+	@$(MAKE) --no-print-directory build
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/benchmark/bench.py $(BENCH_OPTIONS)
+
+bpf: $(VENV)/.installed ## compile the eBPF programs that changed
+	@$(BIN)/python tools/build_bpf.py
+
+gen: build ## write every generated file anew (layouts, protobuf, docs)
+	@for generator in $(wildcard $(GENERATORS)); do echo "$$generator"; $(BIN)/python $$generator || exit 1; done
+
+programs: build ## as root: each program with its verified instruction count
+	@$(BIN)/python tools/program_table.py
+
+format: build ## format Python and C
+	$(BIN)/ruff check --fix-only --quiet $(PYTHON_CODE)
+	$(BIN)/ruff format $(PYTHON_CODE)
+	$(BIN)/clang-format -i $(C_CODE)
+
+wheel: build ## dist/pycilium-*.whl, with the compiled eBPF objects
+	$(BIN)/python -m pip --quiet wheel . --no-deps --no-build-isolation --wheel-dir dist
+	@ls dist/*.whl
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist src/*.egg-info src/pycilium/datapath/objects .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

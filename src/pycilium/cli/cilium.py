@@ -1,0 +1,39 @@
+"""`cilium`: resources, policy, status, labs. What every user needs; internals are `cilium-dbg`'s."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from pycilium.cli.boundary import run
+from pycilium.cli.lazy import LazyGroup
+from pycilium.cli.target import lab_option
+
+_COMMANDS = {
+    "lab": "pycilium.cli.lab:lab",
+    "apply": "pycilium.cli.resources:apply",
+    "get": "pycilium.cli.resources:get",
+    "delete": "pycilium.cli.resources:delete",
+    "status": "pycilium.cli.status:status",
+    "policy": "pycilium.cli.policy:policy",
+    "version": "pycilium.cli.version:version",
+}
+
+
+@click.group(cls=LazyGroup, commands_at=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@lab_option
+def cilium() -> None:
+    """Pods on an eBPF datapath, identity policy, and a reason for every flow.
+
+    \b
+    cilium lab up                       a node made of network namespaces, to try things on
+    cilium lab pod add web -l app=web   a pod on it
+    cilium apply -f FILE                policies and other resources
+    cilium policy explain …             what would happen to a connection, and which rule says so
+    """
+
+
+def main() -> None:
+    run(cilium, os.path.basename(sys.argv[0]))

@@ -1,0 +1,94 @@
+"""Which agent and which store a command means: a lab's, or this machine's.
+
+1. `--lab NAME` or CILIUM_LAB: that lab. 2. Neither, but a lab called `lab` is up: that one. 3. This machine's agent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pycilium.errors import CiliumError
+from pycilium.lab.layout import DEFAULT_LAB, LabLayout
+
+if TYPE_CHECKING:
+    from pycilium.api.client import AgentClient
+
+MACHINE_RUN_DIR = Path("/var/run/cilium")
+MACHINE_STORE_URL = "sqlite:////var/lib/cilium/store.db"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Target:
+    """What the commands talk to; made once per call, filled from `--lab`."""
+
+    def __init__(self) -> None:
+        self.lab_option: str | None = None
+
+    @property
+    def lab_name(self) -> str:
+        """The lab that lab commands mean, whether or not it is up."""
+        return self.lab_option or os.environ.get("CILIUM_LAB") or DEFAULT_LAB
+
+    @property
+    def lab(self) -> LabLayout | None:
+        """The lab that is meant; None: this machine's agent. NotFound when a lab was named that is not up."""
+        named = self.lab_option or os.environ.get("CILIUM_LAB")
+        layout = LabLayout(named or DEFAULT_LAB)
+        if named and not layout.record.exists():
+            from pycilium.lab import labs
+
+            labs.load(named)
+        return layout if layout.record.exists() else None
+
+    def agent_socket(self, node: str = "node1") -> str:
+        if socket := os.environ.get("CILIUM_SOCK"):
+            return socket
+        return str(self.lab.agent_socket(node)) if self.lab else str(MACHINE_RUN_DIR / "cilium.sock")
+
+    def hubble_socket(self, node: str = "node1") -> str:
+        return str(self.lab.hubble_socket(node)) if self.lab else str(MACHINE_RUN_DIR / "hubble.sock")
+
+    def store_url(self) -> str:
+        return self.lab.store_url if self.lab else os.environ.get("CILIUM_STORE", MACHINE_STORE_URL)
+
+    def agent(self, node: str = "node1") -> AgentClient:
+        """A client of the agent. Nothing is sent before its first call."""
+        from pycilium.api.client import AgentClient
+
+        return AgentClient(self.agent_socket(node))
+
+    def option(self) -> str:
+        """The words that a hint needs to mean the same lab."""
+        return "" if self.lab_name == DEFAULT_LAB or os.environ.get("CILIUM_LAB") else f" --lab {self.lab_name}"
+
+
+pass_target = click.make_pass_decorator(Target, ensure=True)
+
+
+def lab_option(command: Command) -> Command:
+    """Adds `--lab NAME`, which every command takes, before or after its own name."""
+
+    def remember(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            LabLayout(value)  # a name that cannot be one is refused at once
+            context.ensure_object(Target).lab_option = value
+
+    return click.option(
+        "--lab",
+        metavar="NAME",
+        expose_value=False,
+        is_eager=True,
+        callback=remember,
+        help="The lab that is meant (or CILIUM_LAB; default: the lab called lab if it is up, else this machine's agent).",
+    )(command)
+
+
+def require(condition: object, message: str) -> None:
+    if not condition:
+        raise CiliumError(message)
