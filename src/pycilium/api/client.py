@@ -1,0 +1,108 @@
+"""Asking an agent over its unix socket: blocking, without dependencies, quick to import.
+
+Answers are what JSON holds (`messages` says which fields); errors are raised as the agent raised them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pycilium.api import failures
+from pycilium.api.transport import NoAnswerError, decode_json, encode_json, exchange
+from pycilium.errors import AgentUnavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+DEFAULT_SOCKET = "/var/run/cilium/cilium.sock"
+BASE = "/v1"
+
+
+class AgentClient:
+    """One agent. Every call is a connection of its own, so a client may be kept and used from several threads."""
+
+    def __init__(self, socket_path: str = "", timeout_s: float = 60.0) -> None:
+        self.socket_path = socket_path or os.environ.get("CILIUM_SOCK", DEFAULT_SOCKET)
+        self._timeout_s = timeout_s
+
+    def status(self) -> dict[str, Any]:
+        return self._object("/healthz")
+
+    def endpoints(self) -> list[dict[str, Any]]:
+        return self._list("/endpoint")
+
+    def endpoint(self, reference: str | int) -> dict[str, Any]:
+        """See AgentService.endpoint for what `reference` may be. Raises NotFound."""
+        return self._object(f"/endpoint/{_quoted(str(reference))}")
+
+    def identities(self) -> list[dict[str, Any]]:
+        return self._list("/identity")
+
+    def identity(self, number: int) -> dict[str, Any]:
+        return self._object(f"/identity/{number}")
+
+    def ip_entries(self) -> list[dict[str, Any]]:
+        return self._list("/ip")
+
+    def policy(self) -> dict[str, Any]:
+        return self._object("/policy")
+
+    def maps(self) -> list[dict[str, Any]]:
+        maps: list[dict[str, Any]] = self._object("/map")["maps"]
+        return maps
+
+    def map(self, name: str) -> dict[str, Any]:
+        return self._object(f"/map/{_quoted(name)}")
+
+    def nodes(self) -> dict[str, Any]:
+        return self._object("/cluster/nodes")
+
+    def config(self) -> dict[str, Any]:
+        return self._object("/config")
+
+    def explain(self, source: str, destination: str, protocol: str = "TCP", port: int = 0) -> dict[str, Any]:
+        request = {"source": source, "destination": destination, "protocol": protocol, "port": port}
+        reply: dict[str, Any] = self.post("/policy/explain", request)
+        return reply
+
+    def cni(self, command: str, request: dict[str, Any]) -> Any:
+        """`command` is add, del, check, gc or status."""
+        return self.post(f"/cni/{command}", request)
+
+    def get(self, target: str) -> Any:
+        """Raises AgentUnavailable, or what the agent raised."""
+        return self._call("GET", target, b"")
+
+    def post(self, target: str, request: dict[str, Any]) -> Any:
+        """As `get`."""
+        return self._call("POST", target, encode_json(request).encode("ascii"))
+
+    def _object(self, target: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self.get(target)
+        return answer
+
+    def _list(self, target: str) -> list[dict[str, Any]]:
+        answer: list[dict[str, Any]] = self.get(target)
+        return answer
+
+    def _call(self, method: str, target: str, body: bytes) -> Any:
+        try:
+            status, answer = exchange(self.socket_path, method, BASE + target, body, self._timeout_s)
+        except NoAnswerError as error:
+            raise AgentUnavailable(f"the agent does not answer: {error}; is it running?") from error
+        try:
+            content = decode_json(answer.decode("utf-8")) if answer else None
+        except ValueError as error:
+            raise AgentUnavailable(f"{self.socket_path}: the agent's answer is not JSON: {error}") from error
+        if status >= 300:
+            raise failures.from_message(status, content)
+        return content
+
+
+def _quoted(part: str) -> str:
+    """`part` as one step of a path: everything but letters, digits and `-._~:` escaped."""
+    return "".join(
+        chr(byte) if (chr(byte).isalnum() and byte < 128) or byte in b"-._~:" else f"%{byte:02X}"
+        for byte in part.encode("utf-8")
+    )

@@ -1,0 +1,172 @@
+"""The agent's API on its unix socket: routes, decoding, errors. What is answered is the AgentService's business.
+
+Requests are decoded strictly; a bad one is answered with 400 and never reaches the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from pycilium.api import failures
+from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniStatusRequest
+from pycilium.api.messages import ExplainRequest, MapList
+from pycilium.api.service import AgentService
+from pycilium.errors import AgentUnavailable, CiliumError, ConfigError, InvalidResource, NotFound
+
+_MAX_REQUEST_BYTES = 16 << 20
+_MAX_SOCKET_PATH_BYTES = 107
+
+Request = TypeVar("Request")
+Call = Callable[[web.Request], Awaitable[Any]]
+
+_log = structlog.get_logger(__name__)
+_encoder = msgspec.json.Encoder()
+
+
+class ApiServer:
+    """`service` on `socket_path`. Only root and the socket's group may connect."""
+
+    def __init__(self, service: AgentService, socket_path: str) -> None:
+        self._service = service
+        self._socket_path = socket_path
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen. A socket that a dead agent left is replaced. Raises AgentUnavailable if a live one has it."""
+        _check_path(self._socket_path)
+        if await asyncio.to_thread(_somebody_listens, self._socket_path):
+            raise AgentUnavailable(f"another agent listens on {self._socket_path}: end it first")
+        runner = web.AppRunner(_application(self._service), access_log=None, handle_signals=False)
+        try:
+            await runner.setup()
+            await web.UnixSite(runner, self._socket_path).start()
+            os.chmod(self._socket_path, 0o660)
+        except OSError as error:
+            await runner.cleanup()
+            raise ConfigError(f"cannot listen on {self._socket_path}: {error.strerror or error}") from error
+        self._runner = runner
+
+    async def stop(self) -> None:
+        """Finish what is being answered, then close and remove the socket. Idempotent."""
+        if self._runner is None:
+            return
+        runner, self._runner = self._runner, None
+        await runner.cleanup()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._socket_path)
+
+
+def _application(service: AgentService) -> web.Application:
+    application = web.Application(client_max_size=_MAX_REQUEST_BYTES, middlewares=[_unknown_paths])
+    for method, target, call in _routes(service):
+        application.router.add_route(method, f"/v1{target}", _handler(call))
+    return application
+
+
+def _routes(service: AgentService) -> list[tuple[str, str, Call]]:
+    async def maps(_: web.Request) -> MapList:
+        return MapList(maps=list(await service.maps()))
+
+    async def explain(request: web.Request) -> Any:
+        return await service.explain(await _body(request, ExplainRequest))
+
+    async def cni_gc(request: web.Request) -> None:
+        await service.cni_gc(await _body(request, CniGcRequest))
+
+    async def cni_status(request: web.Request) -> None:
+        await service.cni_status(await _body(request, CniStatusRequest))
+
+    def cni(method: Callable[[CniRequest], Awaitable[Any]]) -> Call:
+        async def call(request: web.Request) -> Any:
+            return await method(await _body(request, CniRequest))
+
+        return call
+
+    return [
+        ("GET", "/healthz", lambda _: service.status()),
+        ("GET", "/endpoint", lambda _: service.endpoints()),
+        ("GET", "/endpoint/{reference}", lambda request: service.endpoint(request.match_info["reference"])),
+        ("GET", "/identity", lambda _: service.identities()),
+        ("GET", "/identity/{number}", lambda request: service.identity(_number(request))),
+        ("GET", "/ip", lambda _: service.ip_entries()),
+        ("GET", "/policy", lambda _: service.policy()),
+        ("GET", "/map", maps),
+        ("GET", "/map/{name}", lambda request: service.map(request.match_info["name"])),
+        ("GET", "/cluster/nodes", lambda _: service.nodes()),
+        ("GET", "/config", lambda _: service.config()),
+        ("POST", "/policy/explain", explain),
+        ("POST", "/cni/add", cni(service.cni_add)),
+        ("POST", "/cni/del", cni(service.cni_del)),
+        ("POST", "/cni/check", cni(service.cni_check)),
+        ("POST", "/cni/gc", cni_gc),
+        ("POST", "/cni/status", cni_status),
+    ]
+
+
+def _handler(call: Call) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return _reply(200, await call(request))
+        except CiliumError as error:
+            return _reply(failures.http_status(error), failures.to_message(error))
+        except web.HTTPException:
+            raise
+        except Exception as error:  # noqa: BLE001 - a fault of one request ends here
+            _log.exception("request failed", method=request.method, path=request.path)
+            return _reply(500, failures.to_message(error))
+
+    return handle
+
+
+@web.middleware
+async def _unknown_paths(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        reason = f"{request.method} {request.path}: {error.reason}"
+        known = NotFound(reason) if error.status in (404, 405) else InvalidResource(reason)
+        return _reply(error.status, failures.to_message(known))
+
+
+async def _body(request: web.Request, kind: type[Request]) -> Request:
+    try:
+        return msgspec.json.decode(await request.read() or b"{}", type=kind)
+    except msgspec.DecodeError as error:
+        raise InvalidResource(str(error), source="request") from error
+
+
+def _number(request: web.Request) -> int:
+    text = request.match_info["number"]
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidResource(f"{text} is no identity number", source="request")
+    return int(text)
+
+
+def _reply(status: int, content: Any) -> web.Response:
+    return web.Response(status=status, body=_encoder.encode(content), content_type="application/json")
+
+
+def _check_path(path: str) -> None:
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(f"{path}: a socket's path may have {_MAX_SOCKET_PATH_BYTES} bytes; choose a shorter run_dir")
+
+
+def _somebody_listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
