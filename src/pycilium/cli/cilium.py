@@ -37,3 +37,7 @@ def cilium() -> None:
 
 def main() -> None:
     run(cilium, os.path.basename(sys.argv[0]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""`cilium-dbg bpf|map|metrics`: what is in the kernel's maps, decoded by the agent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pycilium.cli.render import output_option, print_json, print_table
+from pycilium.cli.target import Target, lab_option, pass_target
+
+_GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "policy": ("Policies: revision and banks, then the rows of each.", ("policies", "policy_rows")),
+    "identity": ("Identities: the selectors that each belongs to.", ("identity_bits",)),
+    "ct": ("Connections.", ("ct4", "ct6")),
+    "ipcache": ("Longest prefix to identity.", ("ipcache4", "ipcache6")),
+    "endpoint": ("Local endpoints by address.", ("endpoints4", "endpoints6")),
+    "metrics": ("Packets and bytes by direction and drop reason.", ("metrics",)),
+}
+
+
+@click.group()
+@lab_option
+def bpf() -> None:
+    """The content of the kernel's maps."""
+
+
+def _add_group(name: str, help_text: str, maps: Sequence[str]) -> None:
+    @bpf.group(name, help=help_text)
+    @lab_option
+    def group() -> None: ...
+
+    @group.command("list", help=help_text)
+    @output_option("json")
+    @lab_option
+    @pass_target
+    def show(target: Target, output: str | None) -> None:
+        agent = target.agent()
+        found = {one: agent.map(one).get("cache") or [] for one in maps}
+        if output == "json":
+            print_json({entry["key"]: [entry["value"]] for entries in found.values() for entry in entries})
+            return
+        for position, (one, entries) in enumerate(found.items()):
+            click.echo(f"{'' if position == 0 else chr(10)}{one}: {len(entries)}")
+            _print_entries(entries)
+
+
+for _name, (_help, _maps) in _GROUPS.items():
+    _add_group(_name, _help, _maps)
+
+
+def _print_entries(entries: list[dict[str, Any]]) -> None:
+    print_table(
+        ["KEY", "VALUE", "STATE", "ERROR"],
+        [
+            (entry["key"], entry["value"], entry.get("desired-action", ""), entry.get("last-error", ""))
+            for entry in entries
+        ],
+    )
+
+
+@click.group(name="map")
+@lab_option
+def map_group() -> None:
+    """The maps: how full they are, and what the agent holds of them."""
+
+
+@map_group.command("list")
+@output_option("json")
+@lab_option
+@pass_target
+def map_list(target: Target, output: str | None) -> None:
+    """Every map with its fill."""
+    maps = target.agent().maps()
+    if output == "json":
+        print_json(maps)
+        return
+    rows = []
+    for one in maps:
+        entries = one.get("entries")
+        fill = f"{100 * entries / one['size']:.1f}%" if entries is not None and one["size"] else ""
+        rows.append((one["name"], "" if entries is None else entries, one["size"], fill, one["path"]))
+    print_table(["NAME", "ENTRIES", "SIZE", "FILL", "PATH"], rows)
+
+
+@map_group.command("get")
+@click.argument("name")
+@output_option("json")
+@lab_option
+@pass_target
+def map_get(target: Target, name: str, output: str | None) -> None:
+    """One map's entries."""
+    answer = target.agent().map(name)
+    if output == "json":
+        print_json(answer)
+    else:
+        _print_entries(answer.get("cache") or [])
+
+
+@click.group()
+@lab_option
+def metrics() -> None:
+    """Counters of the datapath."""
+
+
+@metrics.command("list")
+@click.option("-p", "--match-pattern", "pattern", default="", help="Only names that match this regular expression.")
+@output_option("json")
+@lab_option
+@pass_target
+def metrics_list(target: Target, pattern: str, output: str | None) -> None:
+    """Packets and bytes, forwarded and dropped, under Cilium's names."""
+    found = [metric for metric in target.agent().metrics() if re.search(pattern, metric["name"])]
+    if output == "json":
+        print_json(found)
+        return
+    print_table(
+        ["METRIC", "LABELS", "VALUE"],
+        [
+            (one["name"], " ".join(f'{key}="{value}"' for key, value in one["labels"].items()), one["value"])
+            for one in found
+        ],
+    )

@@ -1,0 +1,155 @@
+"""`cilium status`: is the node healthy? For people by default; `-o json` is the agent's own answer in Cilium's shape."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from pycilium.cli.render import output_option, print_json, progress
+from pycilium.cli.target import Target, lab_option, pass_target
+from pycilium.errors import AgentUnavailable
+
+_POLL_S = 0.5
+_HONEYCOMB = (
+    "    /¯¯\\    ",
+    " /¯¯\\__/¯¯\\ ",
+    " \\__/¯¯\\__/ ",
+    " /¯¯\\__/¯¯\\ ",
+    " \\__/¯¯\\__/ ",
+    "    \\__/    ",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the agent said, judged. An agent that does not answer is an error like any other."""
+
+    answer: dict[str, Any]
+    endpoints: list[dict[str, Any]]
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.errors and not self.warnings
+
+
+@click.command()
+@click.option("--wait", is_flag=True, help="Wait until there is neither an error nor a warning.")
+@click.option("--wait-duration", default=300.0, show_default=True, metavar="SECONDS", help="How long to wait.")
+@click.option("--ignore-warnings", is_flag=True, help="Only errors count.")
+@click.option("--node", default="node1", help="Of a lab: the node.")
+@output_option("json", "summary")
+@lab_option
+@pass_target
+def status(
+    target: Target, wait: bool, wait_duration: float, ignore_warnings: bool, node: str, output: str | None
+) -> None:
+    """Show whether the node works. Exit code 0: yes; 1: there are errors, or --wait ran out."""
+    report = _wait(target, node, wait_duration, ignore_warnings) if wait else _report(target, node)
+    if output == "json":
+        if not report.answer:
+            raise AgentUnavailable(report.errors[0])
+        print_json(report.answer)
+    else:
+        _print_report(report)
+    counts = report.errors or (wait and not ignore_warnings and report.warnings)
+    sys.exit(1 if counts else 0)
+
+
+def _wait(target: Target, node: str, wait_s: float, ignore_warnings: bool) -> Report:
+    deadline = time.monotonic() + wait_s
+    with progress("waiting for the node") as tell:
+        said = ""
+        while True:
+            report = _report(target, node)
+            if report.ok or (ignore_warnings and not report.errors) or time.monotonic() >= deadline:
+                return report
+            if (now := "; ".join((*report.errors, *report.warnings))) != said:
+                tell(now)
+                said = now
+            time.sleep(_POLL_S)
+
+
+def _report(target: Target, node: str) -> Report:
+    agent = target.agent(node)
+    try:
+        answer, endpoints = agent.status(), agent.endpoints()
+    except AgentUnavailable as error:
+        return Report({}, [], (str(error),), ())
+    errors, warnings = [], []
+    for part in ("cilium", "hubble", "kubernetes", "kvstore"):
+        state = (answer.get(part) or {}).get("state", "")
+        message = f"{part}: {(answer.get(part) or {}).get('msg') or state}"
+        if state == "Failure":
+            errors.append(message)
+        elif state == "Warning":
+            warnings.append(message)
+    for controller in answer.get("controllers") or []:
+        detail = controller.get("status") or {}
+        if detail.get("consecutive-failure-count"):
+            errors.append(f"controller {controller['name']} is failing: {detail.get('last-failure-msg', '')}")
+    unready = [endpoint["id"] for endpoint in endpoints if endpoint["status"]["state"] != "ready"]
+    if unready:
+        warnings.append(f"{len(unready)} endpoint(s) not ready: {', '.join(map(str, unready))}")
+    return Report(answer, endpoints, tuple(errors), tuple(warnings))
+
+
+def _print_report(report: Report) -> None:
+    answer = report.answer
+    lines = [
+        ("Cilium", _state(answer.get("cilium")) if answer else "not running"),
+        ("Hubble", _state(answer.get("hubble"))),
+        ("Operator", "disabled"),
+        ("Envoy", "disabled"),
+        ("Hubble Relay", "disabled"),
+        ("ClusterMesh", "disabled"),
+    ]
+    for picture, (name, state) in zip(_HONEYCOMB, lines, strict=True):
+        click.echo(f"{picture}  {name + ':':<16}{state}")
+    click.echo("")
+    for name, value in _details(report):
+        click.echo(f"{name + ':':<22}{value}")
+    for word, messages in (("Errors", report.errors), ("Warnings", report.warnings)):
+        for message in messages:
+            click.echo(f"{word + ':':<22}{message}")
+
+
+def _details(report: Report) -> list[tuple[str, str]]:
+    answer = report.answer
+    if not answer:
+        return []
+    ready = sum(endpoint["status"]["state"] == "ready" for endpoint in report.endpoints)
+    controllers = answer.get("controllers") or []
+    failing = sum(bool((entry.get("status") or {}).get("consecutive-failure-count")) for entry in controllers)
+    details = [
+        ("Node", f"{answer.get('node-name', '')} (version {answer.get('version', '')}, kernel {answer.get('kernel', '')})"),
+        ("Datapath", f"{answer.get('datapath-mode', '')}, attached by {answer.get('attach-mode', '')}"),
+        ("Endpoints", f"{ready}/{len(report.endpoints)} ready"),
+        ("IPAM", (answer.get("ipam") or {}).get("status", "")),
+        ("Controllers", f"{len(controllers) - failing}/{len(controllers)} healthy"),
+        ("Flows", _flows(answer)),
+        ("Store", _state(answer.get("kvstore"))),
+    ]
+    return [(name, value) for name, value in details if value]
+
+
+def _flows(answer: dict[str, Any]) -> str:
+    observer = (answer.get("hubble") or {}).get("observer") or {}
+    lost = (answer.get("nodeMonitor") or {}).get("lost", 0)
+    if not observer.get("max-flows"):
+        return ""
+    current = observer.get("current-flows", 0)
+    share = 100 * current / observer["max-flows"]
+    return f"{current}/{observer['max-flows']} ({share:.1f}%), {observer.get('seen-flows', 0)} seen, {lost} lost"
+
+
+def _state(part: dict[str, Any] | None) -> str:
+    if not part:
+        return "disabled"
+    word = {"Ok": "OK", "Disabled": "disabled"}.get(part["state"], part["state"])
+    return f"{word} ({part['msg']})" if part.get("msg") and word != "OK" else word
