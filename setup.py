@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from subprocess import CalledProcessError
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
@@ -18,8 +17,8 @@ class BuildWithBpf(build_py):
     def run(self) -> None:
         try:
             build_bpf.build()
-        except CalledProcessError as error:
-            raise CompileError(error.stderr) from error
+        except build_bpf.CompileFailed as error:
+            raise CompileError(str(error)) from error
         super().run()
 
 

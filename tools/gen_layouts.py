@@ -19,6 +19,7 @@ from pathlib import Path
 import build_bpf
 from pycilium.datapath import btf
 from pycilium.datapath.codec import MapType
+from pycilium.errors import LayoutMismatch
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "src" / "pycilium" / "datapath" / "layouts.py"
@@ -44,6 +45,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from pycilium.datapath.codec import (
+    NOTHING,
     U32,
     U64,
     Codec,
@@ -365,7 +367,7 @@ def _codec(side: btf.Type | None) -> str:
     raise SystemExit(f"no codec for {side}; give the map a structure of bpf/abi")
 
 
-_ANNOTATION = {"U32": "int", "U64": "int"}
+_ANNOTATION = {"U32": "int", "U64": "int", "NOTHING": "None"}
 
 
 def render_tables(
@@ -408,7 +410,7 @@ def render_tables(
 def render_map(declared: btf.MapDefinition) -> str:
     kind = MapType(declared.attributes["type"])
     if declared.key is None and declared.value is None:
-        key = value = "U32"
+        key = value = "NOTHING"
     else:
         key, value = _codec(declared.key), _codec(declared.value)
     annotation = f"{_ANNOTATION.get(key, key.lstrip('_'))}, {_ANNOTATION.get(value, value.lstrip('_'))}"
@@ -426,8 +428,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="write layouts.py from the objects' BTF")
     parser.add_argument("--check", action="store_true", help="only say whether the committed file is up to date")
     check = parser.parse_args().check
-    build_bpf.build()
-    wanted = generate(build_bpf.OBJECTS)
+    try:
+        build_bpf.build()
+        wanted = generate(build_bpf.OBJECTS)
+    except (build_bpf.CompileFailed, LayoutMismatch) as error:
+        print(error, file=sys.stderr)
+        return 1
     if check and (not OUTPUT.exists() or OUTPUT.read_text() != wanted):
         print(f"{OUTPUT.relative_to(ROOT)} is out of date: run tools/gen_layouts.py", file=sys.stderr)
         return 1

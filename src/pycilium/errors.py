@@ -83,7 +83,7 @@ class VerifierRejected(DatapathError):
 
     def __init__(self, program: str, log: str) -> None:
         self.program, self.log = program, log
-        lines = [line for line in log.splitlines() if line.strip()]
+        lines = [line for line in log.splitlines() if line.strip() and not line.startswith("processed ")]
         tail = lines[-1] if lines else "no log"
         super().__init__(f"program {program}: {tail} ({max(0, len(lines) - 1)} line(s) omitted)")
 

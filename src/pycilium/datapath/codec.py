@@ -44,6 +44,8 @@ def integer(size: int) -> Codec[int]:
 
 U32 = integer(4)
 U64 = integer(8)
+NOTHING: Codec[None] = Codec("nothing", 0, lambda _: b"", lambda _: None, np.dtype("V0"), "")
+"""Keys and values of a map that has none: a ring buffer."""
 
 
 def integer_encoder(size: int, order: Literal["little", "big"], *, signed: bool) -> Callable[[int], bytes]:
