@@ -25,7 +25,7 @@ _COMMANDS = {
 @click.group(cls=LazyGroup, commands_at=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @lab_option
 def cilium() -> None:
-    """Pods on an eBPF datapath, identity policy, and a reason for every flow.
+    r"""Pods on an eBPF datapath, identity policy, and a reason for every flow.
 
     \b
     cilium lab up                       a node made of network namespaces, to try things on

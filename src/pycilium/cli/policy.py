@@ -73,7 +73,9 @@ def _print_reply(reply: dict[str, Any], port: str) -> None:
         end = source if decision["direction"] == "egress" else destination
         click.echo(f"\n  {decision['direction']} of {end['name']}: {decision['verdict']}: {decision['reason']}")
         for rule in decision.get("rules", []):
-            click.echo(f"    {rule.get('action', 'allow')} by {rule.get('kind')} {rule.get('text') or rule.get('name')}")
+            click.echo(
+                f"    {rule.get('action', 'allow')} by {rule.get('kind')} {rule.get('text') or rule.get('name')}"
+            )
         if nearest := decision.get("nearest"):
             missing = f" ({nearest['missing']})" if nearest.get("missing") else ""
             text = nearest.get("text") or nearest.get("name")

@@ -1,4 +1,4 @@
-"""`cilium status`: is the node healthy? For people by default; `-o json` is the agent's own answer in Cilium's shape."""
+"""`cilium status`: is the node healthy? For people by default; `-o json` is the agent's answer in Cilium's shape."""
 
 from __future__ import annotations
 
@@ -127,7 +127,10 @@ def _details(report: Report) -> list[tuple[str, str]]:
     controllers = answer.get("controllers") or []
     failing = sum(bool((entry.get("status") or {}).get("consecutive-failure-count")) for entry in controllers)
     details = [
-        ("Node", f"{answer.get('node-name', '')} (version {answer.get('version', '')}, kernel {answer.get('kernel', '')})"),
+        (
+            "Node",
+            f"{answer.get('node-name', '')} (version {answer.get('version', '')}, kernel {answer.get('kernel', '')})",
+        ),
         ("Datapath", f"{answer.get('datapath-mode', '')}, attached by {answer.get('attach-mode', '')}"),
         ("Endpoints", f"{ready}/{len(report.endpoints)} ready"),
         ("IPAM", (answer.get("ipam") or {}).get("status", "")),

@@ -85,7 +85,7 @@ def lab_option(command: Command) -> Command:
         expose_value=False,
         is_eager=True,
         callback=remember,
-        help="The lab that is meant (or CILIUM_LAB; default: the lab called lab if it is up, else this machine's agent).",
+        help="The lab that is meant; or CILIUM_LAB; else the lab called lab if it is up, else this machine's agent.",
     )(command)
 
 

@@ -95,7 +95,7 @@ def _wait_until_ready(layout: LabLayout, node: str, pid: int, log: Path) -> None
         if not processes.is_running(pid):
             raise _failed(f"the agent of {node} ended while it started", log)
         try:
-            if client.health().get("cilium", {}).get("state") == "Ok":
+            if client.status().get("cilium", {}).get("state") == "Ok":
                 return
         except AgentUnavailable:
             pass

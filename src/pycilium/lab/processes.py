@@ -45,7 +45,7 @@ def start_in(
         if pass_fd is not None:
             actions.append((os.POSIX_SPAWN_DUP2, pass_fd, 3))
         env = os.environ if environment is None else environment
-        return os.posix_spawnp(argv[0], list(argv), dict(env), file_actions=actions, setsid=True)  # type: ignore[arg-type]
+        return os.posix_spawnp(argv[0], list(argv), dict(env), file_actions=actions, setsid=True)
 
     try:
         return namespaces.run_in(namespace, spawn)

@@ -1,0 +1,138 @@
+"""Pods of a lab: the Pod resource, a namespace of its own, and the real CNI plugin, as a container runtime does it.
+
+Everything of a pod is written down (pods/<namespace>.<name>.json) before it is made; a step that fails undoes those
+before it. Removal goes on past what is already gone, so that it can be repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pycilium.errors import AlreadyExists, CiliumError, NotFound
+from pycilium.lab import agents, namespaces, processes
+from pycilium.lab.labs import pod_records, write_atomically
+from pycilium.lab.layout import LabLayout, LabRecord, PodRecord, check_pod_name
+
+INTERFACE = "eth0"
+PLUGIN_TIMEOUT_S = 60
+
+
+def add(
+    layout: LabLayout, record: LabRecord, *, name: str, namespace: str, node: str, labels: Mapping[str, str]
+) -> PodRecord:
+    """Makes a pod; its addresses, identity and policy are live when this returns. All or nothing."""
+    check_pod_name(namespace, name)
+    place = record.node(node)
+    netns = layout.pod_netns(namespace, name)
+    path = layout.pod_record(namespace, name)
+    if path.exists() or namespaces.exists(netns):
+        raise AlreadyExists(f"pod {namespace}/{name} exists already in lab {layout.name}")
+    pod = PodRecord(name=name, namespace=namespace, node=node, netns=netns, container_id=secrets.token_hex(16))
+    with contextlib.ExitStack() as undo:
+        undo.callback(path.unlink, missing_ok=True)
+        _claim(layout, pod)
+        _create_resource(layout, pod, labels)
+        undo.callback(_delete_resource, layout, pod)
+        namespaces.create(netns)
+        undo.callback(namespaces.delete, netns)
+        undo.callback(_forgive, run_plugin, layout, place.namespace, pod, "DEL")
+        result = run_plugin(layout, place.namespace, pod, "ADD")
+        addresses = tuple(ip["address"].partition("/")[0] for ip in result.get("ips", []))
+        pod = msgspec.structs.replace(pod, addresses=addresses)
+        write_atomically(path, msgspec.json.encode(pod))
+        undo.pop_all()
+    return pod
+
+
+def remove(layout: LabLayout, record: LabRecord, namespace: str, name: str) -> None:
+    """Ends the pod's processes, detaches it, and removes it. NotFound when there is no such pod."""
+    pod = find(layout, namespace, name)
+    processes.end_all_in([pod.netns])
+    run_plugin(layout, record.node(pod.node).namespace, pod, "DEL")
+    namespaces.delete(pod.netns)
+    _delete_resource(layout, pod)
+    layout.pod_log(namespace, name).unlink(missing_ok=True)
+    layout.pod_record(namespace, name).unlink(missing_ok=True)
+
+
+def find(layout: LabLayout, namespace: str, name: str) -> PodRecord:
+    check_pod_name(namespace, name)
+    try:
+        return msgspec.json.decode(layout.pod_record(namespace, name).read_bytes(), type=PodRecord)
+    except FileNotFoundError as error:
+        elsewhere = [pod.namespace for pod in pod_records(layout) if pod.name == name]
+        hint = f"; there is one in namespace {elsewhere[0]}: add -n {elsewhere[0]}" if elsewhere else ""
+        raise NotFound(f"no pod {namespace}/{name} in lab {layout.name}{hint}") from error
+
+
+def run_plugin(layout: LabLayout, node_namespace: str, pod: PodRecord, command: str) -> dict[str, Any]:
+    """One call of `cilium-cni`, as a runtime on that node makes it. CiliumError with the plugin's own words."""
+    argv = agents.command("cilium-cni", "pycilium.cni.plugin")
+    config = {
+        "cniVersion": "1.1.0",
+        "name": "cilium",
+        "type": "cilium-cni",
+        "socket": str(layout.agent_socket(pod.node)),
+    }
+    environment = {
+        **os.environ,
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": pod.container_id,
+        "CNI_NETNS": str(namespaces.path_of(pod.netns)),
+        "CNI_IFNAME": INTERFACE,
+        "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={pod.namespace};K8S_POD_NAME={pod.name}",
+        "CNI_PATH": os.path.dirname(argv[0]),
+    }
+    done = namespaces.run_in(
+        node_namespace,
+        lambda: subprocess.run(
+            argv,
+            input=json.dumps(config),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PLUGIN_TIMEOUT_S,
+            check=False,
+        ),
+    )
+    answer = _decoded(done.stdout)
+    if done.returncode != 0:
+        said = ": ".join(str(answer[key]) for key in ("msg", "details") if answer.get(key)) or done.stderr.strip()
+        raise CiliumError(f"pod {pod.namespace}/{pod.name}: cilium-cni {command} failed: {said}")
+    return answer
+
+
+def _decoded(text: str) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        value = json.loads(text)
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def _claim(layout: LabLayout, pod: PodRecord) -> None:
+    """Writes the record; of two that add the same pod, one gets the name."""
+    try:
+        with layout.pod_record(pod.namespace, pod.name).open("xb") as file:
+            file.write(msgspec.json.encode(pod))
+    except FileExistsError as error:
+        raise AlreadyExists(f"pod {pod.namespace}/{pod.name} exists already in lab {layout.name}") from error
+
+
+def _create_resource(layout: LabLayout, pod: PodRecord, labels: Mapping[str, str]) -> None: ...
+
+
+def _delete_resource(layout: LabLayout, pod: PodRecord) -> None: ...
+
+
+def _forgive(function: Any, *arguments: Any) -> None:
+    with contextlib.suppress(CiliumError):
+        function(*arguments)
