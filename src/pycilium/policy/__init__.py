@@ -1,0 +1,22 @@
+"""Policy: from what users write to what the kernel looks up.
+
+`parse_policy` reads resources, `PolicyEngine` keeps the kernel's entries up to date, `reference` is the slow oracle.
+"""
+
+from pycilium.policy._numbers import NumbersInUse
+from pycilium.policy._programs import NO_POLICY, PolicyEntry
+from pycilium.policy._rows import Row, RowKey
+from pycilium.policy.engine import PolicyChanges, PolicyEngine
+from pycilium.policy.parse import PolicyResource, parse_policy
+
+__all__ = [
+    "NO_POLICY",
+    "NumbersInUse",
+    "PolicyChanges",
+    "PolicyEngine",
+    "PolicyEntry",
+    "PolicyResource",
+    "Row",
+    "RowKey",
+    "parse_policy",
+]

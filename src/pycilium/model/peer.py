@@ -1,0 +1,125 @@
+"""Peers: who the other end may be. A rule names a peer set; the engine numbers peer sets as "selectors".
+
+Four kinds of peer: anyone; an entity (a name for reserved labels); endpoints by their labels; a CIDR less its excepts.
+Invariant: a CIDR peer never matches by labels, and the others never by address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from pycilium.model.labels import CLUSTER_KEY, K8S_SOURCE, RESERVED_SOURCE
+from pycilium.model.selector import LabelSelector, Operator, Requirement
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class AnyPeer:
+    """Anyone, also what has no identity."""
+
+    def __str__(self) -> str:
+        return "anyone"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPeer:
+    """Whoever has these labels. `entity` is the word that the rule used, if it used one; it says nothing more."""
+
+    selector: LabelSelector
+    entity: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"entity {self.entity}" if self.entity else f"endpoints {self.selector}"
+
+
+@dataclass(frozen=True, slots=True)
+class CidrPeer:
+    """Addresses in `network` and in none of `excepts` (sorted)."""
+
+    network: Network
+    excepts: tuple[Network, ...] = ()
+
+    def covers(self, inner: Network) -> bool:
+        """Whether all of `inner` belongs to it, given that no except lies within `inner`."""
+        return _within(inner, self.network) and not any(_within(inner, other) for other in self.excepts)
+
+    def __contains__(self, address: Address) -> bool:
+        return address in self.network and not any(address in other for other in self.excepts)
+
+    def __str__(self) -> str:
+        if not self.excepts:
+            return str(self.network)
+        return f"{self.network} except {', '.join(str(other) for other in self.excepts)}"
+
+
+Peer = AnyPeer | LabelPeer | CidrPeer
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSet:
+    """Peers of which one must match; none at all matches nobody. Sorted, so that equal sets are equal objects."""
+
+    peers: tuple[Peer, ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        peers = tuple(sorted(set(self.peers), key=lambda peer: (type(peer).__name__, str(peer))))
+        anyone = AnyPeer()
+        object.__setattr__(self, "peers", (anyone,) if anyone in peers else peers)
+        object.__setattr__(self, "_hash", hash(self.peers))
+
+    @property
+    def is_anyone(self) -> bool:
+        """Whether it is everybody."""
+        return self.peers[:1] == (AnyPeer(),)
+
+    @property
+    def is_nobody(self) -> bool:
+        """Whether it can match nobody."""
+        return not self.peers
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __str__(self) -> str:
+        return " or ".join(str(peer) for peer in self.peers) or "nobody"
+
+
+ANYONE = PeerSet((AnyPeer(),))
+NOBODY = PeerSet(())
+
+_IN_CLUSTER = ("host", "remote-node", "init", "ingress", "health", "unmanaged", "kube-apiserver")
+_RESERVED_ENTITIES = (*_IN_CLUSTER, "world", "world-ipv4", "world-ipv6")
+
+
+def entity_peers(entity: str, cluster: str) -> tuple[Peer, ...]:
+    """The peers that an entity's name stands for. Raises KeyError for a name that is none."""
+    if entity == "all":
+        return (AnyPeer(),)
+    if entity == "none":
+        return ()
+    if entity in _RESERVED_ENTITIES:
+        return (_reserved(entity, entity),)
+    if entity in ("cluster", "cluster-mesh"):
+        operator, values = (Operator.IN, (cluster,)) if entity == "cluster" else (Operator.EXISTS, ())
+        members = Requirement(K8S_SOURCE, CLUSTER_KEY, operator, values)
+        reserved = (_reserved(name, entity) for name in _IN_CLUSTER)
+        return (LabelPeer(LabelSelector((members,)), entity), *reserved)
+    raise KeyError(entity)
+
+
+def peer_set(peers: Iterable[Peer]) -> PeerSet:
+    """The set of these peers."""
+    return PeerSet(tuple(peers))
+
+
+def _reserved(key: str, entity: str) -> LabelPeer:
+    return LabelPeer(LabelSelector((Requirement(RESERVED_SOURCE, key, Operator.EXISTS),)), entity)
+
+
+def _within(inner: Network, outer: Network) -> bool:
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]

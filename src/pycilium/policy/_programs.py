@@ -1,0 +1,198 @@
+"""Compiled policies: what a set of sections becomes in the kernel.
+
+Invariant: a policy id never changes its meaning. A change of the rules makes a new program under a fresh id and a fresh
+revision; subjects flip to it with one write each, and then the old one goes. So no packet ever sees half of a change,
+and a connection that the old revision admitted is judged again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pycilium.model.l4 import ANY_PORT
+from pycilium.model.peer import PeerSet, entity_peers, peer_set
+from pycilium.model.policy import ALLOW_LOCALHOST, Direction, Rule, Section
+from pycilium.policy._history import RowHistory
+from pycilium.policy._numbers import NumberPool, NumbersExhaustedError, NumbersInUse
+from pycilium.policy._rows import Contribution, Row, RowKey, fold
+from pycilium.policy._selectors import BANK_BITS, Selector, SelectorTable
+
+MAX_BANKS_PER_POLICY = 13
+MAX_SELECTORS_PER_POLICY = MAX_BANKS_PER_POLICY * (BANK_BITS - 1)
+NO_POLICY = 0
+"""The policy id that never has rows: whoever is given it is cut off (drop reason 165)."""
+
+_LOCAL_HOST = peer_set(entity_peers("host", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntry:
+    """What the kernel knows of a policy besides its rows."""
+
+    revision: int
+    banks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One compiled policy. `problem` says why it is closed to everybody, if it had to be."""
+
+    policy_id: int
+    entry: PolicyEntry
+    rows: dict[RowKey, Row]
+    selectors: tuple[Selector, ...]
+    problem: str = ""
+    hopeless: bool = False
+    """Whether it is no use to try again before the rules change."""
+
+
+class TooManySelectorsError(Exception):
+    """The policy names more peer sets than its banks can number."""
+
+
+class Compiler:
+    """Makes programs and takes them back; owns policy ids, revisions and row ids."""
+
+    def __init__(
+        self,
+        selectors: SelectorTable,
+        history: RowHistory,
+        in_use: NumbersInUse,
+        *,
+        max_policies: int,
+        allow_localhost: bool,
+    ) -> None:
+        self._selectors, self._history = selectors, history
+        self._allow_localhost = allow_localhost
+        self._policy_ids = NumberPool(range(NO_POLICY + 1, max_policies), in_use.policy_ids)
+        self._max_policies = max_policies
+        self._revision = in_use.max_revision
+
+    @property
+    def revision(self) -> int:
+        """The latest that was given out."""
+        return self._revision
+
+    def realized(self) -> None:
+        """Freed policy ids may be given out again."""
+        self._policy_ids.realized()
+
+    def compile(self, sections: Sequence[Section]) -> Program:
+        """The program for subjects that these sections select. Never fails: what cannot be built is closed."""
+        self._revision += 1
+        try:
+            policy_id = self._policy_ids.take()
+        except NumbersExhaustedError:
+            problem = f"there are more than {self._max_policies - 1} different policies: raise policy_capacity"
+            return Program(NO_POLICY, PolicyEntry(self._revision, ()), {}, (), problem)
+        wanted = list(dict.fromkeys(rule.peers for rule in self._rules(sections) if _needs_number(rule.peers)))
+        try:
+            chosen = self._choose(wanted)
+        except TooManySelectorsError:
+            limit = MAX_SELECTORS_PER_POLICY
+            return self._closed(
+                policy_id, f"its rules name {len(wanted)} different peers; {limit} are possible", hopeless=True
+            )
+        except NumbersExhaustedError:
+            return self._closed(policy_id, "the numbers for peers are all taken", hopeless=False)
+        banks = _banks(chosen.values()) or (self._selectors.default_bank(),)
+        rows: dict[RowKey, Row] = {}
+        for direction in Direction:
+            enforced = any(direction in section.enforces for section in sections)
+            contributions = [
+                (Contribution(self._number(rule.peers, chosen, banks), rule.deny, rule.ref), rule.ports)
+                for rule in self._rules(sections)
+                if rule.direction is direction and not rule.peers.is_nobody
+            ]
+            for bank, place, content in fold(contributions, banks, enforced=enforced):
+                rows[RowKey(policy_id, bank, direction, *place)] = self._history.use(content)
+        for selector in chosen.values():
+            self._selectors.use(selector)
+        return Program(policy_id, PolicyEntry(self._revision, banks), rows, tuple(chosen.values()))
+
+    def release(self, program: Program) -> None:
+        """Nobody uses the program any more."""
+        for row in program.rows.values():
+            self._history.release(row.row_id)
+        for selector in program.selectors:
+            self._selectors.release(selector)
+        if program.policy_id != NO_POLICY:
+            self._policy_ids.release(program.policy_id)
+
+    def _number(self, peers: PeerSet, chosen: dict[PeerSet, Selector], banks: tuple[int, ...]) -> int:
+        """The number of a peer set in this policy; anyone is bit 0 of its first bank."""
+        return banks[0] * BANK_BITS if peers.is_anyone else chosen[peers].number
+
+    def _rules(self, sections: Sequence[Section]) -> Iterator[Rule]:
+        """All rules of the sections, and the one that is always there beside an ingress rule."""
+        for section in sections:
+            yield from section.rules
+        if self._allow_localhost and any(Direction.INGRESS in section.enforces for section in sections):
+            yield Rule(ALLOW_LOCALHOST, _LOCAL_HOST, (ANY_PORT,))
+
+    def _closed(self, policy_id: int, problem: str, *, hopeless: bool) -> Program:
+        """A program that denies everything in both directions."""
+        try:
+            banks: tuple[int, ...] = (self._selectors.default_bank(),)
+        except NumbersExhaustedError:
+            banks = ()
+        rows = {
+            RowKey(policy_id, bank, direction, *place): self._history.use(content)
+            for direction in Direction
+            for bank, place, content in fold((), banks, enforced=True)
+        }
+        return Program(
+            policy_id, PolicyEntry(self._revision, banks), rows, (), f"everything is denied: {problem}", hopeless
+        )
+
+    def _choose(self, wanted: Sequence[PeerSet]) -> dict[PeerSet, Selector]:
+        """A selector for each set, in no more banks than a policy may use: what exists, else new numbers beside it."""
+        chosen: dict[PeerSet, Selector] = {}
+        banks = self._choose_banks(wanted)
+        for peers in wanted:
+            there = [selector for selector in self._selectors.existing(peers) if selector.bank in banks]
+            if there:
+                chosen[peers] = there[0]
+        for peers in wanted:
+            if peers not in chosen:
+                bank = next(bank for bank in banks if self._selectors.room_in(bank))
+                chosen[peers] = self._selectors.create(peers, bank)
+        return chosen
+
+    def _choose_banks(self, wanted: Sequence[PeerSet]) -> list[int]:
+        """As few banks as will do, with room for the sets that have no number in them.
+
+        A set whose number lies elsewhere gets a second one here. That is rare: numbers are given out beside the others
+        of the same policy.
+        """
+        if len(wanted) > MAX_SELECTORS_PER_POLICY:
+            raise TooManySelectorsError
+        popular = Counter(selector.bank for peers in wanted for selector in self._selectors.existing(peers))
+        kept = [bank for bank, _ in popular.most_common(MAX_BANKS_PER_POLICY)]
+        while True:
+            missing = sum(
+                not any(selector.bank in kept for selector in self._selectors.existing(peers)) for peers in wanted
+            )
+            banks = list(kept)
+            room = sum(self._selectors.room_in(bank) for bank in banks)
+            for bank in self._selectors.banks_with_room():
+                if room >= missing or len(banks) == MAX_BANKS_PER_POLICY:
+                    break
+                if bank not in banks:
+                    banks.append(bank)
+                    room += self._selectors.room_in(bank)
+            if room >= missing:
+                return banks
+            if not kept:
+                raise NumbersExhaustedError
+            kept.pop()  # full, and of little use to this policy: try with a fresh one in its place
+
+
+def _needs_number(peers: PeerSet) -> bool:
+    return not (peers.is_anyone or peers.is_nobody)
+
+
+def _banks(selectors: Iterable[Selector]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(selector.bank for selector in selectors))
