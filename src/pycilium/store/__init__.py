@@ -1,0 +1,19 @@
+"""Resources, shared between commands, agents and nodes: one protocol, several backends."""
+
+from pycilium.store.blocking import BlockingStore
+from pycilium.store.follow import follow
+from pycilium.store.leases import Leases
+from pycilium.store.opening import open_blocking, open_store
+from pycilium.store.protocol import Applied, ResourceList, Store, WatchEvent
+
+__all__ = [
+    "Applied",
+    "BlockingStore",
+    "Leases",
+    "ResourceList",
+    "Store",
+    "WatchEvent",
+    "follow",
+    "open_blocking",
+    "open_store",
+]

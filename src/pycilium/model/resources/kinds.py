@@ -31,6 +31,8 @@ class Kind(Generic[R]):
     check: Callable[[R], None]
     """Raises InvalidResource for what the types alone allow; metadata is checked besides, for every kind."""
     short_names: tuple[str, ...] = ()
+    status_apart: bool = True
+    """Whether the status is a subresource: only patch_status changes it then, and replace leaves it as it is."""
 
     def validate(self, resource: R) -> None:
         """InvalidResource, with the path of the fault, if `resource` breaks a rule of its kind."""
@@ -41,7 +43,7 @@ class Kind(Generic[R]):
 KINDS: Final[tuple[Kind[Any], ...]] = (
     Kind("Pod", "v1", "pods", True, Pod, validate.check_pod, ("po",)),
     Kind("Namespace", "v1", "namespaces", False, Namespace, validate.check_namespace, ("ns",)),
-    Kind("Lease", "coordination.k8s.io/v1", "leases", True, Lease, validate.check_lease),
+    Kind("Lease", "coordination.k8s.io/v1", "leases", True, Lease, validate.check_lease, status_apart=False),
     Kind(
         "NetworkPolicy",
         "networking.k8s.io/v1",
@@ -86,6 +88,7 @@ KINDS: Final[tuple[Kind[Any], ...]] = (
         CiliumEndpoint,
         validate.check_endpoint,
         ("cep", "ciliumep"),
+        status_apart=False,
     ),
     Kind("CiliumNode", "cilium.io/v2", "ciliumnodes", False, CiliumNode, validate.check_node, ("cn", "ciliumn")),
 )

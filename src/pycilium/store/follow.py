@@ -1,0 +1,30 @@
+"""List and watch in one: the way to keep a table equal to what a store holds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TypeVar
+
+from pycilium.errors import WatchExpired
+from pycilium.model.resources import Resource
+from pycilium.store.protocol import ResourceList, Store, WatchEvent
+
+R = TypeVar("R", bound=Resource)
+
+
+async def follow(store: Store, kind: type[R]) -> AsyncGenerator[ResourceList[R] | WatchEvent[R], None]:
+    """All resources of a kind, then their changes, without end.
+
+    A ResourceList replaces everything that was known; one comes first, and again whenever the follower fell behind what
+    the store keeps of changes.
+    """
+    while True:
+        listed = await store.list(kind)
+        yield listed
+        try:
+            async with aclosing(store.watch(kind, listed.resource_version)) as events:
+                async for event in events:
+                    yield event
+        except WatchExpired:
+            continue

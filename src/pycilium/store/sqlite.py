@@ -1,0 +1,215 @@
+"""The embedded store: the Store protocol over one SQLite file. Past one machine use another backend.
+
+Blocking work runs on two threads, one that reads and one that writes, so that the loop never waits for a disk or a
+lock. A watch reads the log of changes when a writer (of any process) wakes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pycilium.errors import AlreadyExists, InvalidResource, NotFound, StoreUnavailable, WatchExpired
+from pycilium.model.resources import Kind, Resource, ResourceKey, decode_stored, encode_json, kind_of
+from pycilium.model.resources.kinds import kind_for_word
+from pycilium.store import admission
+from pycilium.store.protocol import Applied, ResourceList, WatchEvent
+from pycilium.store.sqlite_file import EventType, SqliteFile, Transaction
+from pycilium.store.wakeups import Wakeups
+
+R = TypeVar("R", bound=Resource)
+T = TypeVar("T")
+
+DEFAULT_HISTORY = 10_000
+"""How many changes are kept for watches at the least; at the most twice as many."""
+
+
+class SqliteStore:
+    """A Store in one file, for one machine.
+
+    Args:
+        path: the file; made, with its folder, if it is not there.
+        history: how many changes watches may lag behind.
+        lock_timeout_s: how long to wait for another process's write.
+        clock: the time for creation timestamps.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        history: int = DEFAULT_HISTORY,
+        lock_timeout_s: float = 5.0,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._file = SqliteFile(path, history=history, lock_timeout_s=lock_timeout_s)
+        self._clock = clock
+        self._wakeups = Wakeups(path)
+        self._reader = ThreadPoolExecutor(1, "store-reader")
+        self._writer = ThreadPoolExecutor(1, "store-writer")
+        self._closed = False
+
+    async def list(self, kind: type[R], namespace: str | None = None) -> ResourceList[R]:
+        def listed() -> ResourceList[R]:
+            known = kind_of(kind)
+            rows, version = self._file.rows(known.name, namespace)
+            items = tuple(self._decoded(known, row.body, row.namespace, row.name) for row in rows)
+            return ResourceList(items, str(version))
+
+        return await self._run(self._reader, listed)
+
+    async def get(self, kind: type[R], name: str, namespace: str = "") -> R:
+        def found() -> R:
+            known = kind_of(kind)
+            key = ResourceKey(known.name, namespace, name)
+            body = self._file.read(key)
+            if body is None:
+                raise NotFound(f"{key} does not exist")
+            return self._decoded(known, body, namespace, name)
+
+        return await self._run(self._reader, found)
+
+    async def create(self, resource: R) -> R:
+        return await self._write(lambda transaction: self._create(transaction, resource))
+
+    async def replace(self, resource: R) -> R:
+        return await self._write(lambda transaction: self._replace(transaction, resource))
+
+    async def patch_status(self, kind: type[R], name: str, namespace: str, patch: Mapping[str, Any]) -> R:
+        def patched(transaction: Transaction) -> R:
+            stored = self._present(transaction, kind_of(kind), namespace, name)
+            return self._keep(transaction, stored, admission.status_patched(stored, patch))
+
+        return await self._write(patched)
+
+    async def delete(self, kind: type[Resource], name: str, namespace: str = "", *, resource_version: str = "") -> None:
+        def deleted(transaction: Transaction) -> None:
+            stored = self._present(transaction, kind_of(kind), namespace, name)
+            admission.check_deletable(stored, resource_version)
+            self._delete(transaction, stored)
+
+        await self._write(deleted)
+
+    async def apply(self, resources: Sequence[Resource]) -> Sequence[Applied[Resource]]:
+        _refuse_doubles([resource.key for resource in resources])
+        return await self._write(lambda transaction: [self._apply(transaction, resource) for resource in resources])
+
+    async def delete_all(self, keys: Sequence[ResourceKey]) -> Sequence[ResourceKey]:
+        def deleted(transaction: Transaction) -> list[ResourceKey]:
+            existed = []
+            for key in keys:
+                stored = self._stored(transaction, kind_for_word(key.kind), key.namespace, key.name)
+                if stored is not None:
+                    self._delete(transaction, stored)
+                    existed.append(key)
+            return existed
+
+        return await self._write(deleted)
+
+    async def watch(self, kind: type[R], from_version: str) -> AsyncGenerator[WatchEvent[R], None]:
+        known, version = kind_of(kind), _version(from_version)
+
+        def changed() -> tuple[list[WatchEvent[R]], int]:
+            batch = self._file.changes(known.name, version)
+            events = [WatchEvent(row.type, self._decoded(known, row.body)) for row in batch.rows]
+            return events, batch.up_to
+
+        with self._wakeups.subscribed() as wake:
+            while True:
+                wake.clear()
+                before = version
+                events, version = await self._run(self._reader, changed)
+                for event in events:
+                    yield event
+                if version == before:
+                    await wake.wait()
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._wakeups.wake_all()
+            await asyncio.to_thread(self._shut_down)
+
+    def _shut_down(self) -> None:
+        self._reader.shutdown()
+        self._writer.shutdown()
+        self._file.close()
+
+    async def _write(self, change: Callable[[Transaction], T]) -> T:
+        return await self._run(self._writer, lambda: self._file.write(change))
+
+    async def _run(self, executor: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+        if self._closed:
+            raise StoreUnavailable(f"{self._file.path} is closed")
+        return await asyncio.get_running_loop().run_in_executor(executor, call)
+
+    def _create(self, transaction: Transaction, resource: R) -> R:
+        if transaction.read(resource.key) is not None:
+            raise AlreadyExists(f"{resource.key} exists already")
+        fresh = admission.created(resource, uid=str(uuid.uuid4()), now=self._clock())
+        return _keep(transaction, "ADDED", fresh)
+
+    def _replace(self, transaction: Transaction, resource: R) -> R:
+        metadata = resource.metadata
+        stored = self._present(transaction, kind_of(resource), metadata.namespace, metadata.name)
+        return self._keep(transaction, stored, admission.replaced(stored, resource))
+
+    def _apply(self, transaction: Transaction, resource: Resource) -> Applied[Resource]:
+        metadata = resource.metadata
+        stored = self._stored(transaction, kind_of(resource), metadata.namespace, metadata.name)
+        if stored is None:
+            return Applied("created", self._create(transaction, resource))
+        kept = self._keep(transaction, stored, admission.replaced(stored, resource))
+        return Applied("unchanged" if kept is stored else "configured", kept)
+
+    def _keep(self, transaction: Transaction, stored: R, resource: R) -> R:
+        return stored if resource is stored else _keep(transaction, "MODIFIED", resource)
+
+    def _delete(self, transaction: Transaction, stored: Resource) -> None:
+        _keep(transaction, "DELETED", stored)
+
+    def _present(self, transaction: Transaction, kind: Kind[R], namespace: str, name: str) -> R:
+        stored = self._stored(transaction, kind, namespace, name)
+        if stored is None:
+            raise NotFound(f"{ResourceKey(kind.name, namespace, name)} does not exist")
+        return stored
+
+    def _stored(self, transaction: Transaction, kind: Kind[R], namespace: str, name: str) -> R | None:
+        body = transaction.read(ResourceKey(kind.name, namespace, name))
+        return None if body is None else self._decoded(kind, body, namespace, name)
+
+    def _decoded(self, kind: Kind[R], body: bytes, namespace: str = "", name: str = "") -> R:
+        try:
+            return decode_stored(kind, body)
+        except InvalidResource as error:
+            key = ResourceKey(kind.name, namespace, name)
+            raise StoreUnavailable(
+                f"{self._file.path}: {key} is kept in a form that this version does not read ({error.reason}): it was "
+                f"written by another version of pycilium or by hand; restore the file from a copy"
+            ) from error
+
+
+def _keep(transaction: Transaction, event: EventType, resource: R) -> R:
+    """Writes `resource` at the transaction's next version and returns it with that version."""
+    kept = resource.with_metadata(resource_version=str(transaction.version + 1))
+    transaction.write(resource.key, event, encode_json(kept))
+    return kept
+
+
+def _version(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise WatchExpired(f"{text!r} is not a version of this store: list again and watch from there")
+    return int(text)
+
+
+def _refuse_doubles(keys: Sequence[ResourceKey]) -> None:
+    seen: set[ResourceKey] = set()
+    for key in keys:
+        if key in seen:
+            raise InvalidResource("stands twice among the resources to apply", source=str(key))
+        seen.add(key)
