@@ -1,8 +1,8 @@
 """Flows as columns: one numpy array per property, one row per flow.
 
-`rows_of` turns a batch of kernel events (fields as in bpf/abi/events.h) into rows, without a Python loop: it unfolds the
-policy decisions that ride along with an event into rows of their own, which come before the event's row, and works out
-verdict, drop reason and traffic direction. Everything else reads columns; nothing here knows names or protobuf.
+`rows_of` turns a batch of kernel events (fields as in bpf/abi/events.h) into rows, without a Python loop: it unfolds
+the policy decisions that ride along with an event into rows of their own, which come before the event's row, and works
+out verdict, drop reason and traffic direction. Everything else reads columns; nothing here knows names or protobuf.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pycilium.model.drop_reason import DropReason
 
 Events = NDArray[np.void]
 Mask = NDArray[np.bool_]
@@ -37,7 +39,10 @@ INGRESS_DECIDED = 2
 EGRESS_DENIED = 4
 INGRESS_DENIED = 8
 
-POLICY_DENIED = 133
+POLICY_DENIED = int(DropReason.POLICY_DENIED)
+"""No rule allows it."""
+POLICY_DENY = int(DropReason.POLICY_DENY)
+"""A deny rule matched."""
 
 
 class Columns(NamedTuple):

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 Key = TypeVar("Key")
 
@@ -53,8 +53,7 @@ class EndpointName:
     workloads: tuple[Workload, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """A policy decision as an event reports it: enough to find the rules behind it."""
 
     direction: Direction
@@ -205,6 +204,7 @@ class NoRules:
     """A RuleDirectory for when nobody knows the rules."""
 
     def rules(self, decision: Decision) -> DecisionRules | None:
+        del decision
         return None
 
 

@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,6 +156,8 @@ class FlowStore:
         for sequence, slots in pieces(self.next + skipped, self.next + count, self.capacity):
             offset = sequence - self.next
             size = slots.stop - slots.start
+            column: NDArray[Any]
+            values: NDArray[Any]
             for column, values in zip(self._columns, rows, strict=True):
                 column[slots] = values[offset : offset + size]
         self.next += count

@@ -1,0 +1,86 @@
+"""What the agent itself did, for `hubble observe agent-events`: a short ring that the agent's wiring fills."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from pycilium.hubble.directories import EndpointName
+from pycilium.hubble.proto import flow_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEventRecord:
+    number: int
+    time_ns: int
+    event: flow_pb2.AgentEvent
+
+
+class AgentEventLog:
+    """The last `capacity` agent events, numbered from 0."""
+
+    def __init__(self, capacity: int = 1024, on_event: Callable[[], None] = lambda: None) -> None:
+        self.next = 0
+        self.on_event = on_event
+        self._records: deque[AgentEventRecord] = deque(maxlen=capacity)
+
+    @property
+    def oldest(self) -> int:
+        return self.next - len(self._records)
+
+    def since(self, number: int) -> list[AgentEventRecord]:
+        """The events from this number on that are still kept."""
+        skip = max(0, number - self.oldest)
+        return list(self._records)[skip:]
+
+    def agent_started(self, time_ns: int) -> None:
+        event = flow_pb2.AgentEvent(type=flow_pb2.AGENT_STARTED)
+        event.agent_start.time.FromNanoseconds(time_ns)
+        self._append(time_ns, event)
+
+    def endpoint_created(self, time_ns: int, endpoint_id: int, name: EndpointName, labels: Iterable[str] = ()) -> None:
+        self._append(time_ns, _endpoint(flow_pb2.ENDPOINT_CREATED, endpoint_id, name, labels))
+
+    def endpoint_deleted(self, time_ns: int, endpoint_id: int, name: EndpointName, labels: Iterable[str] = ()) -> None:
+        self._append(time_ns, _endpoint(flow_pb2.ENDPOINT_DELETED, endpoint_id, name, labels))
+
+    def endpoint_regenerated(self, time_ns: int, endpoint_id: int, labels: Iterable[str] = (), error: str = "") -> None:
+        event = flow_pb2.AgentEvent(
+            type=flow_pb2.ENDPOINT_REGENERATE_FAILURE if error else flow_pb2.ENDPOINT_REGENERATE_SUCCESS
+        )
+        event.endpoint_regenerate.id = endpoint_id
+        event.endpoint_regenerate.labels.extend(labels)
+        event.endpoint_regenerate.error = error
+        self._append(time_ns, event)
+
+    def policy_updated(self, time_ns: int, labels: Iterable[str], revision: int, rule_count: int) -> None:
+        self._append(time_ns, _policy(flow_pb2.POLICY_UPDATED, labels, revision, rule_count))
+
+    def policy_deleted(self, time_ns: int, labels: Iterable[str], revision: int, rule_count: int) -> None:
+        self._append(time_ns, _policy(flow_pb2.POLICY_DELETED, labels, revision, rule_count))
+
+    def _append(self, time_ns: int, event: flow_pb2.AgentEvent) -> None:
+        self._records.append(AgentEventRecord(self.next, time_ns, event))
+        self.next += 1
+        self.on_event()
+
+
+def _endpoint(
+    kind: flow_pb2.AgentEventType.ValueType, endpoint_id: int, name: EndpointName, labels: Iterable[str]
+) -> flow_pb2.AgentEvent:
+    event = flow_pb2.AgentEvent(type=kind)
+    update = event.endpoint_update
+    update.id, update.namespace, update.pod_name = endpoint_id, name.namespace, name.pod_name
+    update.labels.extend(labels)
+    return event
+
+
+def _policy(
+    kind: flow_pb2.AgentEventType.ValueType, labels: Iterable[str], revision: int, rule_count: int
+) -> flow_pb2.AgentEvent:
+    event = flow_pb2.AgentEvent(type=kind)
+    update = event.policy_update
+    update.labels.extend(labels)
+    update.revision, update.rule_count = revision, rule_count
+    return event

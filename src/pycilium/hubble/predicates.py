@@ -1,0 +1,159 @@
+"""What flow filters are made of: predicates over columns, and tables of answers that whole columns index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pycilium.errors import CiliumError
+from pycilium.hubble.columns import Columns, Mask
+from pycilium.hubble.directories import Directories, EndpointName
+from pycilium.hubble.store import FlowStore
+
+_DENSE = 1 << 22
+"""Values up to this number are looked up in a table."""
+_SCOPE_SHIFT = 24
+"""An identity's upper byte is its scope; numbers are small within each."""
+
+
+class FilterError(CiliumError):
+    """A flow filter cannot be used; the message names the field and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilterContext:
+    """What filters need besides the columns."""
+
+    store: FlowStore
+    directories: Directories
+    node_name: str
+    """`cluster/node`."""
+    node_labels: tuple[str, ...] = ()
+
+
+Predicate = Callable[[Columns, int], Mask]
+"""(rows, sequence number of the first) → which of the rows match."""
+
+
+def everything(rows: Columns, _first: int) -> Mask:
+    return np.ones(len(rows.type), dtype=np.bool_)
+
+
+def nothing(rows: Columns, _first: int) -> Mask:
+    return np.zeros(len(rows.type), dtype=np.bool_)
+
+
+def constant(holds: bool) -> Predicate:
+    return everything if holds else nothing
+
+
+def one_of(column: NDArray[Any], values: Iterable[int]) -> Mask:
+    mask: Mask = np.zeros(len(column), dtype=np.bool_)
+    limits = np.iinfo(column.dtype)
+    wanted = [value for value in values if limits.min <= value <= limits.max]
+    if len(wanted) > 8:
+        return np.isin(column, np.array(wanted, dtype=column.dtype))
+    for value in wanted:
+        mask |= column == value
+    return mask
+
+
+def ip_only(mask: Mask, rows: Columns) -> Mask:
+    """The mask without rows that are not IP, about whose addresses nothing can be said."""
+    found: Mask = mask & (rows.family != 0)
+    return found
+
+
+class AnswerTable:
+    """An answer per distinct value of a column, worked out when the value first shows.
+
+    An answer of None means that nobody can say yet: it counts as no, and is asked for again.
+    """
+
+    def __init__(self, answer: Callable[[int], bool | None]) -> None:
+        self._answer = answer
+        self._known = np.zeros(0, dtype=np.bool_)
+        self._holds = np.zeros(0, dtype=np.bool_)
+
+    def forget(self) -> None:
+        self._known[:] = False
+
+    def matches(self, column: NDArray[np.uint32]) -> Mask:
+        if not len(column):
+            return np.zeros(0, dtype=np.bool_)
+        size = int(column.max()) + 1
+        if size > _DENSE:
+            values, positions = np.unique(column, return_inverse=True)
+            answers: Mask = np.array([bool(self._answer(int(value))) for value in values], dtype=np.bool_)
+            found: Mask = answers[positions]
+            return found
+        if size > len(self._known):
+            grown = np.zeros(max(size, 2 * len(self._known)), dtype=np.bool_)
+            self._known, self._holds = _copied(self._known, grown), _copied(self._holds, grown)
+        if not self._known[column].all():
+            present = np.zeros(size, dtype=np.bool_)
+            present[column] = True
+            for value in np.flatnonzero(present & ~self._known[:size]):
+                answer = self._answer(int(value))
+                self._holds[value], self._known[value] = bool(answer), answer is not None
+        held: Mask = self._holds[column]
+        return held
+
+
+def _copied(values: Mask, into: Mask) -> Mask:
+    grown = into.copy()
+    grown[: len(values)] = values
+    return grown
+
+
+def by_identity(column: str, answer: Callable[[tuple[str, ...]], bool], context: FilterContext) -> Predicate:
+    """A predicate about the labels of the identity in a column."""
+    tables: dict[int, AnswerTable] = {}
+
+    def table(scope: int) -> AnswerTable:
+        if scope not in tables:
+            tables[scope] = AnswerTable(lambda low: labels_hold(scope << _SCOPE_SHIFT | low))
+        return tables[scope]
+
+    def labels_hold(identity: int) -> bool | None:
+        labels = context.directories.identities.labels(identity)
+        return None if labels is None else answer(labels)
+
+    def matches(rows: Columns, _first: int) -> Mask:
+        identities: NDArray[np.uint32] = getattr(rows, column)
+        mask = nothing(rows, 0)
+        remote = identities >= 1 << _SCOPE_SHIFT
+        if not remote.any():
+            return ip_only(table(0).matches(identities), rows)
+        scopes = (identities >> _SCOPE_SHIFT).astype(np.uint8)
+        for scope in np.flatnonzero(np.bincount(scopes, minlength=256)):
+            chosen = scopes == scope
+            mask[chosen] = table(int(scope)).matches(identities[chosen] & ((1 << _SCOPE_SHIFT) - 1))
+        return ip_only(mask, rows)
+
+    return matches
+
+
+def by_name(side: str, answer: Callable[[EndpointName], bool], context: FilterContext) -> Predicate:
+    """A predicate about the endpoint's name; endpoints without one never match."""
+    store = context.store
+
+    def name_holds(number: int) -> bool:
+        name = store.names[number]
+        return name is not None and answer(name)
+
+    table = AnswerTable(name_holds)
+    generation = store.names_generation
+
+    def matches(rows: Columns, _first: int) -> Mask:
+        nonlocal generation
+        if generation != store.names_generation:
+            generation = store.names_generation
+            table.forget()
+        return ip_only(table.matches(getattr(rows, f"{side}_name")), rows)
+
+    return matches
