@@ -20,6 +20,8 @@ enum drop_reason {
 	DROP_FRAGMENT_NOT_FOUND = 175,
 	DROP_FORBIDDEN_ICMPV6 = 176,
 	DROP_POLICY_DENY = 181, /* explicit: a deny rule */
+	DROP_VLAN_FILTERED = 182,
 	DROP_TTL_EXCEEDED = 196,
+	DROP_MULTICAST_HANDLED = 201, /* consumed in silence: counted, no event */
 	DROP_ENDPOINT_NOT_READY = 203,
 };

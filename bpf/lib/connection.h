@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* May this packet pass? Conntrack first; policy only if conntrack has no current answer.
+ *
+ *  1. an entry whose identities and revisions are current: yes, and nothing else is asked
+ *  2. an entry that is not: the policies judge the direction in which the connection was opened, whichever way this
+ *     packet goes; if they allow it the entry is brought up to date, else the packet is dropped and the entry left
+ *     to expire
+ *  3. no entry: the policies judge the packet, and it opens a connection if they allow it
+ *  4. an ICMP error: yes if it is about a connection of case 1; else as 5
+ *  5. other ICMP: the policies judge it by its type, each time anew
+ */
+#pragma once
+
+#include "conntrack.h"
+#include "endpoint.h"
+#include "icmp.h"
+#include "policy.h"
+
+static __always_inline bool connection_revisions_current(const struct ct_entry *entry, const struct flow *flow,
+							 bool is_reply)
+{
+	const struct end *origin = is_reply ? &flow->destination : &flow->source;
+	const struct end *target = is_reply ? &flow->source : &flow->destination;
+
+	return entry->egress_revision == origin->revision && entry->ingress_revision == target->revision;
+}
+
+static __always_inline bool connection_identities_current(const struct ct_entry *entry, const struct flow *flow,
+							  bool is_reply)
+{
+	const struct end *origin = is_reply ? &flow->destination : &flow->source;
+	const struct end *target = is_reply ? &flow->source : &flow->destination;
+
+	return entry->source_identity == origin->sec_identity && entry->destination_identity == target->sec_identity;
+}
+
+/* The port that policy is about: of the end that was connected to; for ICMP the type that opened the exchange. */
+static __always_inline __be16 connection_policy_port(const struct flow *flow, bool is_reply)
+{
+	if (flow->tuple.protocol == (flow->family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return be16(is_reply ? icmp_echo_request(flow->family) : flow->icmp_type);
+	return is_reply ? flow->tuple.source_port : flow->tuple.destination_port;
+}
+
+/* One policy's word on the connection; what it decided goes into the flow's verdict. */
+static __noinline int connection_judge_side(struct flow *flow, const struct end *subject, const struct end *peer,
+					    __u8 direction, __be16 port)
+{
+	union policy_answer answer = {.word = policy_decide(subject->endpoint->policy_id, peer->sec_identity,
+							    peer->cidr_identity,
+							    policy_where(direction, flow->tuple.protocol, port))};
+	bool reported = !answer.unenforced && answer.reason != DROP_NO_CONFIG;
+
+	if (direction == DIRECTION_EGRESS) {
+		flow->verdict.egress_row = answer.row_id;
+		flow->verdict.egress_selector = answer.selector;
+		flow->verdict.flags |= reported ? VERDICT_EGRESS | (answer.reason ? VERDICT_EGRESS_DENIED : 0) : 0;
+	} else {
+		flow->verdict.ingress_row = answer.row_id;
+		flow->verdict.ingress_selector = answer.selector;
+		flow->verdict.flags |= reported ? VERDICT_INGRESS | (answer.reason ? VERDICT_INGRESS_DENIED : 0) : 0;
+	}
+	if (answer.reason)
+		flow->drop_direction = direction;
+	return answer.reason;
+}
+
+/* Every local policy's word, in the direction in which the connection was opened. */
+static __noinline int connection_judge(struct flow *flow, bool is_reply)
+{
+	const struct end *origin = is_reply ? &flow->destination : &flow->source;
+	const struct end *target = is_reply ? &flow->source : &flow->destination;
+	__be16 port = connection_policy_port(flow, is_reply);
+	int reason = STEP_DONE;
+
+	if (origin->endpoint)
+		reason = connection_judge_side(flow, origin, target, DIRECTION_EGRESS, port);
+	if (!reason && target->endpoint)
+		reason = connection_judge_side(flow, target, origin, DIRECTION_INGRESS, port);
+	return reason;
+}
+
+/* Case 2, allowed. Revisions come last: until they are there, other CPUs judge for themselves. */
+static __always_inline void connection_update(struct ct_entry *entry, const struct flow *flow, bool is_reply)
+{
+	const struct end *origin = is_reply ? &flow->destination : &flow->source;
+	const struct end *target = is_reply ? &flow->source : &flow->destination;
+
+	entry->source_identity = origin->sec_identity;
+	entry->destination_identity = target->sec_identity;
+	entry->egress_row = flow->verdict.egress_row;
+	entry->ingress_row = flow->verdict.ingress_row;
+	entry->egress_selector = flow->verdict.egress_selector;
+	entry->ingress_selector = flow->verdict.ingress_selector;
+	__asm__ volatile("" ::: "memory");
+	entry->egress_revision = origin->revision;
+	entry->ingress_revision = target->revision;
+}
+
+static __noinline int connection_rejudge(struct flow *flow, struct ct_entry *entry, bool is_reply)
+{
+	int reason = connection_judge(flow, is_reply);
+
+	if (!reason)
+		connection_update(entry, flow, is_reply);
+	return reason;
+}
+
+/* Case 3. */
+static __noinline int connection_open(struct flow *flow)
+{
+	int reason = connection_judge(flow, false);
+
+	flow->is_reply = IS_REPLY_NO;
+	if (reason)
+		return reason;
+	flow->reason = TRACE_REASON_NEW;
+	if (flow->tracking != TRACKING_CONNECTION)
+		return STEP_DONE;
+	flow->error = ct_create(flow);
+	return flow->error ? DROP_CT_INSERT_FAILED : STEP_DONE;
+}
+
+/* Case 4. The error goes to the sender of the packet that it quotes, so the tuple is turned round to be the error's.
+ * A pod speaks for itself alone; routers between (not local) speak of connections of others.
+ */
+static __noinline bool connection_relates(struct __sk_buff *skb, struct flow *flow)
+{
+	struct ct_entry *entry;
+	struct tuple quoted = {};
+	bool is_reply;
+
+	if (!icmp_quoted(skb, flow, &quoted) || !address_equal(&quoted.source, &flow->tuple.destination))
+		return false;
+	if (flow->source.endpoint && !address_equal(&quoted.destination, &flow->tuple.source))
+		return false;
+	entry = ct_lookup(&quoted, flow->family, flow_now_s(flow), &is_reply);
+	if (!entry || !connection_revisions_current(entry, flow, !is_reply))
+		return false;
+	flow->entry = entry;
+	flow->is_reply = is_reply ? IS_REPLY_NO : IS_REPLY_YES;
+	flow->reason = TRACE_REASON_RELATED;
+	return true;
+}
+
+/* Cases 4 and 5. */
+static __noinline int connection_admit_icmp(struct __sk_buff *skb, struct flow *flow)
+{
+	flow->is_reply = IS_REPLY_UNKNOWN;
+	if (flow->tracking == TRACKING_RELATED && connection_relates(skb, flow))
+		return STEP_DONE;
+	return connection_judge(flow, false);
+}
+
+/* 0 or a drop reason; the ends must be known. */
+static __always_inline int connection_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	struct ct_entry *entry;
+	bool is_reply = false;
+	int reason;
+
+	if (unlikely(flow->tracking >= TRACKING_RELATED))
+		return connection_admit_icmp(skb, flow);
+	entry = ct_lookup(&flow->tuple, family, flow_now_s(flow), &is_reply);
+	if (!entry || ct_is_opened_anew(entry, flow, is_reply))
+		return connection_open(flow);
+
+	flow->is_reply = is_reply;
+	if (unlikely(!connection_revisions_current(entry, flow, is_reply) ||
+		     !connection_identities_current(entry, flow, is_reply))) {
+		reason = connection_rejudge(flow, entry, is_reply);
+		if (reason)
+			return reason;
+	}
+	flow->entry = entry;
+	flow->reason = is_reply ? TRACE_REASON_REPLY : TRACE_REASON_ESTABLISHED;
+	ct_refresh(entry, flow, flow_now_s(flow), is_reply);
+	return STEP_DONE;
+}

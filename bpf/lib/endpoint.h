@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Who the two ends of a packet are: a local endpoint (endpoints4/6), or what the ipcache says of the address. */
+#pragma once
+
+#include "../abi/types.h"
+#include "../maps/endpoint.h"
+#include "../maps/ipcache.h"
+#include "../maps/policy.h"
+#include "flow.h"
+
+enum revision {
+	REVISION_NOT_LOCAL = 0,
+	REVISION_MISSING = 0xffffffff, /* a local endpoint without a policy: never equal to what conntrack remembers */
+};
+
+/* `address` must lie on the stack. */
+static __always_inline const struct endpoint_entry *endpoint_lookup(const struct ipv6_addr *address, __u8 family)
+{
+	if (family == FAMILY_IPV4)
+		return bpf_map_lookup_elem(&endpoints4, &address->words[3]);
+	return bpf_map_lookup_elem(&endpoints6, address);
+}
+
+static __always_inline void end_set_local(struct end *end, const struct endpoint_entry *endpoint)
+{
+	const struct policy_entry *policy;
+	__u32 policy_id = endpoint->policy_id;
+
+	end->endpoint = endpoint;
+	end->sec_identity = endpoint->sec_identity;
+	end->cidr_identity = endpoint->cidr_identity;
+	policy = bpf_map_lookup_elem(&policies, &policy_id);
+	end->revision = likely(policy && policy->revision) ? policy->revision : REVISION_MISSING;
+}
+
+static __always_inline const struct ipcache_entry *ipcache_lookup(const struct ipv6_addr *address, __u8 family)
+{
+	if (family == FAMILY_IPV4) {
+		struct ipcache4_key key = {.prefix_len = 32, .address = address->words[3]};
+
+		return bpf_map_lookup_elem(&ipcache4, &key);
+	} else {
+		struct ipcache6_key key = {.prefix_len = 128, .address = *address};
+
+		return bpf_map_lookup_elem(&ipcache6, &key);
+	}
+}
+
+static __always_inline void end_set_remote(struct end *end, const struct ipv6_addr *address, __u8 family)
+{
+	const struct ipcache_entry *entry = ipcache_lookup(address, family);
+
+	end->endpoint = 0;
+	end->revision = REVISION_NOT_LOCAL;
+	end->sec_identity = family == FAMILY_IPV4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
+	end->cidr_identity = 0;
+	if (entry) {
+		end->sec_identity = entry->sec_identity;
+		end->cidr_identity = entry->cidr_identity;
+	}
+}
+
+static __always_inline void end_resolve(struct end *end, const struct ipv6_addr *address, __u8 family)
+{
+	const struct endpoint_entry *endpoint = endpoint_lookup(address, family);
+
+	if (endpoint)
+		end_set_local(end, endpoint);
+	else
+		end_set_remote(end, address, family);
+}

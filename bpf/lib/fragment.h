@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Later fragments carry no ports: the first one leaves them in a map. A later one that comes before the first is
+ * dropped (175); the sender's retransmission mends that, and no packet passes unjudged.
+ */
+#pragma once
+
+#include "../maps/fragment.h"
+#include "flow.h"
+#include "icmp.h"
+#include "parse.h"
+
+static __always_inline void fragment_key_of(const struct flow *flow, struct fragment_key *key)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->source = flow->tuple.source;
+	key->destination = flow->tuple.destination;
+	key->identification = flow->identification;
+	key->protocol = flow->tuple.protocol;
+}
+
+/* A full or busy map costs this packet its later fragments, which are then counted as such. */
+static __noinline int fragment_remember(const struct flow *flow)
+{
+	struct fragment_entry entry = {flow->tuple.source_port, flow->tuple.destination_port};
+	struct fragment_key key;
+
+	if (flow->tracking > TRACKING_REPLY_ONLY)
+		return 0;
+	fragment_key_of(flow, &key);
+	return bpf_map_update_elem(&fragments, &key, &entry, BPF_ANY);
+}
+
+static __noinline int fragment_recall(struct flow *flow)
+{
+	const struct fragment_entry *entry;
+	struct fragment_key key;
+	__u8 icmp = flow->family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+
+	fragment_key_of(flow, &key);
+	entry = bpf_map_lookup_elem(&fragments, &key);
+	if (!entry)
+		return DROP_FRAGMENT_NOT_FOUND;
+	flow->tuple.source_port = entry->source_port;
+	flow->tuple.destination_port = entry->destination_port;
+	if (flow->tuple.protocol == icmp) { /* only echoes are remembered; a reply's identifier is the destination's */
+		flow->tracking = entry->destination_port ? TRACKING_REPLY_ONLY : TRACKING_CONNECTION;
+		flow->icmp_type =
+		    entry->destination_port ? icmp_echo_reply(flow->family) : icmp_echo_request(flow->family);
+	}
+	return 0;
+}

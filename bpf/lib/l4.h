@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Transport headers: ports, TCP flags, ICMP type. To be called once the source is known to be genuine, since the
+ * first fragment of a packet speaks for those that follow.
+ */
+#pragma once
+
+#include "flow.h"
+#include "fragment.h"
+#include "icmp.h"
+#include "parse.h"
+
+enum tcp_flag {
+	TCP_FIN = 0x01,
+	TCP_SYN = 0x02,
+	TCP_RST = 0x04,
+	TCP_ACK = 0x10,
+};
+
+enum l4_bytes {
+	TCP_HEADER_BYTES = 20,
+	UDP_HEADER_BYTES = 8,
+	SCTP_HEADER_BYTES = 12,
+	ICMP_HEADER_BYTES = 8,
+};
+
+/* As far as we read; ICMP's fields lie over the ports. */
+struct l4_header {
+	union {
+		struct {
+			__be16 source_port;
+			__be16 destination_port;
+		};
+		struct {
+			__u8 icmp_type;
+			__u8 icmp_code;
+			__be16 icmp_checksum;
+		};
+	};
+	union {
+		__be32 tcp_sequence;
+		__be16 icmp_identifier;
+	};
+	__be32 tcp_acknowledgment;
+	__u8 tcp_data_offset;
+	__u8 tcp_flags;
+	__u8 rest[6];
+};
+
+/* The header at its usual place is read where it is; behind options or extensions it is copied to `copy`. */
+static __always_inline const struct l4_header *l4_header_at(struct __sk_buff *skb, const struct flow *flow, __u8 family,
+							    struct l4_header *copy, __u32 length)
+{
+	const __u32 usual = ETH_HLEN + (family == FAMILY_IPV4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+
+	if (likely(flow->l4_offset == usual))
+		return packet_bytes(skb, usual, length);
+	return bpf_skb_load_bytes(skb, flow->l4_offset, copy, length) ? 0 : copy;
+}
+
+static __always_inline int parse_ports(struct __sk_buff *skb, struct flow *flow, __u8 family, __u32 length)
+{
+	struct l4_header copy;
+	const struct l4_header *l4 = l4_header_at(skb, flow, family, &copy, length);
+
+	if (!l4)
+		return DROP_CT_INVALID_HEADER;
+	flow->tuple.source_port = l4->source_port;
+	flow->tuple.destination_port = l4->destination_port;
+	if (length == TCP_HEADER_BYTES)
+		flow->tcp_flags = l4->tcp_flags;
+	return 0;
+}
+
+static __always_inline int parse_icmp(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	struct l4_header copy;
+	const struct l4_header *l4 = l4_header_at(skb, flow, family, &copy, ICMP_HEADER_BYTES);
+
+	if (!l4)
+		return DROP_CT_INVALID_HEADER;
+	flow->icmp_type = l4->icmp_type;
+	flow->icmp_code = l4->icmp_code;
+	flow->tracking = icmp_tracking(family, l4->icmp_type);
+	icmp_ports(&flow->tuple, flow->tracking, l4->icmp_identifier);
+	return 0;
+}
+
+static __always_inline int parse_l4_header(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	const __u8 icmp = family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+
+	if (likely(flow->tuple.protocol == IPPROTO_TCP))
+		return parse_ports(skb, flow, family, TCP_HEADER_BYTES);
+	if (flow->tuple.protocol == IPPROTO_UDP)
+		return parse_ports(skb, flow, family, UDP_HEADER_BYTES);
+	if (flow->tuple.protocol == IPPROTO_SCTP)
+		return parse_ports(skb, flow, family, SCTP_HEADER_BYTES);
+	if (flow->tuple.protocol == icmp)
+		return parse_icmp(skb, flow, family);
+	return 0; /* any other protocol is tracked by its addresses alone */
+}
+
+static __always_inline int parse_l4(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	int reason;
+
+	if (unlikely(flow->fragment == FRAGMENT_LATER))
+		return fragment_recall(flow);
+	reason = parse_l4_header(skb, flow, family);
+	if (unlikely(flow->fragment == FRAGMENT_FIRST) && !reason)
+		fragment_remember(flow);
+	return reason;
+}

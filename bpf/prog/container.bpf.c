@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/* Everything that a pod sends: attached to the ingress of the host side of its interface.
+ *
+ *   pod ──> [from_container] ──> a pod of this node      (redirect_peer: straight into its namespace)
+ *                            ├─> the node's own stack    (through the gateway device: host, world, other nodes)
+ *                            └─> back                    (ARP and neighbour discovery are answered here)
+ *
+ * Between pods of one node the hop limit stays as it is: delivery is final, so no loop can come of it, and pods of
+ * one node look to each other like neighbours. What goes through the stack is counted down there.
+ */
+#include "../lib/arp.h"
+#include "../lib/connection.h"
+#include "../lib/endpoint.h"
+#include "../lib/ethernet.h"
+#include "../lib/events.h"
+#include "../lib/family.h"
+#include "../lib/nd.h"
+#include "../lib/parse.h"
+
+CONFIG(__u32, config_host_ifindex);
+
+/* The source must be the endpoint behind this very interface. */
+static __always_inline int container_check_source(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	const struct endpoint_entry *endpoint = endpoint_lookup(&flow->tuple.source, family);
+	const struct ethhdr *ethernet;
+
+	if (!endpoint || endpoint->ifindex != skb->ifindex)
+		return DROP_INVALID_SOURCE_IP;
+	end_set_local(&flow->source, endpoint);
+	ethernet = packet_bytes(skb, 0, ETH_HLEN);
+	return ethernet && mac_equal(ethernet->h_source, &endpoint->mac) ? STEP_DONE : DROP_INVALID_SOURCE_MAC;
+}
+
+/* There is nobody but us on a pod's link, and multicast is not routed. */
+static __always_inline int container_check_destination(const struct flow *flow, __u8 family)
+{
+	if (unlikely(address_is_multicast(&flow->tuple.destination, family)))
+		return DROP_MULTICAST_HANDLED;
+	if (unlikely(address_is_unroutable(&flow->tuple.destination, family)))
+		return DROP_STALE_OR_UNROUTABLE_IP;
+	return STEP_DONE;
+}
+
+/* 0 if the packet may go on to its destination. */
+static __always_inline int container_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	int reason = parse_ip(skb, flow, family);
+
+	if (reason)
+		return reason;
+	if (family == FAMILY_IPV6 && unlikely(nd_is_message(skb, flow)))
+		return nd_handle(skb, flow);
+	reason = container_check_destination(flow, family);
+	if (reason)
+		return reason;
+	reason = container_check_source(skb, flow, family);
+	if (reason)
+		return reason;
+	reason = parse_l4(skb, flow, family);
+	if (reason)
+		return reason;
+	end_resolve(&flow->destination, &flow->tuple.destination, family);
+	return connection_admit(skb, flow, family);
+}
+
+static __always_inline int container_to_endpoint(struct __sk_buff *skb, struct flow *flow)
+{
+	const struct endpoint_entry *endpoint = flow->destination.endpoint;
+
+	trace(skb, flow, TRACE_TO_ENDPOINT);
+	if (ethernet_to_endpoint(skb, endpoint))
+		return drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_EGRESS);
+	packet_take(skb);
+	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
+	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
+	return bpf_redirect_peer(endpoint->ifindex, 0);
+}
+
+/* The stack sees it as having come in on the gateway device, so that reverse path filters are content. */
+static __always_inline int container_to_stack(struct __sk_buff *skb, struct flow *flow)
+{
+	trace(skb, flow, flow->destination.sec_identity == IDENTITY_HOST ? TRACE_TO_HOST : TRACE_TO_STACK);
+	if (ethernet_to_host(skb))
+		return drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_EGRESS);
+	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
+	return bpf_redirect(config_host_ifindex, BPF_F_INGRESS);
+}
+
+static __always_inline int container_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	int reason = family_is_on(family) ? container_admit(skb, flow, family) : DROP_UNSUPPORTED_L3;
+
+	if (unlikely(reason == STEP_ANSWERED))
+		return bpf_redirect(skb->ifindex, 0);
+	if (unlikely(reason))
+		return drop(skb, flow, reason, DIRECTION_EGRESS);
+	return flow->destination.endpoint ? container_to_endpoint(skb, flow) : container_to_stack(skb, flow);
+}
+
+static __always_inline int container_arp(struct __sk_buff *skb, struct flow *flow)
+{
+	int reason = family_is_on(FAMILY_IPV4) ? arp_answer(skb, flow) : DROP_UNSUPPORTED_L3;
+
+	if (reason == STEP_ANSWERED)
+		return bpf_redirect(skb->ifindex, 0);
+	return drop(skb, flow, reason, DIRECTION_EGRESS);
+}
+
+SEC("tc")
+int from_container(struct __sk_buff *skb)
+{
+	struct flow flow = {.bytes = skb->len};
+
+	if (unlikely(skb->vlan_present))
+		return drop(skb, &flow, DROP_VLAN_FILTERED, DIRECTION_EGRESS);
+	if (skb->protocol == be16(ETH_P_IP))
+		return container_ip(skb, &flow, FAMILY_IPV4);
+	if (skb->protocol == be16(ETH_P_IPV6))
+		return container_ip(skb, &flow, FAMILY_IPV6);
+	if (skb->protocol == be16(ETH_P_ARP))
+		return container_arp(skb, &flow);
+	return drop(skb, &flow, be16(skb->protocol) < ETH_P_802_3_MIN ? DROP_UNSUPPORTED_L2 : DROP_UNSUPPORTED_L3,
+		    DIRECTION_EGRESS);
+}
+
+const char LICENSE[] SEC("license") = "Dual BSD/GPL";
