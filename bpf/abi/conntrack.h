@@ -53,7 +53,7 @@ enum ct_lifetime_s {
 struct ct_entry {
 	__u32 expires_s; /* CLOCK_MONOTONIC */
 	__u32 created_s;
-	__u32 source_identity;      /* of the end that opened it */
+	__u32 source_identity; /* of the end that opened it */
 	__u32 destination_identity;
 	__u32 egress_revision; /* policy of the source endpoint that admitted it; 0: source is not local */
 	__u32 ingress_revision;

@@ -13,12 +13,12 @@ struct endpoint6_key {
 };
 
 struct endpoint_entry {
-	__u32 ifindex;      /* host-side interface; a packet from elsewhere with this source is spoofed */
+	__u32 ifindex; /* host-side interface; a packet from elsewhere with this source is spoofed */
 	__u32 sec_identity;
 	__u32 cidr_identity; /* local identity of the rule CIDRs that cover this address; 0 if none do */
-	__u32 policy_id;    /* index into policies */
+	__u32 policy_id;     /* index into policies */
 	__u16 endpoint_id;
 	struct mac_addr mac;      /* the workload's own */
 	struct mac_addr host_mac; /* of the host-side interface: what the workload sees as its gateway */
-	__u16 flags;        /* none yet */
+	__u16 flags;              /* none yet */
 };

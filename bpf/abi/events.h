@@ -10,27 +10,27 @@
 #include "types.h"
 
 enum event_type { /* numbers of the monitor API */
-	EVENT_DROP = 1,
-	EVENT_TRACE = 4,
+		  EVENT_DROP = 1,
+		  EVENT_TRACE = 4,
 };
 
 enum trace_point { /* numbers of the monitor API: sub-type of EVENT_TRACE */
-	TRACE_TO_ENDPOINT = 0,
-	TRACE_TO_HOST = 2,
-	TRACE_TO_STACK = 3,
-	TRACE_TO_OVERLAY = 4,
-	TRACE_FROM_ENDPOINT = 5,
-	TRACE_FROM_HOST = 7,
-	TRACE_FROM_NETWORK = 10,
-	TRACE_TO_NETWORK = 11,
+		   TRACE_TO_ENDPOINT = 0,
+		   TRACE_TO_HOST = 2,
+		   TRACE_TO_STACK = 3,
+		   TRACE_TO_OVERLAY = 4,
+		   TRACE_FROM_ENDPOINT = 5,
+		   TRACE_FROM_HOST = 7,
+		   TRACE_FROM_NETWORK = 10,
+		   TRACE_TO_NETWORK = 11,
 };
 
 enum trace_reason { /* numbers of flow.TraceReason */
-	TRACE_REASON_UNKNOWN = 0,
-	TRACE_REASON_NEW = 1,
-	TRACE_REASON_ESTABLISHED = 2,
-	TRACE_REASON_REPLY = 3,
-	TRACE_REASON_RELATED = 4,
+		    TRACE_REASON_UNKNOWN = 0,
+		    TRACE_REASON_NEW = 1,
+		    TRACE_REASON_ESTABLISHED = 2,
+		    TRACE_REASON_REPLY = 3,
+		    TRACE_REASON_RELATED = 4,
 };
 
 enum verdict_flags {
@@ -40,15 +40,16 @@ enum verdict_flags {
 	VERDICT_INGRESS_DENIED = 8,
 };
 
-enum aggregation { /* what the kernel reports */
-	AGGREGATION_NONE = 0,    /* every packet */
-	AGGREGATION_LOW = 1,     /* as none; kept for Cilium's names */
-	AGGREGATION_MEDIUM = 2,  /* new connections, new TCP SYN/FIN/RST per direction, one per interval; all drops */
-	AGGREGATION_MAXIMUM = 3, /* new connections and drops only */
+enum aggregation {                       /* what the kernel reports */
+		   AGGREGATION_NONE = 0, /* every packet */
+		   AGGREGATION_LOW = 1,  /* as none; kept for Cilium's names */
+		   AGGREGATION_MEDIUM =
+		       2, /* new connections, new TCP SYN/FIN/RST per direction, one per interval; all drops */
+		   AGGREGATION_MAXIMUM = 3, /* new connections and drops only */
 };
 
 struct flow_event {
-	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__u64 time_ns;           /* CLOCK_MONOTONIC */
 	struct ipv6_addr source; /* IPv4 in mapped form */
 	struct ipv6_addr destination;
 	__be16 source_port; /* 0 for ICMP */
@@ -63,8 +64,8 @@ struct flow_event {
 	__u8 family;   /* 4, 6; 0 when not IP */
 	__u8 protocol; /* 64 */
 	__u8 tcp_flags;
-	__u8 reason;        /* enum trace_reason */
-	__u8 direction;     /* enum direction: of the drop, else 0 */
+	__u8 reason;    /* enum trace_reason */
+	__u8 direction; /* enum direction: of the drop, else 0 */
 	__u8 verdict_flags;
 	__u8 icmp_type;
 	__u8 icmp_code;

@@ -16,8 +16,8 @@
 #include "types.h"
 
 enum policy_limits {
-	POLICY_BANK_WORDS = 8,  /* u64 words of a bank: 512 selectors */
-	POLICY_MAX_BANKS = 13,  /* banks that one policy may use */
+	POLICY_BANK_WORDS = 8,        /* u64 words of a bank: 512 selectors */
+	POLICY_MAX_BANKS = 13,        /* banks that one policy may use */
 	POLICY_ROW_PREFIX_ANY = 56,   /* policy_id + bank + direction */
 	POLICY_ROW_PREFIX_PROTO = 64, /* + protocol */
 	POLICY_ROW_PREFIX_PORT = 80,  /* + the whole port */
