@@ -17,7 +17,7 @@ class BuildWithBpf(build_py):
     def run(self) -> None:
         try:
             build_bpf.build()
-        except build_bpf.CompileFailed as error:
+        except build_bpf.CompileError as error:
             raise CompileError(str(error)) from error
         super().run()
 

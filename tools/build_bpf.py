@@ -47,12 +47,12 @@ def _kernel_headers() -> str:
     return f"{family.get(machine, 'x86')}-linux-any"
 
 
-class CompileFailed(Exception):
+class CompileError(Exception):
     """A program was refused by the compiler."""
 
 
 def compile_object(source: Path, output: Path) -> None:
-    """Compile one file; the output appears whole or not at all. CompileFailed has the compiler's words."""
+    """Compile one file; the output appears whole or not at all. CompileError has the compiler's words."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pycilium-bpf-") as scratch:
         made = Path(scratch) / output.name
@@ -60,7 +60,7 @@ def compile_object(source: Path, output: Path) -> None:
         arguments = [*command(), "-c", str(source), "-o", str(made)]
         done = subprocess.run(arguments, check=False, env={**os.environ, **caches}, capture_output=True, text=True)
         if done.returncode != 0:
-            raise CompileFailed(f"{source} does not compile:\n{done.stderr.strip()}")
+            raise CompileError(f"{source} does not compile:\n{done.stderr.strip()}")
         fresh = output.with_name(f".{output.name}.{os.getpid()}")
         fresh.write_bytes(made.read_bytes())
         fresh.replace(output)
@@ -111,7 +111,7 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="compile even what is up to date")
     try:
         made = build(force=parser.parse_args().force)
-    except CompileFailed as error:
+    except CompileError as error:
         print(error, file=sys.stderr)
         return 1
     for path in made:

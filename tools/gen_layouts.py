@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import build_bpf
+
 from pycilium.datapath import btf
 from pycilium.datapath.codec import MapType
 from pycilium.errors import LayoutMismatch
@@ -431,7 +432,7 @@ def main() -> int:
     try:
         build_bpf.build()
         wanted = generate(build_bpf.OBJECTS)
-    except (build_bpf.CompileFailed, LayoutMismatch) as error:
+    except (build_bpf.CompileError, LayoutMismatch) as error:
         print(error, file=sys.stderr)
         return 1
     if check and (not OUTPUT.exists() or OUTPUT.read_text() != wanted):

@@ -1103,8 +1103,13 @@ class PolicyRow:
 class ProgramConfig:
     """Constants that the programs are loaded with; what each means: bpf/abi/config.h."""
 
+    aggregation: int = 0
+    event_wakeup_ns: int = 0
     gateway_ipv4: int = 0
+    gateway_ipv6: bytes = bytes(16)
     host_ifindex: int = 0
+    host_mac: bytes = bytes(6)
+    report_interval_s: int = 0
 
 
 def _codec(layout: type[Any], name: str) -> Codec[Any]:
@@ -1191,14 +1196,19 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
 }
 
 PROGRAMS: Final[dict[str, ProgramSpec]] = {
-    "probe_config": ProgramSpec("probe_config", "probe", "tc"),
-    "probe_events": ProgramSpec("probe_events", "probe", "tc"),
-    "probe_lookup": ProgramSpec("probe_lookup", "probe", "tc"),
+    "from_container": ProgramSpec("from_container", "container", "tc"),
+    "from_host": ProgramSpec("from_host", "host", "tc"),
+    "from_netdev": ProgramSpec("from_netdev", "netdev", "tc"),
 }
 
 CONFIG: Final[dict[str, Constant]] = {
+    "config_aggregation": Constant("config_aggregation", "aggregation", "u32", integer_encoder(4, sys.byteorder, signed=False)),
+    "config_event_wakeup_ns": Constant("config_event_wakeup_ns", "event_wakeup_ns", "u64", integer_encoder(8, sys.byteorder, signed=False)),
     "config_gateway_ipv4": Constant("config_gateway_ipv4", "gateway_ipv4", "be32", integer_encoder(4, "big", signed=False)),
+    "config_gateway_ipv6": Constant("config_gateway_ipv6", "gateway_ipv6", "struct{words:be32[4]@0 size=16}", bytes_encoder(16)),
     "config_host_ifindex": Constant("config_host_ifindex", "host_ifindex", "u32", integer_encoder(4, sys.byteorder, signed=False)),
+    "config_host_mac": Constant("config_host_mac", "host_mac", "struct{bytes:u8[6]@0 size=6}", bytes_encoder(6)),
+    "config_report_interval_s": Constant("config_report_interval_s", "report_interval_s", "u32", integer_encoder(4, sys.byteorder, signed=False)),
 }
 
 # What is checked against every object at load.

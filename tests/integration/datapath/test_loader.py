@@ -22,7 +22,7 @@ KEY = layouts.Ipcache4Key(prefix_len=32, address=0x0A000001)
 
 
 def context(*, mark: int = 0, priority: int = 0, cb: int = 0) -> bytes:
-    """struct __sk_buff with the fields that a test may set."""
+    """A struct __sk_buff with the fields that a test may set."""
     words = [0] * 48
     words[2], words[8], words[12] = mark, priority, cb
     return struct.pack("48I", *words)
