@@ -95,7 +95,7 @@ title "The lab is yours"
 cat <<EOF
   export PATH=$(dirname "$(command -v cilium)"):\$PATH${CILIUM_LAB:+ CILIUM_LAB=$CILIUM_LAB}
   hubble observe --follow                                        flows as they happen
-  cilium apply -f $examples/revoked.yaml              take a right away: open connections are cut
+  cilium apply -f $examples/steps/revoke.yaml              take a right away: open connections are cut
   cilium lab exec -n shop frontend -- curl http://$backend:8080/
   cilium lab pod add web -l app=web                   another pod
   cilium lab agent kill                               traffic goes on without the agent

@@ -363,8 +363,47 @@ def _print_status(answer: dict[str, Any]) -> None:
 
 
 def _pod_rows(target: Target, layout: LabLayout) -> list[dict[str, Any]]:
-    """Pods as the contract of `lab pods -o json` has them: from the store, the records and the agents."""
-    raise NotImplementedError
+    """Every pod: its record, its labels from the store, and what the node's agent says of its endpoint."""
+    from pycilium.lab import pods
+
+    records = labs.pod_records(layout)
+    labels = pods.labels_of(layout)
+    endpoints = {}
+    for node in sorted({record.node for record in records}):
+        endpoints.update(_endpoints_by_pod(target, node))
+    rows = []
+    for record in records:
+        status = endpoints.get((record.namespace, record.name), {})
+        rows.append(
+            {
+                "name": record.name,
+                "namespace": record.namespace,
+                "node": record.node,
+                "ipv4": record.ipv4,
+                "ipv6": record.ipv6,
+                "labels": labels.get((record.namespace, record.name), {}),
+                "identity": (status.get("identity") or {}).get("id"),
+                "endpoint_id": status.get("endpoint_id"),
+                "state": status.get("state", "unknown"),
+            }
+        )
+    return rows
+
+
+def _endpoints_by_pod(target: Target, node: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Nothing when the agent does not run: the pods are there all the same."""
+    from pycilium.errors import AgentUnavailable
+
+    try:
+        endpoints = target.agent(node).endpoints()
+    except AgentUnavailable:
+        return {}
+    found = {}
+    for endpoint in endpoints:
+        names = endpoint["status"].get("external-identifiers") or {}
+        key = (names.get("k8s-namespace", ""), names.get("k8s-pod-name", ""))
+        found[key] = {"endpoint_id": endpoint["id"], **endpoint["status"]}
+    return found
 
 
 def _is(row: dict[str, Any], namespace: str, name: str) -> bool:

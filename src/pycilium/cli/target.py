@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pycilium.errors import CiliumError
+from pycilium.errors import StoreUnavailable
 from pycilium.lab.layout import DEFAULT_LAB, LabLayout
 
 if TYPE_CHECKING:
     from pycilium.api.client import AgentClient
 
 MACHINE_RUN_DIR = Path("/var/run/cilium")
-MACHINE_STORE_URL = "sqlite:////var/lib/cilium/store.db"
+MACHINE_STORE = Path("/var/lib/cilium/store.db")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -55,7 +55,14 @@ class Target:
         return str(self.lab.hubble_socket(node)) if self.lab else str(MACHINE_RUN_DIR / "hubble.sock")
 
     def store_url(self) -> str:
-        return self.lab.store_url if self.lab else os.environ.get("CILIUM_STORE", MACHINE_STORE_URL)
+        """The store that is meant. The machine's own must be there: only its agent makes it."""
+        if self.lab:
+            return self.lab.store_url
+        if url := os.environ.get("CILIUM_STORE"):
+            return url
+        if not MACHINE_STORE.exists():
+            raise StoreUnavailable(f"no lab is up and {MACHINE_STORE} does not exist: `cilium lab up` makes a lab")
+        return f"sqlite:///{MACHINE_STORE}"
 
     def agent(self, node: str = "node1") -> AgentClient:
         """A client of the agent. Nothing is sent before its first call."""
@@ -87,8 +94,3 @@ def lab_option(command: Command) -> Command:
         callback=remember,
         help="The lab that is meant; or CILIUM_LAB; else the lab called lab if it is up, else this machine's agent.",
     )(command)
-
-
-def require(condition: object, message: str) -> None:
-    if not condition:
-        raise CiliumError(message)

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +20,8 @@ from pycilium.errors import AlreadyExists, CiliumError, NotFound
 from pycilium.lab import agents, namespaces, processes
 from pycilium.lab.labs import pod_records, write_atomically
 from pycilium.lab.layout import LabLayout, LabRecord, PodRecord, check_pod_name
+from pycilium.model.resources import Namespace, ObjectMeta, Pod, validate
+from pycilium.store import BlockingStore, open_blocking
 
 INTERFACE = "eth0"
 PLUGIN_TIMEOUT_S = 60
@@ -36,11 +38,11 @@ def add(
     if path.exists() or namespaces.exists(netns):
         raise AlreadyExists(f"pod {namespace}/{name} exists already in lab {layout.name}")
     pod = PodRecord(name=name, namespace=namespace, node=node, netns=netns, container_id=secrets.token_hex(16))
-    with contextlib.ExitStack() as undo:
-        undo.callback(path.unlink, missing_ok=True)
+    with open_blocking(layout.store_url) as store, contextlib.ExitStack() as undo:
         _claim(layout, pod)
-        _create_resource(layout, pod, labels)
-        undo.callback(_delete_resource, layout, pod)
+        undo.callback(path.unlink, missing_ok=True)
+        _create_resource(store, pod, labels)
+        undo.callback(_delete_resource, store, pod)
         namespaces.create(netns)
         undo.callback(namespaces.delete, netns)
         undo.callback(_forgive, run_plugin, layout, place.namespace, pod, "DEL")
@@ -58,9 +60,29 @@ def remove(layout: LabLayout, record: LabRecord, namespace: str, name: str) -> N
     processes.end_all_in([pod.netns])
     run_plugin(layout, record.node(pod.node).namespace, pod, "DEL")
     namespaces.delete(pod.netns)
-    _delete_resource(layout, pod)
+    with open_blocking(layout.store_url) as store:
+        _delete_resource(store, pod)
     layout.pod_log(namespace, name).unlink(missing_ok=True)
     layout.pod_record(namespace, name).unlink(missing_ok=True)
+
+
+def relabel(
+    layout: LabLayout, namespace: str, name: str, added: Mapping[str, str], removed: Iterable[str]
+) -> dict[str, str]:
+    """Changes the labels of a running pod; gives those it has now. The agent follows on its own."""
+    check_pod_name(namespace, name)
+    gone = set(removed)
+    with open_blocking(layout.store_url) as store:
+        pod = store.get(Pod, name, namespace)
+        labels = {key: value for key, value in pod.metadata.labels.items() if key not in gone} | dict(added)
+        store.replace(pod.with_metadata(labels=labels))
+    return labels
+
+
+def labels_of(layout: LabLayout) -> dict[tuple[str, str], dict[str, str]]:
+    """The labels of every pod that the store knows, by namespace and name."""
+    with open_blocking(layout.store_url) as store:
+        return {(pod.metadata.namespace, pod.metadata.name): pod.metadata.labels for pod in store.list(Pod).items}
 
 
 def find(layout: LabLayout, namespace: str, name: str) -> PodRecord:
@@ -127,10 +149,21 @@ def _claim(layout: LabLayout, pod: PodRecord) -> None:
         raise AlreadyExists(f"pod {pod.namespace}/{pod.name} exists already in lab {layout.name}") from error
 
 
-def _create_resource(layout: LabLayout, pod: PodRecord, labels: Mapping[str, str]) -> None: ...
+def _create_resource(store: BlockingStore, pod: PodRecord, labels: Mapping[str, str]) -> None:
+    """The Pod, and its Namespace if nobody has made it yet."""
+    resource = Pod(
+        metadata=ObjectMeta(name=pod.name, namespace=pod.namespace, labels=dict(labels)),
+        spec={"nodeName": pod.node},
+    )
+    validate(resource)
+    with contextlib.suppress(AlreadyExists):
+        store.create(Namespace(metadata=ObjectMeta(name=pod.namespace)))
+    store.create(resource)
 
 
-def _delete_resource(layout: LabLayout, pod: PodRecord) -> None: ...
+def _delete_resource(store: BlockingStore, pod: PodRecord) -> None:
+    with contextlib.suppress(NotFound):
+        store.delete(Pod, pod.name, pod.namespace)
 
 
 def _forgive(function: Any, *arguments: Any) -> None:
