@@ -46,9 +46,9 @@ static __always_inline __be16 connection_policy_port(const struct flow *flow, bo
 static __noinline int connection_judge_side(struct flow *flow, const struct end *subject, const struct end *peer,
 					    __u8 direction, __be16 port)
 {
-	union policy_answer answer = {.word = policy_decide(subject->endpoint->policy_id, peer->sec_identity,
-							    peer->cidr_identity,
-							    policy_where(direction, flow->tuple.protocol, port))};
+	union policy_where where = {.direction = direction, .protocol = flow->tuple.protocol, .port = port};
+	union policy_answer answer = {
+	    .word = policy_decide(subject->endpoint->policy_id, peer->sec_identity, peer->cidr_identity, where.word)};
 	bool reported = !answer.unenforced && answer.reason != DROP_NO_CONFIG;
 
 	if (direction == DIRECTION_EGRESS) {

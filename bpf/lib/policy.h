@@ -18,17 +18,21 @@ enum policy_bits {
 	POLICY_ANY_PEER = 1, /* bit 0 of word 0 */
 };
 
-/* What is asked. `where` packs three small numbers, see policy_where(). */
-struct policy_query {
-	__u32 policy_id;
-	__u32 sec_identity; /* of the peer */
-	__u32 cidr_identity;
-	__u8 direction;
-	__u8 protocol;
-	__be16 port; /* of the end that is connected to; ICMP: the type */
+/* The small numbers of a question in one word: direction, protocol and port (of the end that is connected to; ICMP: the
+ * type).
+ */
+union policy_where {
+	struct {
+		__be16 port;
+		__u8 protocol;
+		__u8 direction;
+	};
+	__u32 word;
 };
 
-/* One word, since before Linux 5.12 a function that is verified apart takes and gives nothing but numbers. */
+/* An answer in one word: functions that are not static are verified once, apart from their callers, but before Linux
+ * 5.12 take and give nothing but numbers.
+ */
 union policy_answer {
 	struct {
 		__u32 row_id;   /* of the row that decided; of the first bank's if nothing matched */
@@ -48,17 +52,6 @@ static __always_inline void selector_bits_add(struct selector_bits *bits, __u32 
 		return;
 	for (int word = 0; word < POLICY_BANK_WORDS; word++)
 		bits->words[word] |= found->words[word];
-}
-
-/* The selectors of the bank that the peer belongs to. */
-static __always_inline void selector_bits_of_peer(struct selector_bits *bits, const struct policy_query *query,
-						  __u32 bank)
-{
-	__builtin_memset(bits, 0, sizeof(*bits));
-	bits->words[0] = POLICY_ANY_PEER;
-	selector_bits_add(bits, query->sec_identity, bank);
-	if (query->cidr_identity)
-		selector_bits_add(bits, query->cidr_identity, bank);
 }
 
 /* Trailing zeros without the instruction, which BPF lacks, and without branches, which the verifier would count. */
@@ -85,38 +78,41 @@ static __noinline __u32 selector_bits_first_common(const struct selector_bits *a
 }
 
 /* Judges by one bank: reason 0, DROP_POLICY_DENY, DROP_POLICY_DENIED if nothing matches, or DROP_NO_CONFIG. */
-static __always_inline union policy_answer policy_decide_in_bank(const struct policy_query *query, __u16 bank)
+__noinline __u64 policy_decide_in_bank(__u32 policy_id, __u32 bank, __u32 sec_identity, __u32 cidr_identity,
+				       __u32 where)
 {
+	union policy_where place = {.word = where};
 	struct policy_row_key key = {
 	    .prefix_len = POLICY_ROW_PREFIX_PORT,
-	    .policy_id = query->policy_id,
+	    .policy_id = policy_id,
 	    .bank = bank,
-	    .direction = query->direction,
-	    .protocol = query->protocol,
-	    .port = query->port,
+	    .direction = place.direction,
+	    .protocol = place.protocol,
+	    .port = place.port,
 	};
 	const struct policy_row *row = bpf_map_lookup_elem(&policy_rows, &key);
 	union policy_answer answer = {.reason = DROP_NO_CONFIG};
-	struct selector_bits peer;
-	__u32 denied, allowed;
+	struct selector_bits peer = {.words = {POLICY_ANY_PEER}};
+	__u32 bit;
 
 	if (!row)
-		return answer;
-	selector_bits_of_peer(&peer, query, bank);
+		return answer.word;
+	selector_bits_add(&peer, sec_identity, bank);
+	if (cidr_identity)
+		selector_bits_add(&peer, cidr_identity, bank);
 	answer.row_id = row->row_id;
 	answer.unenforced = row->flags & POLICY_ROW_UNENFORCED;
-	denied = selector_bits_first_common(&peer, &row->deny);
-	allowed = selector_bits_first_common(&peer, &row->allow);
-	if (denied != POLICY_NO_BIT) {
-		answer.reason = DROP_POLICY_DENY;
-		answer.selector = bank * POLICY_BANK_BITS + denied;
-	} else if (allowed != POLICY_NO_BIT) {
+	answer.reason = DROP_POLICY_DENY;
+	bit = selector_bits_first_common(&peer, &row->deny);
+	if (bit == POLICY_NO_BIT) {
 		answer.reason = STEP_DONE;
-		answer.selector = bank * POLICY_BANK_BITS + allowed;
-	} else {
-		answer.reason = DROP_POLICY_DENIED;
+		bit = selector_bits_first_common(&peer, &row->allow);
 	}
-	return answer;
+	if (bit == POLICY_NO_BIT)
+		answer.reason = DROP_POLICY_DENIED;
+	else
+		answer.selector = bank * POLICY_BANK_BITS + bit;
+	return answer.word;
 }
 
 static __always_inline bool policy_answer_is_final(union policy_answer answer)
@@ -124,12 +120,10 @@ static __always_inline bool policy_answer_is_final(union policy_answer answer)
 	return answer.reason == DROP_POLICY_DENY || answer.reason == DROP_NO_CONFIG;
 }
 
-/* A deny in any bank beats an allow in another; of two allows the first counts. Not static: verified once. */
+/* A deny in any bank beats an allow in another; of two allows the first counts. */
 __noinline __u64 policy_decide(__u32 policy_id, __u32 sec_identity, __u32 cidr_identity, __u32 where)
 {
-	struct policy_query query = {policy_id,   sec_identity,       cidr_identity,
-				     where >> 24, where >> 16 & 0xff, where & 0xffff};
-	const struct policy_entry *policy = bpf_map_lookup_elem(&policies, &query.policy_id);
+	const struct policy_entry *policy = bpf_map_lookup_elem(&policies, &policy_id);
 	union policy_answer decided = {.reason = DROP_NO_CONFIG};
 
 	if (!policy || !policy->revision)
@@ -139,16 +133,11 @@ __noinline __u64 policy_decide(__u32 policy_id, __u32 sec_identity, __u32 cidr_i
 
 		if (i >= policy->bank_count)
 			break;
-		here = policy_decide_in_bank(&query, policy->banks[i]);
+		here.word = policy_decide_in_bank(policy_id, policy->banks[i], sec_identity, cidr_identity, where);
 		if (i == 0 || policy_answer_is_final(here) || (!here.reason && decided.reason))
 			decided = here;
 		if (policy_answer_is_final(here))
 			break;
 	}
 	return decided.word;
-}
-
-static __always_inline __u32 policy_where(__u8 direction, __u8 protocol, __be16 port)
-{
-	return direction << 24 | protocol << 16 | port;
 }
