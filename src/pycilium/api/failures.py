@@ -28,7 +28,7 @@ _STATUS = {
 
 def http_status(error: errors.CiliumError) -> int:
     """The nearest HTTP status; the class says more."""
-    return _STATUS.get(type(error).__name__, 500)
+    return _STATUS.get(_known_class(error).__name__, 500)
 
 
 def to_message(error: BaseException) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def to_message(error: BaseException) -> dict[str, Any]:
     if not isinstance(error, errors.CiliumError):
         return {"code": "CiliumError", "message": f"internal error: {type(error).__name__}: {error}"}
     details = {name: value for name, value in vars(error).items() if isinstance(value, (str, int))}
-    message = {"code": type(error).__name__, "message": str(error)}
+    message: dict[str, Any] = {"code": _known_class(error).__name__, "message": str(error)}
     return {**message, "details": details} if details else message
 
 
@@ -51,3 +51,8 @@ def from_message(status: int, message: object) -> errors.CiliumError:
     Exception.__init__(error, text)
     vars(error).update(fields.get("details") or {})
     return error
+
+
+def _known_class(error: errors.CiliumError) -> type:
+    """The nearest class that the other side knows too."""
+    return next(kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
