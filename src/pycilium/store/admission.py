@@ -5,6 +5,7 @@ Pure: time and uids come in as values. Shared by the backends that have no API s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ def created(resource: R, *, uid: str, now: datetime) -> R:
     """A new resource as it is to be kept, but for its version."""
     validate(resource)
     if kind_of(resource).status_apart:
-        resource = _with_status(resource, _no_status(resource))
+        resource = _with_status(resource, _no_status(type(resource)))
     return _labelled(resource).with_metadata(
         uid=uid,
         creation_timestamp=now.replace(microsecond=0),
@@ -100,15 +101,13 @@ def _asked(resource: Resource) -> dict[str, Any]:
     return {name: getattr(resource, name) for name in resource.__struct_fields__ if name not in ("metadata", "status")}
 
 
-def _no_status(resource: Resource) -> Any:
-    return next(
-        (
-            field.default_factory() if callable(field.default_factory) else field.default
-            for field in msgspec.structs.fields(resource)
-            if field.name == "status"
-        ),
-        None,
-    )
+@functools.cache
+def _no_status(kind: type[Resource]) -> Any:
+    """What a status is while nothing was said: None, or the empty mapping of free-form ones (nobody changes it)."""
+    for field in msgspec.structs.fields(kind):
+        if field.name == "status":
+            return field.default_factory() if callable(field.default_factory) else field.default
+    return None
 
 
 def _with_status(resource: R, status: Any) -> R:

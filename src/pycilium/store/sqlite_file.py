@@ -234,7 +234,7 @@ class SqliteFile:
         except sqlite3.Error as error:
             raise StoreUnavailable(self._explained(error)) from error
         except OSError as error:
-            raise StoreUnavailable(f"{self.path}: {error.strerror}: {error.filename or self.path}") from error
+            raise StoreUnavailable(f"{self.path} cannot be used: {error.filename}: {error.strerror}") from error
 
     def _explained(self, error: sqlite3.Error) -> str:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended part

@@ -1,0 +1,315 @@
+"""The embedded store: the conformance suite, and what only a file of several processes can go wrong with."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import textwrap
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pycilium.errors import ConfigError, NotFound, StoreUnavailable
+from pycilium.model.resources import Namespace, ObjectMeta, Pod
+from pycilium.store import open_blocking, open_store
+from pycilium.store.sqlite import SqliteStore
+from tests.unit.store.conformance import NOW, StoreConformance, names, pod, watching
+
+SOURCE = Path(__file__).parents[3] / "src"
+
+
+class SqliteBackend:
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="pycilium-store-"))
+        self.path = self.folder / "store.db"
+
+    def open(self, *, history=1000, lock_timeout_s=20.0):
+        return SqliteStore(self.path, clock=lambda: NOW, history=history, lock_timeout_s=lock_timeout_s)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+class TestSqliteConforms(StoreConformance):
+    @pytest.fixture
+    def make_backend(self):
+        return SqliteBackend
+
+
+@pytest.fixture
+def backend():
+    backend = SqliteBackend()
+    yield backend
+    backend.remove()
+
+
+def python(program: str, *arguments: object) -> subprocess.Popen[str]:
+    """Another process, with the store's modules at hand."""
+    header = """
+    import asyncio, os, signal, sqlite3, sys
+    from pathlib import Path
+    from pycilium.model.resources import ObjectMeta, Pod
+    from pycilium.store.sqlite import SqliteStore
+    from pycilium.store.wakeups import waking_watchers
+
+    path = Path(sys.argv[1])
+
+    def pod(name):
+        return Pod(metadata=ObjectMeta(name=name, namespace="default"))
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(header) + textwrap.dedent(program), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+class TestSeveralProcesses:
+    async def test_a_watch_sees_what_another_process_writes(self, backend):
+        store = backend.open()
+        async with watching(store, Pod, "0") as next_event:
+            waiting = asyncio.create_task(next_event())
+            with python("asyncio.run(SqliteStore(path).create(pod('web')))", backend.path) as process:
+                event = await waiting
+                assert await asyncio.to_thread(process.wait) == 0
+
+        assert (event.type, event.object.metadata.name) == ("ADDED", "web")
+        await store.close()
+
+    async def test_a_watch_sees_what_a_process_wrote_that_was_killed_right_after(self, backend):
+        """The wake-up comes from the kernel's closing of the dead writer's files."""
+        store = backend.open()
+        program = """
+        store = SqliteStore(path)
+        commit = store._file.write
+        import pycilium.store.sqlite_file as file
+        end = file._transaction
+
+        from contextlib import contextmanager
+        @contextmanager
+        def killed_after_commit(connection, mode):
+            with end(connection, mode):
+                yield
+            if mode == "IMMEDIATE":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        file._transaction = killed_after_commit
+        asyncio.run(store.create(pod("last-words")))
+        """
+        async with watching(store, Pod, "0") as next_event:
+            waiting = asyncio.create_task(next_event())
+            with python(program, backend.path) as process:
+                event = await waiting
+                assert await asyncio.to_thread(process.wait) == -9
+
+        assert event.object.metadata.name == "last-words"
+        await store.close()
+
+    async def test_a_process_killed_within_its_write_leaves_nothing_of_it(self, backend):
+        store = backend.open()
+        program = """
+        import pycilium.store.sqlite_file as file
+        file.Transaction.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        asyncio.run(SqliteStore(path).apply([pod("a"), pod("b")]))
+        """
+        with python(program, backend.path) as process:
+            assert await asyncio.to_thread(process.wait) == -9
+
+        assert (await store.list(Pod)).items == ()
+        assert (await store.create(pod("a"))).metadata.resource_version == "1"
+        await store.close()
+
+    async def test_processes_that_open_a_new_store_at_once_all_succeed(self, backend):
+        program = """
+        async def main():
+            store = SqliteStore(path)
+            await store.create(pod(sys.argv[2]))
+            await store.close()
+        asyncio.run(main())
+        """
+        processes = [python(program, backend.path, f"pod{number}") for number in range(4)]
+        for process in processes:
+            with process:
+                assert process.wait() == 0
+
+        store = backend.open()
+        assert names(await store.list(Pod)) == [f"default/pod{number}" for number in range(4)]
+        await store.close()
+
+
+class TestDamage:
+    def test_a_file_that_is_no_database_is_said_to_be_damaged_and_left_alone(self, backend):
+        backend.path.write_bytes(b"this is not a database, it is a text\n" * 100)
+        before = backend.path.read_bytes()
+
+        with pytest.raises(StoreUnavailable, match=r"store\.db is damaged .*: stop what uses it, then restore it"):
+            backend.open()
+
+        assert backend.path.read_bytes() == before
+
+    async def test_a_damaged_page_is_found_when_the_store_is_opened(self, backend):
+        store = backend.open()
+        await store.apply([pod(f"pod{number}") for number in range(200)])
+        await store.close()
+        size_bytes = backend.path.stat().st_size
+        with backend.path.open("r+b") as file:
+            file.seek(size_bytes // 2)
+            file.write(b"\xff" * (size_bytes // 4))
+
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            backend.open()
+
+    async def test_a_page_damaged_while_in_use_is_reported_and_the_rest_goes_on(self, backend):
+        store = backend.open()
+        await store.apply([pod("good")])
+        with closing(sqlite3.connect(backend.path)) as connection, connection:
+            connection.execute("INSERT INTO resources VALUES ('Pod', 'default', 'odd', ?)", (b'{"kind": "Pod"',))
+
+        with pytest.raises(StoreUnavailable, match="Pod default/odd is kept in a form that this version does not read"):
+            await store.list(Pod)
+
+        assert (await store.get(Pod, "good", "default")).metadata.name == "good"
+        await store.close()
+
+    def test_another_programs_database_is_refused(self, backend):
+        with closing(sqlite3.connect(backend.path)) as connection:
+            connection.execute("CREATE TABLE theirs (a)")
+
+        with pytest.raises(StoreUnavailable, match="another program's database"):
+            backend.open()
+
+    async def test_a_newer_schema_is_refused(self, backend):
+        await backend.open().close()
+        with closing(sqlite3.connect(backend.path)) as connection:
+            connection.execute("PRAGMA user_version = 99")
+
+        with pytest.raises(StoreUnavailable, match=r"newer version of pycilium .*upgrade"):
+            backend.open()
+
+    async def test_a_store_removed_while_in_use_is_noticed_by_calls_and_watches(self, backend):
+        store = backend.open()
+        await store.create(pod("web"))
+        async with watching(store, Pod, (await store.list(Pod)).resource_version) as next_event:
+            waiting = asyncio.create_task(next_event())
+            await asyncio.sleep(0.05)
+            for file in backend.folder.glob("store.db*"):
+                file.unlink()
+
+            with pytest.raises(StoreUnavailable, match="removed or replaced while it was in use"):
+                await waiting
+        with pytest.raises(StoreUnavailable, match="removed or replaced"):
+            await store.create(pod("lost"))
+        await store.close()
+
+    async def test_a_store_that_went_back_in_time_makes_watches_list_again(self, backend):
+        """As after restoring a copy: versions that were given out once are ahead of the file's."""
+        store = backend.open()
+        version = (await store.list(Pod)).resource_version
+
+        async with watching(store, Pod, str(int(version) + 5)) as next_event:
+            with pytest.raises(Exception, match="list again"):
+                await next_event()
+        await store.close()
+
+
+class TestObstacles:
+    async def test_a_locked_store_says_so_after_its_patience_and_reads_go_on(self, backend):
+        store = backend.open(lock_timeout_s=0.05)
+        await store.create(pod("web"))
+        with closing(sqlite3.connect(backend.path, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+
+            with pytest.raises(StoreUnavailable, match=r"locked by another process for 0\.05 s: nothing was changed"):
+                await store.create(pod("other"))
+            assert names(await store.list(Pod)) == ["default/web"]
+
+        assert (await store.create(pod("other"))).metadata.resource_version == "2"
+        await store.close()
+
+    async def test_a_full_disk_refuses_the_write_whole_and_the_store_goes_on_when_there_is_room(self, backend):
+        store = backend.open()
+        await store.create(pod("web"))
+        (pages,) = store._file._writer.execute("PRAGMA page_count").fetchone()
+        store._file._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+
+        with pytest.raises(StoreUnavailable, match=r"no space left .*nothing was changed; free some space"):
+            await store.apply([pod(f"pod{number}", note="x" * 1000) for number in range(100)])
+        assert names(await store.list(Pod)) == ["default/web"]
+
+        store._file._writer.execute("PRAGMA max_page_count = 100000")
+        await store.apply([pod(f"pod{number}") for number in range(100)])
+        assert len((await store.list(Pod)).items) == 101
+        await store.close()
+
+    @pytest.mark.root
+    def test_a_file_system_without_room_loses_nothing_that_was_kept(self, backend):
+        """A real one: a small tmpfs in a mount namespace of its own, filled to the last page."""
+        program = """
+        from pycilium.errors import StoreUnavailable
+
+        async def main():
+            store = SqliteStore(path)
+            kept = 0
+            try:
+                while True:
+                    await store.apply([pod(f"pod{kept}-{number}") for number in range(100)])
+                    kept += 1
+            except StoreUnavailable as error:
+                print(error)
+            assert len((await store.list(Pod)).items) == kept * 100
+            (path.parent / "ballast").unlink()
+            await store.create(pod("room-again"))
+            await store.close()
+            assert len((await SqliteStore(path).list(Pod)).items) == kept * 100 + 1
+
+        import ctypes, subprocess
+        assert ctypes.CDLL(None).unshare(0x20000) == 0  # CLONE_NEWNS
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", path.parent], check=True)
+        (path.parent / "ballast").write_bytes(bytes(1 << 20))
+        asyncio.run(main())
+        os._exit(0)
+        """
+        with python(program, backend.path) as process:
+            output, _ = process.communicate(timeout=60)
+
+        assert process.returncode == 0
+        assert "no space left on its file system: nothing was changed" in output
+
+    def test_a_path_that_cannot_be_made_is_named(self):
+        with pytest.raises(StoreUnavailable, match=r"/dev/null/store\.db cannot be used: /dev/null: "):
+            open_store("sqlite:////dev/null/store.db")
+
+    def test_a_folder_in_the_files_place_is_named(self, backend):
+        backend.path.mkdir()
+
+        with pytest.raises(StoreUnavailable, match=r"store\.db cannot be opened for writing"):
+            backend.open()
+
+    @pytest.mark.parametrize("url", ["", "etcd://host", "sqlite://relative.db", "sqlite:///relative.db"])
+    def test_a_url_that_names_no_store_is_refused(self, url):
+        with pytest.raises(ConfigError, match="sqlite:///"):
+            open_store(url)
+
+
+class TestBlocking:
+    def test_commands_use_the_same_store_without_a_loop(self, backend):
+        with open_blocking(f"sqlite:///{backend.path}") as store:
+            made = store.create(pod("web"))
+            version = store.list(Pod).resource_version
+            store.apply([Namespace(metadata=ObjectMeta(name="prod"))])
+            store.patch_status(Pod, "web", "default", {"phase": "Running"})
+            events = list(store.watch(Pod, version, timeout_s=0.05))
+            store.delete(Pod, "web", "default")
+
+            assert [event.type for event in events] == ["MODIFIED"]
+            assert made.metadata.name == "web"
+            with pytest.raises(NotFound):
+                store.get(Pod, "web", "default")
