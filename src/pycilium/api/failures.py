@@ -55,4 +55,6 @@ def from_message(status: int, message: object) -> errors.CiliumError:
 
 def _known_class(error: errors.CiliumError) -> type:
     """The nearest class that the other side knows too."""
-    return next(kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
+    ancestors: tuple[type, ...] = type(error).__mro__
+    known = (kind for kind in ancestors if getattr(errors, kind.__name__, None) is kind)
+    return next(known, errors.CiliumError)
