@@ -84,6 +84,10 @@ class Datapath:
         """The Datapath's own descriptor of a map."""
         return self._fd(name)
 
+    def sizes(self) -> dict[str, int]:
+        """Room of each map by name: entries, the ring buffer's in bytes."""
+        return {name: bpf.map_info(fd).max_entries for name, fd in self._map_fds.items()}
+
     def _fd(self, name: str) -> int:
         try:
             return self._map_fds[name]

@@ -1,0 +1,261 @@
+"""From intent to desired to realized: one round turns what changed in the intent tables into kernel entries.
+
+            policies ─┐
+          identities ─┼──► PolicyEngine ──► bits, rows, policies, cidrs, subject → policy id
+   endpoints (labels)─┘                        │
+            endpoints ──────────────┬──────────┤
+       host addresses ──────────────┤          ▼
+                                    └──► ipcache, endpoint entries, links
+                                               │
+        stages: bits → rows → policies → ipcache → endpoints → links   (removals in reverse)
+
+A round never awaits and does all its writes before it returns, so whoever committed a change and then ran a round
+knows that the kernel has it. The desired entries depend on the intent alone; numbers come from the engine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Any, TypeVar
+
+from pycilium.agent.intent import HostAddress, Intent
+from pycilium.agent.link_operations import LinkTarget
+from pycilium.agent.targets import EndpointTarget, IpcacheTarget, Targets
+from pycilium.model.endpoint import Endpoint
+from pycilium.model.identity import ReservedIdentity
+from pycilium.model.labels import Labels
+from pycilium.policy import PolicyChanges, PolicyEngine
+from pycilium.reconcile import Reconciler, RoundResult, Status, Uncertain
+from pycilium.tables import Change
+
+Address = IPv4Address | IPv6Address
+Prefix = IPv4Network | IPv6Network
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+T = TypeVar("T")
+
+FROM_CONTAINER = "from_container"
+WORLD = (
+    (IPv4Network("0.0.0.0/0"), int(ReservedIdentity.WORLD_IPV4)),
+    (IPv6Network("::/0"), int(ReservedIdentity.WORLD_IPV6)),
+)
+
+
+class Controller:
+    """Owns the policy engine and what is desired of each target; see the module's drawing."""
+
+    def __init__(self, intent: Intent, engine: PolicyEngine, targets: Targets) -> None:
+        self._intent, self.engine, self._targets = intent, engine, targets
+        self._policies = intent.policies.changes()
+        self._identities = intent.identities.changes()
+        self._endpoints = intent.endpoints.changes()
+        self._hosts = intent.host_addresses.changes()
+        self._subjects: Counter[Labels] = Counter()
+        self._policy_ids: dict[Labels, int] = {}
+        self._cidrs: dict[Prefix, int] = {}
+        self._placed: dict[Address, int] = {}
+        """Addresses with an identity of their own: pods' and the node's."""
+        for prefix, number in WORLD:
+            targets.ipcache.desired_set(prefix, IpcacheTarget(number, 0))
+
+    def run(self, now: float) -> RoundResult:
+        """Take in every change since the last round and write what follows from it."""
+        result = self._run_once(now)
+        if self.engine.cleanup_due and not result.failed:
+            result = self._run_once(now)
+        return result
+
+    def _run_once(self, now: float) -> RoundResult:
+        endpoints = self._endpoints.drain()
+        hosts = self._hosts.drain()
+        added, removed = self._count_subjects(endpoints)
+        policies, identities = self._policies.drain(), self._identities.drain()
+        policies_gone = [change.old.key for change in policies if change.new is None and change.old is not None]
+        identities_gone = [change.old.number for change in identities if change.new is None and change.old is not None]
+        changes = self.engine.update(
+            policies_upserted=_upserted(policies),
+            policies_removed=policies_gone,
+            identities_upserted=_upserted(identities),
+            identities_removed=identities_gone,
+            subjects_added=added,
+            subjects_removed=removed,
+        )
+        self._desire_policy(changes)
+        placed = self._place(endpoints, hosts)
+        self._desire_ipcache(changes, placed)
+        self._desire_endpoints(endpoints, changes)
+        result = self._targets.stages.run_round(now)
+        if self._targets.stages.in_sync:
+            self.engine.realized()
+        return result
+
+    # == what the kernel holds, for those who ask ==
+
+    def differences(self, endpoint: Endpoint) -> list[str]:
+        """What the kernel lacks of what `endpoint` needs, in words; empty when all of it is there."""
+        targets = self._targets
+        missing = [
+            _in_words(targets.endpoints.of(address), address, f"address {address}") for address in endpoint.addresses
+        ]
+        missing.append(_in_words(targets.links, endpoint.host_ifname, f"program on {endpoint.host_ifname}"))
+        return [text for text in missing if text]
+
+    def failing(self) -> Iterator[tuple[str, Hashable, Status]]:
+        """Every entry that the kernel refuses, with its error."""
+        return self._targets.stages.failing()
+
+    @property
+    def reconcilers(self) -> tuple[Reconciler[Any, Any], ...]:
+        """In the order of their stages."""
+        return self._targets.stages.reconcilers
+
+    def realized_prefixes(self) -> Iterator[tuple[Prefix, IpcacheTarget]]:
+        """The ipcache as the kernel has it."""
+        for reconciler in self._targets.ipcache:
+            for prefix, entry in reconciler.tracker.realized.items():
+                if not isinstance(entry, Uncertain):
+                    yield prefix, entry
+
+    def entry_counts(self) -> dict[str, int]:
+        """How many entries the kernel holds of each map that is filled from here."""
+        targets = self._targets
+        counted: dict[str, Reconciler[Any, Any]] = {"identity_bits": targets.bits, "policy_rows": targets.rows, "policies": targets.policies}
+        for version, ipcache, endpoints in zip((4, 6), targets.ipcache, targets.endpoints, strict=True):
+            counted |= {f"ipcache{version}": ipcache, f"endpoints{version}": endpoints}
+        return {name: len(reconciler.tracker.realized) for name, reconciler in counted.items()}
+
+    # == one round ==
+
+    def _count_subjects(self, endpoints: Iterable[Change[Endpoint]]) -> tuple[list[Labels], list[Labels]]:
+        before = set(self._subjects)
+        for change in endpoints:
+            if change.new is not None and change.new.sec_identity:
+                self._subjects[change.new.labels] += 1
+            if change.old is not None and change.old.sec_identity:
+                self._subjects[change.old.labels] -= 1
+        self._subjects = +self._subjects
+        after = set(self._subjects)
+        return list(after - before), list(before - after)
+
+    def _desire_policy(self, changes: PolicyChanges) -> None:
+        _desire(self._targets.bits, changes.bits)
+        _desire(self._targets.rows, changes.rows)
+        _desire(self._targets.policies, changes.policies)
+        for labels, policy_id in changes.subjects.items():
+            if policy_id is None:
+                self._policy_ids.pop(labels, None)
+            else:
+                self._policy_ids[labels] = policy_id
+
+    def _place(self, endpoints: Iterable[Change[Endpoint]], hosts: Iterable[Change[HostAddress]]) -> set[Address]:
+        """Note which addresses have an identity of their own; returns those that changed."""
+        touched: set[Address] = set()
+        for change in endpoints:
+            for address in change.old.addresses if change.old is not None else ():
+                self._placed.pop(address, None)
+                touched.add(address)
+            if change.new is not None and change.new.sec_identity:
+                self._placed |= dict.fromkeys(change.new.addresses, change.new.sec_identity)
+                touched.update(change.new.addresses)
+        for host in hosts:
+            if host.old is not None:
+                self._placed.pop(host.old.address, None)
+                touched.add(host.old.address)
+            if host.new is not None:
+                self._placed[host.new.address] = int(ReservedIdentity.HOST)
+                touched.add(host.new.address)
+        return touched
+
+    def _desire_ipcache(self, changes: PolicyChanges, touched: set[Address]) -> None:
+        prefixes: set[Prefix] = {ip_network(address) for address in touched}
+        for prefix, number in changes.cidrs.items():
+            prefixes.add(prefix)
+            if number is None:
+                self._cidrs.pop(prefix, None)
+            else:
+                self._cidrs[prefix] = number
+        if changes.cidrs:
+            # A CIDR came or went: the addresses that it covers may have another CIDR identity now.
+            prefixes.update(
+                ip_network(address)
+                for address in self._placed
+                if any(address.version == prefix.version and address in prefix for prefix in changes.cidrs)
+            )
+        for prefix in prefixes:
+            entry = self._ipcache_entry(prefix)
+            if entry is None:
+                self._targets.ipcache.desired_delete(prefix)
+            else:
+                self._targets.ipcache.desired_set(prefix, entry)
+
+    def _ipcache_entry(self, prefix: Prefix) -> IpcacheTarget | None:
+        """A single address with an identity of its own comes before a rule's CIDR of the same length."""
+        if prefix.prefixlen == prefix.max_prefixlen:
+            placed = self._placed.get(prefix.network_address)
+            if placed is not None:
+                return IpcacheTarget(placed, self.engine.cidr_identity(prefix.network_address))
+        number = self._cidrs.get(prefix)
+        if number is not None:
+            return IpcacheTarget(number, 0)
+        world = dict(WORLD).get(prefix)
+        return IpcacheTarget(world, 0) if world is not None else None
+
+    def _desire_endpoints(self, endpoints: Iterable[Change[Endpoint]], changes: PolicyChanges) -> None:
+        targets = self._targets
+        for change in endpoints:
+            if change.old is None:
+                continue
+            for address in change.old.addresses:
+                if change.new is None or address not in change.new.addresses:
+                    targets.endpoints.desired_delete(address)
+            if change.new is None:
+                targets.links.desired_delete(change.old.host_ifname)
+        if changes.subjects or changes.cidrs:
+            live: Iterable[Endpoint] = self._intent.db.snapshot().all(self._intent.endpoints)
+        else:
+            live = [change.new for change in endpoints if change.new is not None]
+        for endpoint in live:
+            self._desire_endpoint(endpoint)
+
+    def _desire_endpoint(self, endpoint: Endpoint) -> None:
+        policy_id = self._policy_ids.get(endpoint.labels)
+        if not endpoint.sec_identity or not endpoint.ifindex or policy_id is None:
+            return
+        for address in endpoint.addresses:
+            self._targets.endpoints.desired_set(
+                address,
+                EndpointTarget(
+                    ifindex=endpoint.ifindex,
+                    sec_identity=endpoint.sec_identity,
+                    cidr_identity=self.engine.cidr_identity(address),
+                    policy_id=policy_id,
+                    endpoint_id=endpoint.endpoint_id,
+                    mac=endpoint.mac,
+                    host_mac=endpoint.host_mac,
+                ),
+            )
+        self._targets.links.desired_set(endpoint.host_ifname, LinkTarget(endpoint.ifindex, FROM_CONTAINER))
+
+
+def _upserted(changes: Iterable[Change[T]]) -> list[T]:
+    return [change.new for change in changes if change.new is not None]
+
+
+def _desire(reconciler: Reconciler[K, V], entries: Mapping[K, V | None]) -> None:
+    for key, value in entries.items():
+        if value is None:
+            reconciler.desired_delete(key)
+        else:
+            reconciler.desired_set(key, value)
+
+
+def _in_words(reconciler: Reconciler[Any, Any], key: Hashable, what: str) -> str:
+    status = reconciler.status(key)
+    if status is None:
+        return f"{what} is not known to the kernel"
+    if status.kind == "done":
+        return ""
+    return f"{what}: {status.error or 'waits for what it needs'}"

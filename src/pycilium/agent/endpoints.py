@@ -1,0 +1,306 @@
+"""The life of this node's endpoints: CNI ADD, DEL, CHECK and GC, changes of labels, and restoring after a restart.
+
+ADD is one straight line: labels → addresses → interface and identity side by side → one control round → answer. What
+was taken is given back in reverse if anything on the way fails, so a failed ADD leaves nothing. Calls for the same
+attachment wait for one another; calls for different ones run side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+import structlog
+
+from pycilium.agent.config import AgentConfig
+from pycilium.agent.endpoint_files import EndpointFiles
+from pycilium.agent.identities import Identities
+from pycilium.agent.intent import Intent
+from pycilium.agent.loop import ControlLoop
+from pycilium.agent.plumbing import Plumbing
+from pycilium.api.cni_messages import CniAddress, CniInterface, CniRequest, CniResult, CniRoute
+from pycilium.datapath.pod_interface import host_ifname
+from pycilium.endpoint import EndpointEvent, advance, restored
+from pycilium.errors import CiliumError, DatapathError, EndpointConflict, NotFound, StoreError
+from pycilium.ipam import Addresses, EndpointIds, HostScope
+from pycilium.model.endpoint import Endpoint, attachment_name, mac_text
+from pycilium.model.labels import Labels, pod_labels
+from pycilium.model.resources import Pod, ResourceKey
+from pycilium.store import Store
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+class Endpoints:
+    """Owns the endpoints table, the addresses and the endpoint ids."""
+
+    def __init__(  # the composition root calls this once
+        self,
+        config: AgentConfig,
+        intent: Intent,
+        store: Store,
+        identities: Identities,
+        plumbing: Plumbing,
+        files: EndpointFiles,
+        loop: ControlLoop,
+        ipam: HostScope,
+    ) -> None:
+        self._config, self._intent, self._store = config, intent, store
+        self._identities, self._plumbing, self._files, self._loop = identities, plumbing, files, loop
+        self.ipam, self.ids = ipam, EndpointIds()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="plumbing")
+
+    # == what the runtime asks ==
+
+    async def add(self, request: CniRequest) -> CniResult:
+        """Attach a pod; returns once everything about it is live in the kernel."""
+        async with self._one_at_a_time(attachment_name(request.container_id, request.ifname)):
+            existing = self._find(request.container_id, request.ifname)
+            if existing is not None and await self._is_intact(existing):
+                return self._result(existing)
+            if existing is not None:
+                await self._remove(existing)
+            labels = await self._labels(request)
+            return self._result(await self._create(request, labels))
+
+    async def delete(self, container_id: str, ifname: str) -> None:
+        """Detach; nothing to do is success."""
+        async with self._one_at_a_time(attachment_name(container_id, ifname)):
+            existing = self._find(container_id, ifname)
+            if existing is not None:
+                await self._remove(existing)
+            else:
+                await self._in_thread(self._plumbing.delete, host_ifname(container_id, ifname))
+
+    async def check(self, request: CniRequest) -> None:
+        """Raise, saying what differs, unless all that ADD made is as it was made."""
+        endpoint = self._find(request.container_id, request.ifname)
+        if endpoint is None:
+            raise NotFound(f"no endpoint for container {request.container_id} interface {request.ifname}")
+        differences = await self._in_thread(self._plumbing.check, endpoint)
+        differences += self._loop.differences(endpoint)
+        if differences:
+            raise DatapathError(f"{endpoint}: {'; '.join(differences)}")
+
+    async def collect(self, valid: set[tuple[str, str]]) -> None:
+        """Detach everything that is not in `valid` (container id, interface)."""
+        for endpoint in list(self.all()):
+            if (endpoint.container_id, endpoint.ifname) not in valid:
+                await self.delete(endpoint.container_id, endpoint.ifname)
+
+    # == what changes while they live ==
+
+    def all(self) -> list[Endpoint]:
+        """Every endpoint, by id."""
+        snapshot = self._intent.db.snapshot()
+        return sorted(snapshot.all(self._intent.endpoints), key=lambda endpoint: endpoint.endpoint_id)
+
+    async def refresh_labels(self) -> None:
+        """Give every endpoint whose pod's or namespace's labels changed the identity that belongs to the new ones."""
+        snapshot = self._intent.db.snapshot()
+        for endpoint in self.all():
+            pod = snapshot.get(self._intent.pods, ResourceKey("Pod", endpoint.namespace, endpoint.pod_name))
+            if pod is None or endpoint.state.is_leaving:
+                continue
+            labels = self._labels_of_pod(pod)
+            if labels != endpoint.labels or not endpoint.sec_identity:
+                await self._relabel(endpoint, labels)
+
+    async def _relabel(self, endpoint: Endpoint, labels: Labels) -> None:
+        async with self._one_at_a_time(endpoint.attachment):
+            number = await self._identities.number_for(labels)
+            current = self._find(endpoint.container_id, endpoint.ifname)
+            if current is None:
+                return
+            changed = advance(replace(current, labels=labels), EndpointEvent.LABELS_CHANGED)
+            changed = advance(replace(changed, sec_identity=number), EndpointEvent.IDENTITY_KNOWN)
+            self._insert(changed)
+            self._files.save(self._realize(changed))
+
+    # == after a restart ==
+
+    async def restore(self) -> None:
+        """Take up the endpoints that an earlier agent left, before the first control round."""
+        found = await self._in_thread(self._files.load)
+        for why in found.damaged:
+            log.error("endpoint file is damaged", reason=why)
+        for endpoint in found.items:
+            owner = endpoint.attachment
+            try:
+                self.ids.claim(endpoint.endpoint_id, owner)
+                self.ipam.claim(owner, Addresses(endpoint.ipv4, endpoint.ipv6))
+            except EndpointConflict as error:
+                log.error("endpoint cannot be restored", endpoint=str(endpoint), reason=str(error))
+                continue
+            if not await self._in_thread(self._plumbing.exists, endpoint):
+                log.info("endpoint is gone", endpoint=str(endpoint))
+                self._release(endpoint)
+                continue
+            self._insert(restored(endpoint))
+
+    async def settle_restored(self) -> None:
+        """Once the sources are synced: identities for what was restored. What cannot be settled stays as it was."""
+        for endpoint in self.all():
+            labels = endpoint.labels
+            key = ResourceKey("Pod", endpoint.namespace, endpoint.pod_name)
+            pod = self._intent.db.snapshot().get(self._intent.pods, key)
+            if pod is not None:
+                labels = self._labels_of_pod(pod)
+            try:
+                number = await self._identities.number_for(labels)
+            except StoreError as error:
+                log.warning("endpoint keeps its identity", endpoint=str(endpoint), reason=str(error))
+                continue
+            changed = replace(endpoint, labels=labels, sec_identity=number)
+            self._insert(advance(changed, EndpointEvent.IDENTITY_KNOWN))
+
+    # == the steps ==
+
+    async def _labels(self, request: CniRequest) -> Labels:
+        """The security labels of what is being attached: of its pod if the store knows one, else as configured."""
+        if request.pod_name:
+            key = ResourceKey("Pod", request.pod_namespace or "default", request.pod_name)
+            pod = self._intent.db.snapshot().get(self._intent.pods, key)
+            if pod is None:
+                with contextlib.suppress(NotFound):
+                    pod = await self._store.get(Pod, key.name, key.namespace)
+            if pod is not None:
+                return self._labels_of_pod(pod)
+        namespace = request.pod_namespace or "default"
+        return pod_labels(
+            request.labels,
+            namespace,
+            namespace_labels=self._namespace_labels(namespace),
+            cluster=self._config.cluster_name,
+        )
+
+    def _labels_of_pod(self, pod: Pod) -> Labels:
+        namespace = pod.metadata.namespace
+        return pod_labels(
+            pod.metadata.labels,
+            namespace,
+            namespace_labels=self._namespace_labels(namespace),
+            cluster=self._config.cluster_name,
+            service_account=pod.service_account_name,
+        )
+
+    def _namespace_labels(self, name: str) -> dict[str, str]:
+        namespace = self._intent.db.snapshot().get(self._intent.namespaces, ResourceKey("Namespace", "", name))
+        labels = dict(namespace.metadata.labels) if namespace is not None else {}
+        # Kubernetes gives every namespace this label; here nobody else would.
+        labels.setdefault("kubernetes.io/metadata.name", name)
+        return labels
+
+    async def _create(self, request: CniRequest, labels: Labels) -> Endpoint:
+        owner = attachment_name(request.container_id, request.ifname)
+        async with contextlib.AsyncExitStack() as undo:
+            addresses = self.ipam.allocate(owner)
+            undo.callback(self.ipam.release, owner)
+            endpoint_id = self.ids.allocate(owner)
+            undo.callback(self.ids.release, endpoint_id)
+            identity = asyncio.ensure_future(self._identities.number_for(labels))
+            try:
+                interface = await self._in_thread(self._plumbing.create, request, addresses)
+            except BaseException:
+                identity.cancel()
+                raise
+            undo.push_async_callback(self._in_thread, self._plumbing.delete, interface.host_ifname)
+            endpoint = Endpoint(
+                endpoint_id=endpoint_id,
+                container_id=request.container_id,
+                ifname=request.ifname,
+                netns=request.netns,
+                host_ifname=interface.host_ifname,
+                ifindex=interface.ifindex,
+                mac=interface.mac,
+                host_mac=interface.host_mac,
+                ipv4=addresses.ipv4,
+                ipv6=addresses.ipv6,
+                mtu_bytes=self._config.pod_mtu_bytes,
+                pod_name=request.pod_name or request.container_id[:12],
+                namespace=request.pod_namespace or "default",
+                labels=labels,
+                sec_identity=await identity,
+            )
+            undo.callback(self._forget, endpoint)
+            self._insert(advance(endpoint, EndpointEvent.IDENTITY_KNOWN))
+            ready = self._realize(endpoint)
+            self._files.save(ready)
+            undo.pop_all()
+            return ready
+
+    def _realize(self, endpoint: Endpoint) -> Endpoint:
+        """Run a round and return the endpoint as it is then; DatapathError if the kernel refused part of it."""
+        self._loop.run_now()
+        now = self._find(endpoint.container_id, endpoint.ifname)
+        assert now is not None
+        differences = self._loop.differences(now)
+        if differences:
+            raise DatapathError(f"{now}: {'; '.join(differences)}")
+        return now
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        with self._intent.db.write() as txn:
+            txn.delete(self._intent.endpoints, endpoint.endpoint_id)
+        self._loop.run_now()
+        self._files.remove(endpoint.endpoint_id)
+
+    async def _remove(self, endpoint: Endpoint) -> None:
+        self._forget(endpoint)
+        await self._in_thread(self._plumbing.delete, endpoint.host_ifname)
+        self._release(endpoint)
+
+    def _release(self, endpoint: Endpoint) -> None:
+        self._files.remove(endpoint.endpoint_id)
+        self.ipam.release(endpoint.attachment)
+        self.ids.release(endpoint.endpoint_id)
+
+    async def _is_intact(self, endpoint: Endpoint) -> bool:
+        try:
+            return not await self._in_thread(self._plumbing.check, endpoint)
+        except CiliumError:
+            return False
+
+    def _find(self, container_id: str, ifname: str) -> Endpoint | None:
+        found = self._intent.db.snapshot().by(self._intent.endpoints, "container", (container_id, ifname))
+        return next(iter(found), None)
+
+    def _insert(self, endpoint: Endpoint) -> None:
+        with self._intent.db.write() as txn:
+            txn.insert(self._intent.endpoints, endpoint)
+
+    def _result(self, endpoint: Endpoint) -> CniResult:
+        gateways = self._plumbing.gateways
+        ips, routes = [], []
+        for address in endpoint.addresses:
+            gateway = str(gateways[address.version])
+            ips.append(CniAddress(address=f"{address}/{address.max_prefixlen}", gateway=gateway, interface=1))
+            routes.append(CniRoute(dst="0.0.0.0/0" if address.version == 4 else "::/0", gw=gateway))
+        return CniResult(
+            interfaces=[
+                CniInterface(name=endpoint.host_ifname, mac=mac_text(endpoint.host_mac), mtu=endpoint.mtu_bytes),
+                CniInterface(
+                    name=endpoint.ifname, mac=mac_text(endpoint.mac), mtu=endpoint.mtu_bytes, sandbox=endpoint.netns
+                ),
+            ],
+            ips=ips,
+            routes=routes,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _one_at_a_time(self, owner: str) -> AsyncIterator[None]:
+        lock = self._locks[owner]
+        async with lock:
+            yield
+        if not lock.locked() and owner not in self.ipam.held:
+            self._locks.pop(owner, None)
+
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

@@ -1,0 +1,155 @@
+"""Events from the kernel's ring into the flow store, and the names that flows are given.
+
+The kernel wakes us at most once per CPU and `event_wakeup_ns`, however many events there are. So after a wake-up the
+ring is read again a little later, until a read finds it empty: an event that came without a wake-up of its own waits
+that long at most. Everything that arrived meanwhile is one batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from pycilium.agent.intent import Intent
+from pycilium.datapath.events import EventReader
+from pycilium.hubble.directories import (
+    Decision,
+    DecisionRules,
+    EndpointName,
+    EndpointTable,
+    IdentityTable,
+    Outcome,
+    PolicyName,
+)
+from pycilium.hubble.store import FlowStore
+from pycilium.model.endpoint import Endpoint
+from pycilium.model.policy import Direction, PolicyRef, RuleRef
+from pycilium.policy import PolicyEngine
+
+WAKEUP_NS = 10_000_000
+REREAD_S = 0.012
+
+
+class FlowIngestion:
+    """Follows the ring buffer in the agent's loop and tells `ingested` after each batch."""
+
+    def __init__(self, reader: EventReader, store: FlowStore, ingested: Callable[[], None]) -> None:
+        self._reader, self._store, self._ingested = reader, store, ingested
+        self._lost = reader.lost()
+        self._again: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Watch the ring; what an earlier agent did not read comes first."""
+        asyncio.get_running_loop().add_reader(self._reader.fileno(), self._readable)
+        self._read()
+
+    def stop(self) -> None:
+        """Read what is there and stop watching."""
+        asyncio.get_running_loop().remove_reader(self._reader.fileno())
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        self._take()
+
+    @property
+    def lost(self) -> int:
+        """Events that the kernel had no room for, since the maps were made."""
+        return self._lost
+
+    def _readable(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._reader.fileno())
+        self._read()
+
+    def _read(self) -> None:
+        """Take what is there; come again soon if there was anything, else wait to be woken."""
+        loop = asyncio.get_running_loop()
+        if self._take():
+            self._again = loop.call_later(REREAD_S, self._read)
+        else:
+            self._again = None
+            loop.add_reader(self._reader.fileno(), self._readable)
+
+    def _take(self) -> int:
+        events = self._reader.read()
+        newly_lost = self._reader.lost() - self._lost
+        if newly_lost:
+            self._lost += newly_lost
+            self._store.lose(newly_lost, time.time_ns())
+        if len(events):
+            self._store.ingest(events, clock_offset_ns())
+        if len(events) or newly_lost:
+            self._ingested()
+        return len(events)
+
+
+def clock_offset_ns() -> int:
+    """What takes CLOCK_MONOTONIC, which the kernel stamps events with, to the wall clock."""
+    return time.time_ns() - time.monotonic_ns()
+
+
+class Names:
+    """Keeps the directories of the flow store true to the intent tables."""
+
+    def __init__(self, intent: Intent, cluster_name: str) -> None:
+        self.endpoints, self.identities = EndpointTable(), IdentityTable()
+        self._cluster_name = cluster_name
+        self._endpoint_changes = intent.endpoints.changes()
+        self._identity_changes = intent.identities.changes()
+
+    def refresh(self) -> None:
+        """Take in what changed; call after each commit."""
+        for identity in self._identity_changes.drain():
+            if identity.new is not None:
+                texts = tuple(sorted(str(label) for label in identity.new.labels))
+                self.identities.set_identity(identity.new.number, texts)
+            elif identity.old is not None:
+                self.identities.remove_identity(identity.old.number)
+        for endpoint in self._endpoint_changes.drain():
+            if endpoint.new is not None:
+                self.endpoints.set_endpoint(endpoint.new.endpoint_id, self._name_of(endpoint.new))
+            elif endpoint.old is not None:
+                self.endpoints.set_endpoint(endpoint.old.endpoint_id, None)
+
+    def _name_of(self, endpoint: Endpoint) -> EndpointName:
+        return EndpointName(endpoint.namespace, endpoint.pod_name, self._cluster_name)
+
+
+class Rules:
+    """Which policies stand behind a decision, by what the event says: hubble's RuleDirectory on the engine."""
+
+    def __init__(self, intent: Intent, engine: PolicyEngine, nearest: Callable[[Decision], str]) -> None:
+        self._intent, self._engine, self._nearest = intent, engine, nearest
+
+    def rules(self, decision: Decision) -> DecisionRules | None:
+        """The deciding rules; for an implicit deny those that restrict, and the nearest that would have allowed."""
+        if decision.outcome is Outcome.NO_RULE:
+            return self._implicit(decision)
+        rules = self._engine.rules_for(decision.row_id, decision.selector)
+        if not rules:
+            return None
+        return DecisionRules(
+            policies=tuple(dict.fromkeys(_policy_name(rule) for rule in rules if rule.kind)),
+            text=", ".join(dict.fromkeys(str(rule) for rule in rules)),
+            match_type=0,
+        )
+
+    def _implicit(self, decision: Decision) -> DecisionRules | None:
+        endpoint = self._intent.db.snapshot().get(self._intent.endpoints, decision.endpoint_id)
+        if endpoint is None:
+            return None
+        enforcing = self._engine.enforcing(endpoint.labels, Direction(int(decision.direction)))
+        return DecisionRules(
+            policies=tuple(_policy_name(policy) for policy in enforcing), text=self._nearest(decision)
+        )
+
+
+def _policy_name(ref: RuleRef | PolicyRef) -> PolicyName:
+    return PolicyName(ref.kind, ref.namespace, ref.name, tuple(ref.labels), ref.revision)
+
+
+def address_of(text: str) -> IPv4Address | IPv6Address:
+    """The address in an event, an IPv4 one out of its mapped form."""
+    address = ip_address(text)
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

@@ -1,0 +1,65 @@
+"""The intent tables of one node: everything that decides what the kernel should hold.
+
+Who writes: `sources` (policies, namespaces, pods, identities: from the store), `endpoints` (endpoints: from the CNI and
+from files after a restart), `addresses` (host addresses: from netlink). Nobody else. The one reader that matters is
+`controller`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Self
+
+from pycilium.model.endpoint import Endpoint
+from pycilium.model.identity import Identity
+from pycilium.model.policy import Policy
+from pycilium.model.resources import Namespace, Pod
+from pycilium.tables import Database, Table
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddress:
+    """An address of the node itself, its gateway included."""
+
+    address: IPv4Address | IPv6Address
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """The tables and the database that holds them."""
+
+    db: Database
+    policies: Table[Policy]
+    namespaces: Table[Namespace]
+    pods: Table[Pod]
+    identities: Table[Identity]
+    endpoints: Table[Endpoint]
+    host_addresses: Table[HostAddress]
+
+    @classmethod
+    def new(cls) -> Self:
+        """Empty tables."""
+        db = Database()
+        return cls(
+            db=db,
+            policies=db.table("policies", key=lambda policy: policy.key),
+            namespaces=db.table("namespaces", key=lambda namespace: namespace.key),
+            pods=db.table("pods", key=lambda pod: pod.key),
+            identities=db.table(
+                "identities",
+                key=lambda identity: identity.number,
+                indexes={"labels": lambda identity: (identity.labels,)},
+            ),
+            endpoints=db.table(
+                "endpoints",
+                key=lambda endpoint: endpoint.endpoint_id,
+                indexes={
+                    "container": lambda endpoint: ((endpoint.container_id, endpoint.ifname),),
+                    "pod": lambda endpoint: ((endpoint.namespace, endpoint.pod_name),),
+                    "state": lambda endpoint: (endpoint.state,),
+                },
+            ),
+            host_addresses=db.table("host-addresses", key=lambda host: host.address),
+        )

@@ -1,0 +1,86 @@
+"""Interfaces and addresses of the node, as the agent asks for them: pods' interfaces, the gateway, what is ours."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from pycilium.agent.config import AgentConfig
+from pycilium.agent.intent import HostAddress
+from pycilium.api.cni_messages import CniRequest
+from pycilium.datapath import gateway_device, pod_interface
+from pycilium.datapath.gateway_device import Gateway, GatewayWanted
+from pycilium.datapath.netlink import Netlink
+from pycilium.datapath.pod_interface import HostSide, PodInterface
+from pycilium.ipam import Addresses
+from pycilium.model.endpoint import Endpoint
+
+
+class Plumbing:
+    """Every method blocks and may run in any thread."""
+
+    def __init__(self, config: AgentConfig, ipv4_gateway: IPv4Address | None, ipv6_gateway: IPv6Address | None) -> None:
+        self._config = config
+        self._ipv4_gateway, self._ipv6_gateway = ipv4_gateway, ipv6_gateway
+        self.gateways: dict[int, IPv4Address | IPv6Address] = {}
+        if ipv4_gateway is not None:
+            self.gateways[4] = ipv4_gateway
+        if ipv6_gateway is not None:
+            self.gateways[6] = ipv6_gateway
+
+    def make_gateway(self) -> Gateway:
+        """The gateway device, made or completed."""
+        config = self._config
+        wanted = GatewayWanted(
+            mtu_bytes=config.pod_mtu_bytes,
+            gateway_ipv4=self._ipv4_gateway,
+            ipv4_pod_cidr=IPv4Network(config.ipv4_pod_cidr) if config.ipv4_pod_cidr else None,
+            gateway_ipv6=self._ipv6_gateway,
+            ipv6_pod_cidr=IPv6Network(config.ipv6_pod_cidr) if config.ipv6_pod_cidr else None,
+        )
+        return gateway_device.ensure(wanted)
+
+    def create(self, request: CniRequest, addresses: Addresses) -> HostSide:
+        """A pod's interface."""
+        wanted = self._wanted(request.container_id, request.ifname, request.netns, addresses)
+        return pod_interface.create(wanted)
+
+    def delete(self, host_ifname: str) -> None:
+        """Absent is success."""
+        pod_interface.delete(host_ifname)
+
+    def exists(self, endpoint: Endpoint) -> bool:
+        """Whether the endpoint's own interface is still there."""
+        return pod_interface.exists(endpoint.host_ifname, endpoint.ifindex)
+
+    def check(self, endpoint: Endpoint) -> list[str]:
+        """What differs from what `create` makes, in words."""
+        addresses = Addresses(endpoint.ipv4, endpoint.ipv6)
+        wanted = self._wanted(endpoint.container_id, endpoint.ifname, endpoint.netns, addresses)
+        return list(pod_interface.check(wanted))
+
+    def host_addresses(self) -> list[HostAddress]:
+        """All addresses of the node but those of loopback."""
+        with Netlink.open() as node:
+            names = {link.ifindex: link.name for link in node.links()}
+            return [
+                HostAddress(entry.address, names.get(entry.ifindex, ""))
+                for entry in node.addresses()
+                if not entry.address.is_loopback and not entry.address.is_link_local
+            ]
+
+    def ifindex(self, name: str) -> int:
+        """0 if there is no such device."""
+        with Netlink.open() as node:
+            return node.ifindex(name)
+
+    def _wanted(self, container_id: str, ifname: str, netns: str, addresses: Addresses) -> PodInterface:
+        return PodInterface(
+            container_id=container_id,
+            ifname=ifname,
+            netns=netns,
+            mtu_bytes=self._config.pod_mtu_bytes,
+            ipv4=addresses.ipv4,
+            ipv6=addresses.ipv6,
+            gateway_ipv4=self._ipv4_gateway,
+            gateway_ipv6=self._ipv6_gateway,
+        )

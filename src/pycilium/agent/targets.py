@@ -1,0 +1,275 @@
+"""The reconcilers of one node, and how desired objects translate to the entries of the kernel's maps.
+
+    stage 1  identity bits
+          2  policy rows
+          3  policies         a policy waits until its rows and the identity bits of its banks are there
+          4  ipcache          a prefix waits until the bits of its identity are there
+          5  endpoint entries an endpoint waits until its policy is there
+          6  links
+
+Waiting is what makes a full map fail closed for what is new and leave alone what already works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, Generic, TypeVar
+
+from pycilium.agent.link_operations import LinkOperations, LinkTarget
+from pycilium.datapath import layouts
+from pycilium.datapath.loader import Datapath
+from pycilium.datapath.maps import MapOperations, Translation
+from pycilium.model.identity import is_local
+from pycilium.model.policy import Direction
+from pycilium.policy import NumbersInUse, PolicyEntry, Row, RowKey
+from pycilium.reconcile import Reconciler, Stages
+
+Address = IPv4Address | IPv6Address
+BitsKey = tuple[int, int]
+"""identity, bank"""
+Words = tuple[int, int, int, int, int, int, int, int]
+Prefix = IPv4Network | IPv6Network
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+RESYNC_FAMILIES = (4, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class IpcacheTarget:
+    """What the ipcache says of a prefix."""
+
+    sec_identity: int
+    cidr_identity: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointTarget:
+    """What the kernel knows of an address of a local endpoint."""
+
+    ifindex: int
+    sec_identity: int
+    cidr_identity: int
+    policy_id: int
+    endpoint_id: int
+    mac: bytes
+    host_mac: bytes
+
+
+class ByFamily(Generic[K, V]):
+    """Two reconcilers, one per address family, addressed as one."""
+
+    def __init__(self, ipv4: Reconciler[K, V], ipv6: Reconciler[K, V]) -> None:
+        self._families = {4: ipv4, 6: ipv6}
+
+    def of(self, key: Any) -> Reconciler[K, V]:
+        """The reconciler of an address's or prefix's family."""
+        return self._families[key.version]
+
+    def __iter__(self) -> Iterator[Reconciler[K, V]]:
+        return iter(self._families.values())
+
+    def desired_set(self, key: K, value: V) -> None:
+        self.of(key).desired_set(key, value)
+
+    def desired_delete(self, key: K) -> None:
+        self.of(key).desired_delete(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Every reconciler, and their order."""
+
+    bits: Reconciler[BitsKey, Words]
+    rows: Reconciler[RowKey, Row]
+    policies: Reconciler[int, PolicyEntry]
+    ipcache: ByFamily[Prefix, IpcacheTarget]
+    endpoints: ByFamily[Address, EndpointTarget]
+    links: Reconciler[str, LinkTarget]
+    stages: Stages
+
+
+def make_targets(datapath: Datapath, links: LinkOperations) -> Targets:
+    """Reconcilers on the maps of a loaded datapath; `resync` them before the first round."""
+    bits: Reconciler[BitsKey, Words] = Reconciler("identity bits", _operations(datapath, "identity_bits", _BITS))
+    rows: Reconciler[RowKey, Row] = Reconciler("policy rows", _operations(datapath, "policy_rows", _ROWS))
+    policies: Reconciler[int, PolicyEntry] = Reconciler(
+        "policies",
+        _operations(datapath, "policies", _POLICIES),
+        ready=lambda policy_id, entry: _policy_ready(rows, bits, policy_id, entry),
+    )
+    ipcache = ByFamily[Prefix, IpcacheTarget](
+        *(
+            Reconciler(
+                f"ipcache{version}",
+                _operations(datapath, f"ipcache{version}", translation),
+                ready=lambda _, entry: _bits_ready(bits, entry.sec_identity, entry.cidr_identity),
+            )
+            for version, translation in ((4, _IPCACHE4), (6, _IPCACHE6))
+        )
+    )
+    endpoints = ByFamily[Address, EndpointTarget](
+        *(
+            Reconciler(
+                f"endpoints{version}",
+                _operations(datapath, f"endpoints{version}", translation),
+                ready=lambda _, entry: (
+                    entry.policy_id in policies.tracker.realized
+                    and entry.policy_id not in policies.tracker.pending_updates
+                    and _bits_ready(bits, entry.sec_identity, entry.cidr_identity)
+                ),
+            )
+            for version, translation in ((4, _ENDPOINTS4), (6, _ENDPOINTS6))
+        )
+    )
+    attached: Reconciler[str, LinkTarget] = Reconciler("links", links)
+    return Targets(
+        bits=bits,
+        rows=rows,
+        policies=policies,
+        ipcache=ipcache,
+        endpoints=endpoints,
+        links=attached,
+        stages=Stages([bits, rows, policies, *ipcache, *endpoints, attached]),
+    )
+
+
+def numbers_in_use(targets: Targets) -> NumbersInUse:
+    """The numbers that the maps of an earlier agent use; call after the resync."""
+    policies: Any = targets.policies.tracker.realized
+    rows: Any = targets.rows.tracker.realized
+    bits = targets.bits.tracker.realized
+    prefixes: list[Any] = [entry for reconciler in targets.ipcache for entry in reconciler.tracker.realized.values()]
+    identities = {key[0] for key in bits} | {entry.sec_identity for entry in prefixes}
+    identities |= {entry.cidr_identity for entry in prefixes}
+    banks = {key[1] for key in bits} | {key.bank for key in rows}
+    banks.update(bank for entry in policies.values() for bank in entry.banks)
+    return NumbersInUse(
+        policy_ids=frozenset(policies) | frozenset(key.policy_id for key in rows),
+        banks=frozenset(banks),
+        local_identities=frozenset(filter(is_local, identities)),
+        max_revision=max((entry.revision for entry in policies.values()), default=0),
+        max_row_id=max((row.row_id for row in rows.values()), default=0),
+    )
+
+
+def _policy_ready(
+    rows: Reconciler[RowKey, Row], bits: Reconciler[BitsKey, Words], policy_id: int, entry: PolicyEntry
+) -> bool:
+    return not any(key.policy_id == policy_id for key in rows.tracker.pending_updates) and not any(
+        key[1] in entry.banks for key in bits.tracker.pending_updates
+    )
+
+
+def _bits_ready(bits: Reconciler[BitsKey, Words], *identities: int) -> bool:
+    pending = bits.tracker.pending_updates
+    return not pending or not any(key[0] in identities for key in pending)
+
+
+def _operations(datapath: Datapath, name: str, translation: Translation[Any, Any, Any, Any]) -> MapOperations[Any, Any]:
+    return MapOperations(datapath.map(layouts.MAPS[name]), translation)
+
+
+_ANY_PROTOCOL_BITS = int(layouts.PolicyLimits.ROW_PREFIX_ANY)
+_PROTOCOL_BITS = int(layouts.PolicyLimits.ROW_PREFIX_PROTO)
+
+
+def _row_key(key: RowKey) -> layouts.PolicyRowKey:
+    return layouts.PolicyRowKey(
+        prefix_len=key.prefix_len,
+        policy_id=key.policy_id,
+        bank=key.bank,
+        direction=key.direction,
+        protocol=key.protocol or 0,
+        port=key.port,
+    )
+
+
+def _row_key_back(raw: layouts.PolicyRowKey) -> RowKey:
+    protocol = raw.protocol if raw.prefix_len > _ANY_PROTOCOL_BITS else None
+    port_prefix = max(0, raw.prefix_len - _PROTOCOL_BITS)
+    return RowKey(raw.policy_id, raw.bank, Direction(raw.direction), protocol, raw.port, port_prefix)
+
+
+def _endpoint_entry(value: EndpointTarget) -> layouts.EndpointEntry:
+    return layouts.EndpointEntry(
+        ifindex=value.ifindex,
+        sec_identity=value.sec_identity,
+        cidr_identity=value.cidr_identity,
+        policy_id=value.policy_id,
+        endpoint_id=value.endpoint_id,
+        mac=value.mac,
+        host_mac=value.host_mac,
+    )
+
+
+def _endpoint_entry_back(raw: layouts.EndpointEntry) -> EndpointTarget:
+    return EndpointTarget(
+        raw.ifindex, raw.sec_identity, raw.cidr_identity, raw.policy_id, raw.endpoint_id, raw.mac, raw.host_mac
+    )
+
+
+def _ipcache_entry(value: IpcacheTarget) -> layouts.IpcacheEntry:
+    return layouts.IpcacheEntry(sec_identity=value.sec_identity, cidr_identity=value.cidr_identity)
+
+
+def _ipcache_entry_back(raw: layouts.IpcacheEntry) -> IpcacheTarget:
+    return IpcacheTarget(raw.sec_identity, raw.cidr_identity)
+
+
+def _banks_padded(value: PolicyEntry) -> layouts.PolicyEntry:
+    padding = (0,) * (layouts.PolicyLimits.MAX_BANKS - len(value.banks))
+    return layouts.PolicyEntry(revision=value.revision, bank_count=len(value.banks), banks=(*value.banks, *padding))
+
+
+_same: Callable[[Any], Any] = lambda value: value  # noqa: E731
+
+_BITS: Translation[Any, Any, Any, Any] = Translation(
+    to_key=lambda key: layouts.IdentityBitsKey(sec_identity=key[0], bank=key[1]),
+    to_value=lambda words: layouts.SelectorBits(words=tuple(words)),
+    from_key=lambda raw: (raw.sec_identity, raw.bank),
+    from_value=lambda raw: tuple(raw.words),
+)
+_ROWS: Translation[Any, Any, Any, Any] = Translation(
+    to_key=_row_key,
+    to_value=lambda row: layouts.PolicyRow(
+        allow=layouts.SelectorBits(words=tuple(row.allow)),
+        deny=layouts.SelectorBits(words=tuple(row.deny)),
+        row_id=row.row_id,
+        flags=row.flags,
+    ),
+    from_key=_row_key_back,
+    from_value=lambda raw: Row(tuple(raw.allow.words), tuple(raw.deny.words), raw.row_id, raw.flags),
+)
+_POLICIES: Translation[Any, Any, Any, Any] = Translation(
+    to_key=_same,
+    to_value=_banks_padded,
+    from_key=_same,
+    from_value=lambda raw: PolicyEntry(raw.revision, tuple(raw.banks[: raw.bank_count])),
+)
+_IPCACHE4: Translation[Any, Any, Any, Any] = Translation(
+    to_key=lambda prefix: layouts.Ipcache4Key(prefix_len=prefix.prefixlen, address=int(prefix.network_address)),
+    to_value=_ipcache_entry,
+    from_key=lambda raw: IPv4Network((raw.address, raw.prefix_len)),
+    from_value=_ipcache_entry_back,
+)
+_IPCACHE6: Translation[Any, Any, Any, Any] = Translation(
+    to_key=lambda prefix: layouts.Ipcache6Key(prefix_len=prefix.prefixlen, address=prefix.network_address.packed),
+    to_value=_ipcache_entry,
+    from_key=lambda raw: IPv6Network((raw.address, raw.prefix_len)),
+    from_value=_ipcache_entry_back,
+)
+_ENDPOINTS4: Translation[Any, Any, Any, Any] = Translation(
+    to_key=lambda address: layouts.Endpoint4Key(address=int(address)),
+    to_value=_endpoint_entry,
+    from_key=lambda raw: IPv4Address(raw.address),
+    from_value=_endpoint_entry_back,
+)
+_ENDPOINTS6: Translation[Any, Any, Any, Any] = Translation(
+    to_key=lambda address: layouts.Endpoint6Key(address=address.packed),
+    to_value=_endpoint_entry,
+    from_key=lambda raw: IPv6Address(raw.address),
+    from_value=_endpoint_entry_back,
+)

@@ -1,0 +1,117 @@
+"""What the agent shows of itself: table rows and map entries as the messages of its API. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from pycilium.api import messages
+from pycilium.api.messages import PolicyEnabled
+from pycilium.datapath import layouts
+from pycilium.model.endpoint import Endpoint, mac_text
+from pycilium.model.identity import Identity
+from pycilium.model.policy import Direction
+from pycilium.policy import PolicyEngine
+
+MAC_BYTES = 6
+
+
+def identity_view(identity: Identity) -> messages.Identity:
+    """GET /identity."""
+    labels = sorted(str(label) for label in identity.labels)
+    digest = hashlib.sha256(";".join(labels).encode()).hexdigest()
+    return messages.Identity(id=identity.number, labels=labels, labels_sha256=digest)
+
+
+def endpoint_view(endpoint: Endpoint, engine: PolicyEngine, differences: Iterable[str]) -> messages.EndpointView:
+    """GET /endpoint: Cilium's shape."""
+    labels = sorted(str(label) for label in endpoint.labels)
+    policy = _policy_of(endpoint, engine)
+    missing = list(differences)
+    return messages.EndpointView(
+        id=endpoint.endpoint_id,
+        status=messages.EndpointStatus(
+            state=endpoint.state,
+            identity=identity_view(Identity(endpoint.sec_identity, endpoint.labels)),
+            labels=messages.EndpointLabels(security_relevant=labels),
+            networking=messages.EndpointNetworking(
+                addressing=[
+                    messages.AddressPair(
+                        ipv4=str(endpoint.ipv4) if endpoint.ipv4 else "", ipv6=str(endpoint.ipv6) if endpoint.ipv6 else ""
+                    )
+                ],
+                interface_index=endpoint.ifindex,
+                interface_name=endpoint.host_ifname,
+                mac=mac_text(endpoint.mac),
+                host_mac=mac_text(endpoint.host_mac),
+                container_interface_name=endpoint.ifname,
+                mtu=endpoint.mtu_bytes,
+            ),
+            policy=messages.EndpointPolicyStatus(
+                spec=policy, realized=policy if not missing else messages.EndpointPolicy()
+            ),
+            external_identifiers=messages.EndpointIdentifiers(
+                container_id=endpoint.container_id,
+                k8s_namespace=endpoint.namespace,
+                k8s_pod_name=endpoint.pod_name,
+                pod_name=endpoint.qualified_pod_name,
+                cni_attachment_id=endpoint.attachment,
+                netns=endpoint.netns,
+            ),
+            health=messages.EndpointHealth(
+                bpf="OK" if not missing else "Failure",
+                policy="OK" if not missing else "Failure",
+                connected=True,
+                overall_health="OK" if not missing else "Failure",
+            ),
+            log=[messages.EndpointLogEntry(timestamp="", state=endpoint.state, message=text) for text in missing],
+        ),
+    )
+
+
+def _policy_of(endpoint: Endpoint, engine: PolicyEngine) -> messages.EndpointPolicy:
+    entry = engine.policy_entry(endpoint.labels)
+    enforced: dict[tuple[bool, bool], PolicyEnabled] = {
+        (False, False): "none",
+        (True, False): "ingress",
+        (False, True): "egress",
+        (True, True): "both",
+    }
+    directions = tuple(bool(engine.enforcing(endpoint.labels, way)) for way in (Direction.INGRESS, Direction.EGRESS))
+    return messages.EndpointPolicy(
+        id=endpoint.sec_identity,
+        policy_revision=entry.revision if entry else 0,
+        policy_enabled=enforced[directions[0], directions[1]],
+        policy_id=engine.policy_id(endpoint.labels) or 0,
+    )
+
+
+def entry_text(value: Any) -> str:
+    """One map key or value for people: `address=10.0.0.5 port=80`."""
+    if not is_dataclass(value):
+        return str(value)
+    return " ".join(f"{field.name}={_field_text(field.name, getattr(value, field.name))}" for field in fields(value))
+
+
+def _field_text(name: str, value: Any) -> str:
+    if isinstance(value, bytes):
+        return mac_text(value) if len(value) == MAC_BYTES else str(_address(value))
+    if name.startswith("address") and isinstance(value, int):
+        return str(IPv4Address(value))
+    if isinstance(value, layouts.SelectorBits):
+        return _selectors_text(value.words)
+    return str(value)
+
+
+def _address(packed: bytes) -> IPv4Address | IPv6Address:
+    address = IPv6Address(packed)
+    return address.ipv4_mapped or address
+
+
+def _selectors_text(words: Iterable[int]) -> str:
+    """The numbers of the bits that are set: `{0,5,513}`."""
+    bits = [str(word * 64 + bit) for word, value in enumerate(words) for bit in range(64) if value >> bit & 1]
+    return "{" + ",".join(bits) + "}"

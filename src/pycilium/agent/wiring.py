@@ -1,0 +1,308 @@
+"""How one node's agent is put together. Read it from top to bottom: that is also the order of its start.
+
+      store ──► sources ──► intent tables ──► control loop ──► kernel
+      CNI plugin ──► API ──► endpoints ──┘         │
+      kernel's ring ──► ingestion ──► flow store ──┴──► Hubble
+
+Nothing is programmed before every source has been read once, so that a restart never takes an empty intent for the
+truth; the kernel goes on with what the agent before left. The end is the reverse of the start and takes nothing from
+the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from pycilium import __version__
+from pycilium.agent import explaining
+from pycilium.agent.config import AgentConfig
+from pycilium.agent.controller import Controller
+from pycilium.agent.endpoint_files import EndpointFiles, queued_deletes
+from pycilium.agent.endpoints import Endpoints
+from pycilium.agent.flows import WAKEUP_NS, FlowIngestion, Names, Rules
+from pycilium.agent.identities import Identities, identity_of_resource, insert_reserved, is_cluster_identity
+from pycilium.agent.intent import Intent
+from pycilium.agent.link_operations import LinkOperations, LinkTarget
+from pycilium.agent.loop import ControlLoop
+from pycilium.agent.plumbing import Plumbing
+from pycilium.agent.publishing import Publisher
+from pycilium.agent.service import Parts, Service
+from pycilium.agent.sources import Source
+from pycilium.agent.targets import Targets, make_targets, numbers_in_use
+from pycilium.api.server import ApiServer
+from pycilium.datapath import conntrack, features, layouts, links, loader
+from pycilium.datapath.events import EventReader
+from pycilium.datapath.gateway_device import HOST_NAME, Gateway
+from pycilium.datapath.links import Hook
+from pycilium.errors import CiliumError, ConfigError
+from pycilium.hubble.directories import Directories, KernelInterfaces
+from pycilium.hubble.server import HubbleServer
+from pycilium.hubble.store import FlowStore
+from pycilium.ipam import HostScope
+from pycilium.model.policy import Policy
+from pycilium.model.resources import (
+    CiliumClusterwideNetworkPolicy,
+    CiliumIdentity,
+    CiliumNetworkPolicy,
+    Namespace,
+    NetworkPolicy,
+    Pod,
+    ResourceKey,
+)
+from pycilium.policy import PolicyEngine, parse_policy
+from pycilium.store import open_store
+
+log = structlog.get_logger()
+
+POLICY_KINDS = (NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy)
+CONNTRACK_INTERVAL_S = 30.0
+ADDRESSES_INTERVAL_S = 10.0
+
+
+async def run(config: AgentConfig, stop: asyncio.Event) -> None:
+    """Be the agent until `stop` is set. Raises what keeps it from starting."""
+    started = time.monotonic()
+    features.require()
+    async with contextlib.AsyncExitStack() as ending:
+        # The node: its gateway, and programs and maps in the kernel.
+        ipam = HostScope(
+            IPv4Network(config.ipv4_pod_cidr) if config.ipv4_pod_cidr else None,
+            IPv6Network(config.ipv6_pod_cidr) if config.ipv6_pod_cidr else None,
+        )
+        plumbing = Plumbing(
+            config, ipam.ipv4.gateway if ipam.ipv4 else None, ipam.ipv6.gateway if ipam.ipv6 else None
+        )
+        gateway = plumbing.make_gateway()
+        datapath = ending.enter_context(loader.load(datapath_config(config, plumbing, gateway)))
+        attached = LinkOperations(datapath, config.bpf_root, config.attach_mode)
+        targets = make_targets(datapath, attached)
+        targets.stages.resync()
+
+        # Intent and what follows from it.
+        intent = Intent.new()
+        insert_reserved(intent)
+        engine = PolicyEngine(
+            numbers_in_use(targets),
+            allow_localhost=config.allow_localhost == "always",
+            cidr_matches_pods=config.cidr_matches == "all",
+            max_policies=config.policy_capacity,
+        )
+        desire_node_links(config, targets, plumbing, gateway)
+        controller = Controller(intent, engine, targets)
+        control = ControlLoop(intent, controller)
+        store = open_store(config.store)
+        ending.push_async_callback(store.close)
+        identities = Identities(store, intent)
+        endpoints = Endpoints(
+            config, intent, store, identities, plumbing, EndpointFiles(config.run_dir), control, ipam
+        )
+
+        # Flows.
+        names = Names(intent, config.cluster_name)
+        intent.db.on_commit(lambda _: names.refresh())
+        flows = FlowStore(config.flow_capacity, names.endpoints)
+        rules = Rules(intent, engine, lambda decision: explaining.nearest(intent, engine, decision))
+        directories = Directories(names.endpoints, names.identities, rules, KernelInterfaces())
+        hubble = HubbleServer(
+            flows, directories, config.node_name, f"pycilium v{__version__}", cluster_name=config.cluster_name
+        )
+        reader = ending.enter_context(EventReader.of(datapath))
+        ingestion = FlowIngestion(reader, flows, hubble.notify)
+
+        # Who asks.
+        resources: dict[ResourceKey, Any] = {}
+        sources = make_sources(intent, resources, config.cluster_name)
+        service = Service(
+            Parts(
+                config=config,
+                attach_mode=attach_mode(config),
+                intent=intent,
+                sources=sources,
+                controller=controller,
+                loop=control,
+                endpoints=endpoints,
+                plumbing=plumbing,
+                datapath=datapath,
+                flows=flows,
+                ingestion=ingestion,
+                sizes=datapath.sizes(),
+                resources=resources,
+            )
+        )
+        api = ApiServer(service, str(Path(config.run_dir) / "cilium.sock"))
+
+        # The start.
+        Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+        await read_addresses(intent, plumbing)
+        await endpoints.restore()
+        await api.start()
+        ending.push_async_callback(api.stop)
+        await hubble.start(str(Path(config.run_dir) / "hubble.sock"), config.hubble_listen)
+        ending.push_async_callback(hubble.stop)
+        ingestion.start()
+        ending.callback(ingestion.stop)
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(source.run(store, intent.db), name=source.kind.__name__) for source in sources]
+            running.append(tasks.create_task(follow_addresses(intent, plumbing), name="addresses"))
+            running.append(tasks.create_task(conntrack_collection(datapath), name="conntrack"))
+            ready = tasks.create_task(
+                become_ready(config, intent, sources, endpoints, control, hubble, store, started), name="ready"
+            )
+            await stop.wait()
+            for task in (*running, ready):
+                task.cancel()
+        log.info("agent ends; the kernel goes on")
+
+
+def datapath_config(config: AgentConfig, plumbing: Plumbing, gateway: Gateway) -> loader.DatapathConfig:
+    """What the programs are loaded with on this node."""
+    ipv4, ipv6 = plumbing.gateways.get(4), plumbing.gateways.get(6)
+    return loader.DatapathConfig(
+        bpf_root=config.bpf_root,
+        constants=layouts.ProgramConfig(
+            gateway_ipv4=int(ipv4) if ipv4 else 0,
+            gateway_ipv6=ipv6.packed if ipv6 else bytes(16),
+            host_ifindex=gateway.ifindex,
+            host_mac=gateway.mac,
+            aggregation=layouts.Aggregation[config.event_aggregation.upper()],
+            report_interval_s=config.report_interval_s,
+            event_wakeup_ns=WAKEUP_NS,
+        ),
+        map_entries={
+            "events": config.event_ring_bytes,
+            "ct4": config.conntrack_capacity,
+            "ct6": config.conntrack_capacity,
+            "endpoints4": config.endpoint_capacity,
+            "endpoints6": config.endpoint_capacity,
+            "ipcache4": config.ipcache_capacity,
+            "ipcache6": config.ipcache_capacity,
+            "identity_bits": config.identity_capacity,
+            "policies": config.policy_capacity,
+            "policy_rows": config.policy_row_capacity,
+        },
+    )
+
+
+def attach_mode(config: AgentConfig) -> str:
+    """The way in which programs are attached here: tcx or tc."""
+    if config.attach_mode != "auto":
+        return config.attach_mode
+    return "tcx" if links.has_tcx() else "tc"
+
+
+def desire_node_links(config: AgentConfig, targets: Targets, plumbing: Plumbing, gateway: Gateway) -> None:
+    """The programs that are not a pod's: on the gateway device and on the node's devices towards the outside."""
+    targets.links.desired_set(HOST_NAME, LinkTarget(gateway.ifindex, "from_host", Hook.EGRESS))
+    for device in config.devices:
+        ifindex = plumbing.ifindex(device)
+        if not ifindex:
+            raise ConfigError(f"devices: there is no device {device}")
+        targets.links.desired_set(device, LinkTarget(ifindex, "from_netdev", Hook.INGRESS))
+
+
+def make_sources(intent: Intent, resources: dict[ResourceKey, Any], cluster: str) -> list[Source[Any, Any]]:
+    """One source per kind that decides something here."""
+
+    def policy(resource: Any) -> Policy:
+        parsed = parse_policy(resource, cluster=cluster)
+        resources[resource.key] = resource
+        return parsed
+
+    return [
+        *(
+            Source(
+                kind=kind,
+                table=intent.policies,
+                convert=policy,
+                key=lambda resource: resource.key,
+                owns=partial(_is_of_kind, kind.__name__),
+            )
+            for kind in POLICY_KINDS
+        ),
+        Source(Namespace, intent.namespaces, lambda resource: resource, lambda resource: resource.key),
+        Source(Pod, intent.pods, lambda resource: resource, lambda resource: resource.key),
+        Source(
+            CiliumIdentity,
+            intent.identities,
+            identity_of_resource,
+            lambda resource: int(resource.metadata.name),
+            is_cluster_identity,
+        ),
+    ]
+
+
+def _is_of_kind(kind: str, policy: Policy) -> bool:
+    return policy.key.kind == kind
+
+
+async def become_ready(  # the last step of the start
+    config: AgentConfig,
+    intent: Intent,
+    sources: list[Source[Any, Any]],
+    endpoints: Endpoints,
+    control: ControlLoop,
+    hubble: HubbleServer,
+    store: Any,
+    started: float,
+) -> None:
+    """Once every source has been read: settle what was restored, let the kernel follow, then keep up with labels."""
+    await asyncio.gather(*(source.synced.wait() for source in sources))
+    await endpoints.settle_restored()
+    control.open()
+    for queued in queued_deletes(config.run_dir).items:
+        await endpoints.delete(queued.request.container_id, queued.request.ifname)
+        queued.done()
+    hubble.agent_events.agent_started(time.time_ns())
+    log.info("ready", node=config.node_name, seconds=round(time.monotonic() - started, 3))
+    publisher = Publisher(config, intent, store, hubble.agent_events)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(publisher.run(), name="publisher")
+        tasks.create_task(follow_labels(intent, endpoints), name="labels")
+
+
+async def follow_labels(intent: Intent, endpoints: Endpoints) -> None:
+    """Give endpoints another identity whenever a pod's or a namespace's labels change."""
+    changed = asyncio.Event()
+    changed.set()
+    intent.db.on_commit(lambda tables: changed.set() if tables & {"pods", "namespaces"} else None)
+    while True:
+        await changed.wait()
+        changed.clear()
+        try:
+            await endpoints.refresh_labels()
+        except CiliumError as error:
+            log.warning("labels could not be taken over yet", error=str(error))
+            await asyncio.sleep(1.0)
+            changed.set()
+
+
+async def read_addresses(intent: Intent, plumbing: Plumbing) -> None:
+    """Make the table of the node's own addresses what the kernel says."""
+    found = {host.address: host for host in await asyncio.to_thread(plumbing.host_addresses)}
+    if found != {host.address: host for host in intent.db.snapshot().all(intent.host_addresses)}:
+        with intent.db.write() as txn:
+            txn.replace_all(intent.host_addresses, found.values())
+
+
+async def follow_addresses(intent: Intent, plumbing: Plumbing) -> None:
+    """Keep the table of the node's own addresses true."""
+    while True:
+        await read_addresses(intent, plumbing)
+        await asyncio.sleep(ADDRESSES_INTERVAL_S)
+
+
+async def conntrack_collection(datapath: loader.Datapath) -> None:
+    """Remove what has expired, now and then; lookups do not depend on it."""
+    with datapath.map(layouts.CT4) as ct4, datapath.map(layouts.CT6) as ct6:
+        while True:
+            await asyncio.sleep(CONNTRACK_INTERVAL_S)
+            for target in (ct4, ct6):
+                await asyncio.to_thread(conntrack.collect, target.raw, int(time.monotonic()))
