@@ -20,6 +20,9 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "metrics": ("Packets and bytes by direction and drop reason.", ("metrics",)),
 }
 
+_REASON = re.compile(r"reason=(?P<number>\d+) \((?P<text>.*)\) direction=(?P<direction>\w+)")
+_COUNTS = re.compile(r"packets=(?P<packets>\d+) bytes=(?P<bytes>\d+)")
+
 
 @click.group()
 @lab_option
@@ -112,7 +115,7 @@ def metrics() -> None:
 @pass_target
 def metrics_list(target: Target, pattern: str, output: str | None) -> None:
     """Packets and bytes, forwarded and dropped, under Cilium's names."""
-    found = [metric for metric in target.agent().metrics() if re.search(pattern, metric["name"])]
+    found = [metric for metric in _counters(target) if re.search(pattern, metric["name"])]
     if output == "json":
         print_json(found)
         return
@@ -123,3 +126,20 @@ def metrics_list(target: Target, pattern: str, output: str | None) -> None:
             for one in found
         ],
     )
+
+
+def _counters(target: Target) -> list[dict[str, Any]]:
+    """The map of counters as metrics: forwarded and dropped, in packets and bytes, by direction and reason."""
+    found = []
+    for entry in target.agent().map("metrics").get("cache") or []:
+        key, value = _REASON.fullmatch(entry["key"]), _COUNTS.fullmatch(entry["value"])
+        if not key or not value:
+            continue
+        forwarded = key["number"] == "0"
+        labels = {"direction": key["direction"].upper()} | ({} if forwarded else {"reason": key["text"]})
+        what = "forward" if forwarded else "drop"
+        found += [
+            {"name": f"cilium_{what}_count_total", "labels": labels, "value": int(value["packets"])},
+            {"name": f"cilium_{what}_bytes_total", "labels": labels, "value": int(value["bytes"])},
+        ]
+    return found

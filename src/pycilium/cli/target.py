@@ -31,6 +31,11 @@ class Target:
         self.lab_option: str | None = None
 
     @property
+    def named(self) -> bool:
+        """Whether the user said which lab."""
+        return bool(self.lab_option or os.environ.get("CILIUM_LAB"))
+
+    @property
     def lab_name(self) -> str:
         """The lab that lab commands mean, whether or not it is up."""
         return self.lab_option or os.environ.get("CILIUM_LAB") or DEFAULT_LAB
@@ -38,16 +43,15 @@ class Target:
     @property
     def lab(self) -> LabLayout | None:
         """The lab that is meant; None: this machine's agent. NotFound when a lab was named that is not up."""
-        named = self.lab_option or os.environ.get("CILIUM_LAB")
-        layout = LabLayout(named or DEFAULT_LAB)
-        if named and not layout.record.exists():
+        layout = LabLayout(self.lab_name)
+        if self.named and not layout.record.exists():
             from pycilium.lab import labs
 
-            labs.load(named)
+            labs.load(self.lab_name)
         return layout if layout.record.exists() else None
 
     def agent_socket(self, node: str = "node1") -> str:
-        if socket := os.environ.get("CILIUM_SOCK"):
+        if (socket := os.environ.get("CILIUM_SOCK")) and not self.named:
             return socket
         return str(self.lab.agent_socket(node)) if self.lab else str(MACHINE_RUN_DIR / "cilium.sock")
 
@@ -69,10 +73,6 @@ class Target:
         from pycilium.api.client import AgentClient
 
         return AgentClient(self.agent_socket(node))
-
-    def option(self) -> str:
-        """The words that a hint needs to mean the same lab."""
-        return "" if self.lab_name == DEFAULT_LAB or os.environ.get("CILIUM_LAB") else f" --lab {self.lab_name}"
 
 
 pass_target = click.make_pass_decorator(Target, ensure=True)
