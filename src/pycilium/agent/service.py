@@ -79,6 +79,7 @@ class Service:
             node_name=parts.config.node_name,
             kernel=platform.release(),
             attach_mode=parts.attach_mode,
+            datapath_mode="veth",
             cluster=messages.ClusterStatus(self=parts.config.node_name),
             kvstore=messages.Status(
                 state="Failure" if store_errors else "Ok", msg="; ".join(store_errors) or parts.config.store

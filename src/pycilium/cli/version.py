@@ -26,6 +26,6 @@ def version(target: Target, output: str | None) -> None:
 
 def _agent_version(target: Target) -> str | None:
     try:
-        return str(target.agent().health().get("cilium", {}).get("version") or __version__)
+        return str(target.agent().status().get("cilium", {}).get("version") or __version__)
     except AgentUnavailable:
         return None

@@ -111,6 +111,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__set_pin_path": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p]),
     "bpf_program__name": (ctypes.c_char_p, [ctypes.c_void_p]),
     "bpf_program__fd": (ctypes.c_int, [ctypes.c_void_p]),
+    "libbpf_probe_bpf_helper": (ctypes.c_int, [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]),
     "bpf_tc_hook_create": (ctypes.c_int, [ctypes.POINTER(_TcHook)]),
     "bpf_tc_attach": (ctypes.c_int, [ctypes.POINTER(_TcHook), ctypes.POINTER(_TcOptions)]),
     "bpf_tc_detach": (ctypes.c_int, [ctypes.POINTER(_TcHook), ctypes.POINTER(_TcOptions)]),
@@ -137,6 +138,11 @@ def version() -> tuple[int, int]:
     """(major, minor) of the installed libbpf; DatapathError names the package to install."""
     library = _library()
     return library.libbpf_major_version(), library.libbpf_minor_version()
+
+
+def has_helper(program_type: int, number: int) -> bool:
+    """Whether the kernel lets programs of that type call the helper."""
+    return int(_library().libbpf_probe_bpf_helper(program_type, number, None)) == 1
 
 
 class Map:

@@ -29,6 +29,11 @@ class LocalIdentities:
         if len(set(self._kept.values())) != len(self._kept):
             self._kept.clear()
 
+    @property
+    def kept(self) -> tuple[Network, ...]:
+        """Prefixes of an earlier agent that can keep their numbers."""
+        return tuple(self._kept)
+
     def take(self, network: Network) -> tuple[int, int]:
         """The identities (outside, inside) of a prefix."""
         if not network.prefixlen:

@@ -23,7 +23,7 @@ from pycilium.model.labels import Labels
 from pycilium.model.peer import Address, CidrPeer, LabelPeer, Network, Peer, PeerSet
 from pycilium.policy._label_index import LabelsIndex, SelectorIndex
 from pycilium.policy._local_identities import LocalIdentities, world_identity
-from pycilium.policy._numbers import NumbersExhaustedError, NumbersInUse
+from pycilium.policy._numbers import NumbersExhaustedError, NumbersInUse, Words
 from pycilium.policy._prefixes import PrefixMap
 
 BANK_WORDS = 8
@@ -36,7 +36,6 @@ _FULL_BANK = (1 << BANK_BITS) - 1
 _WORD = (1 << 64) - 1
 
 BitsKey = tuple[int, int]
-Words = tuple[int, int, int, int, int, int, int, int]
 
 
 def words_of(mask: int) -> Words:
@@ -96,7 +95,7 @@ class SelectorTable:
         self._local_identities = LocalIdentities(in_use)
 
         self._banks = dict.fromkeys((bank for bank in range(MAX_BANKS) if bank not in in_use.banks), ANY_BIT)
-        self._old_banks = set(in_use.banks)
+        self._old_banks = sorted(in_use.banks)
         self._retired: set[Selector] = set()
         self._droppable: set[Selector] = set()
         self._cleared: list[int] = []
@@ -106,6 +105,18 @@ class SelectorTable:
         self._prefixes_before: dict[Network, int | None] = {}
         for identity in RESERVED_IDENTITIES:
             self.add_identity(identity)
+
+        # For as long as the policies of an earlier agent are in force.
+        self._earlier = in_use
+        self._held = [
+            *self._local_identities.kept,
+            *(network for network, number in in_use.cidrs.items() if number == world_identity(network)),
+        ]
+        self._held_until_now: list[Network] = []
+        self._inherited: dict[BitsKey, Words | None] = {}
+        self._inherited_before: dict[BitsKey, Words | None] = {}
+        for network in self._held:
+            self._use_prefix(network)
 
     # ---- identities ----
 
@@ -195,23 +206,25 @@ class SelectorTable:
         for number in self._cleared:
             self._banks[number // BANK_BITS] &= ~(1 << (number % BANK_BITS))
         self._cleared.clear()
-        self._banks |= dict.fromkeys(self._old_banks, ANY_BIT)
-        self._old_banks.clear()
         self._local_identities.realized()
+        self._forget_earlier()
         self._droppable |= self._retired
         self._retired.clear()
 
     @property
     def cleanup_due(self) -> bool:
         """Whether the next `take_changes` has removals that waited for the kernel."""
-        return bool(self._droppable)
+        return bool(self._droppable or self._held_until_now or self._inherited)
 
     def take_changes(self) -> tuple[dict[BitsKey, Words | None], dict[Network, int | None]]:
         """What changed since the last call: identity bits and the local identities of prefixes; None is gone."""
         for selector in self._droppable:
             self._drop(selector)
         self._droppable.clear()
-        bits: dict[BitsKey, Words | None] = {}
+        for network in self._held_until_now:
+            self._release_prefix(network)
+        self._held_until_now.clear()
+        bits, self._inherited = self._inherited, {}
         for key, before in self._bits_before.items():
             now = self._bits.get(key, 0)
             if now != before:
@@ -225,6 +238,26 @@ class SelectorTable:
         return bits, prefixes
 
     # ---- inside ----
+
+    def _forget_earlier(self) -> None:
+        """The policies of the earlier agent are gone: first what was kept for them goes, then their banks are free."""
+        if self._held or self._inherited_before:
+            self._held_until_now, self._held = self._held, []
+            self._inherited, self._inherited_before = dict.fromkeys(self._inherited_before), {}
+            self._earlier = NumbersInUse()
+        elif self._old_banks:
+            self._banks |= dict.fromkeys(self._old_banks, ANY_BIT)
+            self._old_banks.clear()
+
+    def _inherit(self, network: Network, prefix: _Prefix) -> None:
+        """For the earlier policies a new prefix is what its addresses were before."""
+        held = (outer for around, outer in self._prefixes.covering(network) if around in self._held)
+        outer = next(held, _Prefix(world_identity(network), 0))
+        for bank in self._old_banks:
+            for own, others in ((prefix.outside, outer.outside), (prefix.inside, outer.inside)):
+                words = self._earlier.bits.get((others, bank))
+                if own and others and words is not None:
+                    self._inherited[own, bank] = self._inherited_before[own, bank] = words
 
     def _drop(self, selector: Selector) -> None:
         self._cleared.append(selector.number)
@@ -282,6 +315,8 @@ class SelectorTable:
         outside, inside = self._local_identities.take(network)
         prefix = self._prefixes[network] = _Prefix(outside, inside if self._cidr_matches_pods else 0)
         self._outside[outside] = network
+        if self._earlier.bits and network not in self._held:
+            self._inherit(network, prefix)
         if prefix.inside:
             self._set_bits(inside, self._bits_of(self._cidr_peers_covering(network)))
         if network.prefixlen:

@@ -13,10 +13,9 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
-import msgspec
-
 from pycilium.model.labels import Labels
 from pycilium.model.policy import Direction
+from pycilium.model.resources import to_plain
 from pycilium.model.resources.icmp_types import icmp_type_number
 
 _NAMESPACE = "io.kubernetes.pod.namespace"
@@ -70,7 +69,7 @@ def verdict(
     packet = _Packet(peer, direction, protocol, port, options)
     restricted = allowed = False
     for document in resources:
-        resource = document if isinstance(document, Mapping) else msgspec.to_builtins(document)
+        resource = document if isinstance(document, Mapping) else {**to_plain(document), "kind": document.kind}
         for outcome in _outcomes(resource, subject, packet):
             if outcome.denies:
                 return Verdict.DENIED
