@@ -32,13 +32,12 @@ def ensure(path: str | Path) -> None:
     Below /sys/fs/bpf, where sysfs lets nobody make folders, the mount goes to /sys/fs/bpf itself, as elsewhere.
     """
     folder = Path(path)
+    if os.geteuid() != 0 and not is_bpffs(folder):
+        raise PermissionRequired(f"{folder}: only root may make this folder and mount a BPF file system")
     try:
         _make(folder)
-    except PermissionError as error:
-        if os.geteuid() != 0:
-            raise PermissionRequired(f"{folder}: only root may make this folder and mount a BPF file system") from error
-        anchor = next(parent for parent in folder.parents if parent.exists())
-        mount(anchor)
+    except PermissionError:
+        mount(next(parent for parent in folder.parents if parent.exists()))
         _make(folder)
     if not is_bpffs(folder):
         mount(folder)
@@ -57,8 +56,6 @@ def mount(path: str | Path) -> None:
     """Mount a new BPF file system on the existing folder `path`."""
     if _libc.mount(b"bpffs", os.fsencode(path), b"bpf", 0, b"mode=0700") != 0:
         code = ctypes.get_errno()
-        if os.geteuid() != 0:
-            raise PermissionRequired(f"{path}: only root may mount a BPF file system")
         raise DatapathError(f"{path}: a BPF file system cannot be mounted: {os.strerror(code)}")
 
 

@@ -279,8 +279,8 @@ class Map(Generic[K, V]):
     def dump(self) -> tuple[Columns, Columns]:
         """All entries as two structured arrays of `spec.key.dtype` and `spec.value.dtype`; quick for many."""
         parts = list(self.raw.chunks())
-        keys = np.concatenate([part[0] for part in parts])
-        values = np.concatenate([part[1] for part in parts])
+        keys = np.concatenate([np.empty((0, self.spec.key.size), np.uint8), *(part[0] for part in parts)])
+        values = np.concatenate([np.empty((0, self.spec.value.size), np.uint8), *(part[1] for part in parts)])
         return (
             keys.view(self.spec.key.dtype).reshape(-1),
             values.view(self.spec.value.dtype).reshape(-1),
@@ -321,7 +321,8 @@ class PerCpuArray(Generic[V]):
         """The sum over all CPUs of each 64-bit word of the value, by index; only entries that are not all zero."""
         totals: dict[int, tuple[int, ...]] = {}
         for keys, values in self.raw.chunks():
-            words = np.ascontiguousarray(values).view(np.uint64).reshape(len(values), possible_cpus(), -1).sum(axis=1)
+            words = np.ascontiguousarray(values).view(np.uint64)
+            words = words.reshape(len(values), possible_cpus(), self.raw.value_size // possible_cpus() // 8).sum(axis=1)
             for raw_key, total in zip(_rows(keys), words.tolist(), strict=True):
                 totals[self.spec.key.decode(raw_key)] = tuple(total)
         return totals

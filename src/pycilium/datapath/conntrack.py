@@ -1,0 +1,101 @@
+"""Connections: what the programs remember, listed for people, and rid of what has expired.
+
+The programs never remove an entry; they treat one past its `expires_s` as absent. `collect` removes those, a chunk
+at a time and each chunk right after it was read, so that a connection that comes back to life within the scan is
+hardly ever hit. If it is, its next packet is judged anew, as after any expiry.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pycilium.datapath import layouts
+from pycilium.datapath.layouts import CtFlags, CtState
+from pycilium.datapath.maps import Map, RawMap
+
+GRACE_S = 5
+"""An entry is collected only so long after it expired: the one that a packet revives is likelier to be fresher."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """One run of the collector over one map."""
+
+    alive: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One connection as people read it: `source` opened it. Times are seconds of CLOCK_MONOTONIC."""
+
+    protocol: int
+    source: str
+    source_port: int
+    destination: str
+    destination_port: int
+    source_identity: int
+    destination_identity: int
+    state: CtState
+    created_s: int
+    expires_s: int
+    egress_revision: int
+    ingress_revision: int
+
+
+def collect(target: RawMap, now_s: int, *, grace_s: int = GRACE_S) -> Collected:
+    """Remove the entries of ct4 or ct6 that expired more than `grace_s` ago."""
+    alive = removed = 0
+    for keys, values in target.chunks():
+        expires = _column(values, "expires_s").astype(np.int64)
+        dead = expires + grace_s < now_s
+        gone = [row.tobytes() for row in keys[dead]]
+        failures = target.delete_batch(gone)
+        removed += len(gone) - len(failures)
+        alive += len(keys) - len(gone) + len(failures)
+    return Collected(alive, removed)
+
+
+def connections(target: Map[Any, layouts.CtEntry]) -> Iterator[Connection]:
+    """All connections of ct4 or ct6, expired ones too."""
+    keys, values = target.dump()
+    for key, value in zip(keys, values, strict=True):
+        yield _connection(key, value)
+
+
+def _column(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    structured: npt.NDArray[Any] = np.ascontiguousarray(values).view(layouts.CtEntry.DTYPE).reshape(-1)
+    column: npt.NDArray[Any] = structured[name]
+    return column
+
+
+def _connection(key: np.void, value: np.void) -> Connection:
+    low = (_address(key["address_low"]), int(key["port_low"]))
+    high = (_address(key["address_high"]), int(key["port_high"]))
+    source, destination = (high, low) if int(value["flags"]) & CtFlags.ORIGIN_HIGH else (low, high)
+    return Connection(
+        protocol=int(key["protocol"]),
+        source=source[0],
+        source_port=source[1],
+        destination=destination[0],
+        destination_port=destination[1],
+        source_identity=int(value["source_identity"]),
+        destination_identity=int(value["destination_identity"]),
+        state=CtState(int(value["state"])),
+        created_s=int(value["created_s"]),
+        expires_s=int(value["expires_s"]),
+        egress_revision=int(value["egress_revision"]),
+        ingress_revision=int(value["ingress_revision"]),
+    )
+
+
+def _address(raw: Any) -> str:
+    if isinstance(raw, np.ndarray):
+        return str(ipaddress.IPv6Address(raw.tobytes()))
+    return str(ipaddress.IPv4Address(int(raw)))
