@@ -116,9 +116,9 @@ def require_root(what: str) -> None:
 
 
 def _check_kernel() -> None:
-    from pycilium.datapath import features
+    from pycilium.datapath.features import require
 
-    features.require()
+    require()
 
 
 def _claim(layout: LabLayout, record: LabRecord) -> None:

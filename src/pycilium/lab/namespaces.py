@@ -1,7 +1,7 @@
-"""Network namespaces by name, as `ip netns` knows them (/run/netns): made, entered, listed, removed.
+"""Network namespaces by name, as `ip netns` knows them (/run/netns): made, entered, removed.
 
-A thread enters a namespace and ends there, so that no caller is ever left in the wrong one. What is opened or
-started inside (sockets, processes) stays inside. Sysctls written from such a thread are the namespace's own.
+Entering is `datapath.netns`'s: a thread goes in and ends there. What is opened or started inside (sockets, processes)
+stays inside, and sysctls written there are the namespace's own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from pycilium.datapath import netns
 from pycilium.errors import AlreadyExists, CiliumError, NotFound, PermissionRequired
 
 NETNS_ROOT = Path("/run/netns")
@@ -41,7 +43,7 @@ def create(name: str) -> None:
         path.parent.mkdir(mode=0o755, exist_ok=True)
         path.touch(mode=0o444, exist_ok=False)
         try:
-            _in_thread(lambda: _unshare_and_bind(path))
+            _in_new_thread(lambda: _unshare_and_bind(path))
         except BaseException:
             path.unlink()
             raise
@@ -59,12 +61,8 @@ def delete(name: str) -> None:
 
 def run_in(name: str, function: Callable[[], Result]) -> Result:
     """What `function` gives when called inside the namespace, in a thread of its own. Its exceptions come through."""
-
-    def body() -> Result:
-        enter(name)
-        return function()
-
-    return _in_thread(body)
+    with netns.opened(str(path_of(name))) as fd:
+        return netns.run_in(fd, function)
 
 
 def enter(name: str) -> None:
@@ -97,22 +95,10 @@ def _unshare_and_bind(path: Path) -> None:
     _checked(_libc.mount(os.fsencode(own), os.fsencode(path), b"none", _MS_BIND, None), "mount")
 
 
-def _in_thread(function: Callable[[], Result]) -> Result:
-    results: list[Result] = []
-    errors: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            results.append(function())
-        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
-            errors.append(error)
-
-    thread = threading.Thread(target=body, name="namespace")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+def _in_new_thread(function: Callable[[], None]) -> None:
+    """A thread that leaves its namespace must not be one that anybody uses afterwards."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(function).result()
 
 
 def _checked(result: int, call: str) -> None:
