@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Later fragments carry no ports: the first one leaves them in a map. A later one that comes before the first is
  * dropped (175); the sender's retransmission mends that, and no packet passes unjudged.
+ *
+ * To be called once the source is known to be genuine: the first fragment speaks for all of its sender's.
  */
 #pragma once
 
 #include "../maps/fragment.h"
 #include "flow.h"
 #include "icmp.h"
-#include "parse.h"
 
 static __always_inline void fragment_key_of(const struct flow *flow, struct fragment_key *key)
 {
@@ -47,5 +48,16 @@ static __noinline int fragment_recall(struct flow *flow)
 		flow->icmp_type =
 		    entry->destination_port ? icmp_echo_reply(flow->family) : icmp_echo_request(flow->family);
 	}
+	return 0;
+}
+
+/* 0 or a drop reason. */
+static __always_inline int fragment_track(struct flow *flow)
+{
+	if (likely(flow->fragment == FRAGMENT_NONE))
+		return 0;
+	if (flow->fragment == FRAGMENT_LATER)
+		return fragment_recall(flow);
+	fragment_remember(flow);
 	return 0;
 }

@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Transport headers: ports, TCP flags, ICMP type. To be called once the source is known to be genuine, since the
- * first fragment of a packet speaks for those that follow.
- */
+/* Transport headers: ports, TCP flags, ICMP type. */
 #pragma once
 
 #include "flow.h"
-#include "fragment.h"
 #include "icmp.h"
 #include "parse.h"
 
@@ -85,10 +82,13 @@ static __always_inline int parse_icmp(struct __sk_buff *skb, struct flow *flow, 
 	return 0;
 }
 
-static __always_inline int parse_l4_header(struct __sk_buff *skb, struct flow *flow, __u8 family)
+/* 0 or a drop reason; a later fragment has nothing here to read. */
+static __always_inline int parse_l4(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	const __u8 icmp = family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
 
+	if (unlikely(flow->fragment == FRAGMENT_LATER))
+		return 0;
 	if (likely(flow->tuple.protocol == IPPROTO_TCP))
 		return parse_ports(skb, flow, family, TCP_HEADER_BYTES);
 	if (flow->tuple.protocol == IPPROTO_UDP)
@@ -98,16 +98,4 @@ static __always_inline int parse_l4_header(struct __sk_buff *skb, struct flow *f
 	if (flow->tuple.protocol == icmp)
 		return parse_icmp(skb, flow, family);
 	return 0; /* any other protocol is tracked by its addresses alone */
-}
-
-static __always_inline int parse_l4(struct __sk_buff *skb, struct flow *flow, __u8 family)
-{
-	int reason;
-
-	if (unlikely(flow->fragment == FRAGMENT_LATER))
-		return fragment_recall(flow);
-	reason = parse_l4_header(skb, flow, family);
-	if (unlikely(flow->fragment == FRAGMENT_FIRST) && !reason)
-		fragment_remember(flow);
-	return reason;
 }

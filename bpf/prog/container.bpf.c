@@ -14,6 +14,7 @@
 #include "../lib/ethernet.h"
 #include "../lib/events.h"
 #include "../lib/family.h"
+#include "../lib/fragment.h"
 #include "../lib/nd.h"
 #include "../lib/parse.h"
 
@@ -54,10 +55,13 @@ static __always_inline int container_admit(struct __sk_buff *skb, struct flow *f
 	reason = container_check_destination(flow, family);
 	if (reason)
 		return reason;
+	reason = parse_l4(skb, flow, family);
+	if (reason)
+		return reason;
 	reason = container_check_source(skb, flow, family);
 	if (reason)
 		return reason;
-	reason = parse_l4(skb, flow, family);
+	reason = fragment_track(flow);
 	if (reason)
 		return reason;
 	end_resolve(&flow->destination, &flow->tuple.destination, family);

@@ -9,6 +9,7 @@
 #include "../lib/ethernet.h"
 #include "../lib/events.h"
 #include "../lib/family.h"
+#include "../lib/fragment.h"
 #include "../lib/parse.h"
 
 static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
@@ -20,12 +21,15 @@ static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, 
 		return reason;
 	if (address_is_multicast(&flow->tuple.destination, family))
 		return DROP_MULTICAST_HANDLED;
+	reason = parse_l4(skb, flow, family);
+	if (reason)
+		return reason;
 	end_set_remote(&flow->source, &flow->tuple.source, family);
 	endpoint = endpoint_lookup(&flow->tuple.destination, family);
 	if (!endpoint)
 		return DROP_UNKNOWN_L3_TARGET;
 	end_set_local(&flow->destination, endpoint);
-	reason = parse_l4(skb, flow, family);
+	reason = fragment_track(flow);
 	if (reason)
 		return reason;
 	return connection_admit(skb, flow, family);

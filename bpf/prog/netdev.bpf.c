@@ -10,6 +10,7 @@
 #include "../lib/ethernet.h"
 #include "../lib/events.h"
 #include "../lib/family.h"
+#include "../lib/fragment.h"
 #include "../lib/parse.h"
 
 /* Nobody outside has an address of this node or of its pods. */
@@ -32,12 +33,15 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 	if (!endpoint)
 		return STEP_IGNORE;
 	end_set_local(&flow->destination, endpoint);
+	reason = parse_l4(skb, flow, family);
+	if (reason)
+		return reason;
 	reason = netdev_check_source(flow, family);
 	if (reason)
 		return reason;
 	if (flow->hop_limit <= 1)
 		return DROP_TTL_EXCEEDED;
-	reason = parse_l4(skb, flow, family);
+	reason = fragment_track(flow);
 	if (reason)
 		return reason;
 	return connection_admit(skb, flow, family);
