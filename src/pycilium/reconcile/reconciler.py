@@ -177,6 +177,10 @@ class Reconciler(Generic[K, V]):
                 self._done_since.pop(key, None)
         return Outcome(len(keys) - len(failures), len(failures))
 
+    def is_done(self, key: K) -> bool:
+        """Whether the target holds what is desired for `key`; what another reconciler's `ready` asks."""
+        return key in self._tracker.desired and key not in self._tracker.pending_updates
+
     def next_due(self) -> float | None:
         """When the first failed key is to be tried again; None if no key fails."""
         return min((failure.retry_at for failure in self._failures.values()), default=None)
@@ -188,7 +192,7 @@ class Reconciler(Generic[K, V]):
             return Status("error", failure.since, failure.error, failure.attempts)
         if self._is_pending(key):
             return Status("pending")
-        return Status("done", self._done_since.get(key)) if key in self._tracker.desired else None
+        return Status("done", self._done_since.get(key)) if self.is_done(key) else None
 
     def _is_pending(self, key: K) -> bool:
         return key in self._tracker.pending_updates or key in self._tracker.pending_deletions

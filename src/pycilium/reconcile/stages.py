@@ -3,8 +3,9 @@
        updates    stage 1 ──► stage 2 ──► stage 3
        deletions  stage 1 ◄── stage 2 ◄── stage 3
 
-A stage's deletions wait until every update of the stages after it has succeeded: until then something there may still
-refer to what is to be deleted. A failing key holds back nothing else.
+A stage's deletions wait until nothing is pending in the stages after it: until then something there may still refer to
+what is to be deleted. A failing key holds back no update of another; an entry that must not be written before another
+one is there says so itself (`ready`).
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Stages:
         deletions = []
         for reconciler in reversed(self._reconcilers):
             deletions.append(reconciler.run_deletes(now))
-            if reconciler.tracker.pending_updates:
+            if not reconciler.in_sync:
                 break
         due = [due for reconciler in self._reconcilers if (due := reconciler.next_due()) is not None]
         return RoundResult(
