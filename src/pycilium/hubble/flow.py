@@ -43,7 +43,7 @@ from pycilium.hubble.store import FlowStore, Loss
 
 CACHED = 16384
 """Messages and decisions kept before a cache starts afresh."""
-_MAPPED = 0xFFFF_0000_0000
+_SAID = {Outcome.ALLOWED: "allowed by ", Outcome.DENIED: "denied by ", Outcome.NO_RULE: ""}
 _OBSERVED_TO_ENDPOINT = flow_pb2.TO_ENDPOINT
 
 
@@ -252,7 +252,7 @@ class FlowConverter:
             return None
         if len(self._rules) > CACHED:
             self._rules.clear()
-        made = self._rules[key] = _Rules.of(found)
+        made = self._rules[key] = _Rules.of(found, outcome)
         return made
 
 
@@ -262,8 +262,9 @@ class _Rules(NamedTuple):
     text: str
 
     @classmethod
-    def of(cls, found: DecisionRules) -> _Rules:
-        return cls([_policy(policy) for policy in found.policies], found.match_type, found.text)
+    def of(cls, found: DecisionRules, outcome: Outcome) -> _Rules:
+        text = f"{_SAID[outcome]}{found.text}" if found.text else ""
+        return cls([_policy(policy) for policy in found.policies], found.match_type, text)
 
 
 def cluster_of(labels: Iterable[str]) -> str:

@@ -1,0 +1,126 @@
+"""Which Hubble server is meant, whether it is there, and what its errors mean to a user."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from pycilium.cli.hubble_arguments import WrongUseError
+from pycilium.cli.hubble_time import parse_duration_ns
+from pycilium.cli.target import MACHINE_RUN_DIR, Target
+from pycilium.errors import CiliumError
+from pycilium.hubble.proto import observer_pb2_grpc, peer_pb2_grpc
+
+DEFAULT_SERVER = "localhost:4245"
+CONNECT_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 12.0
+_HOST_PORT = re.compile(r"(?P<host>\[[^]]+\]|[^:/]+):(?P<port>\d+)")
+_HINT = (
+    "Is the agent running (`cilium status`)? A lab is started with `cilium lab up`; "
+    "another server is named with --server or HUBBLE_SERVER"
+)
+
+
+class HubbleUnavailableError(CiliumError):
+    """No Hubble server answers; the message says where it was looked for and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An open connection."""
+
+    address: str
+    request_timeout_s: float
+    observer: Any
+    peer: Any
+    health: Any
+
+
+@contextmanager
+def connect(options: argparse.Namespace) -> Iterator[Server]:
+    """Connects to the server that is meant and puts its errors into words."""
+    address = server_address(options)
+    timeout_s = options.timeout or _timeout_from_environment("HUBBLE_TIMEOUT", CONNECT_TIMEOUT_S)
+    _check_reachable(address, timeout_s)
+    request_timeout_s = options.request_timeout or _timeout_from_environment(
+        "HUBBLE_REQUEST_TIMEOUT", REQUEST_TIMEOUT_S
+    )
+    with grpc.insecure_channel(address) as channel:
+        try:
+            yield Server(
+                address,
+                request_timeout_s,
+                observer_pb2_grpc.ObserverStub(channel),  # type: ignore[no-untyped-call]
+                peer_pb2_grpc.PeerStub(channel),  # type: ignore[no-untyped-call]
+                health_pb2_grpc.HealthStub(channel),
+            )
+        except grpc.RpcError as error:
+            raise _in_words(error, address) from error
+
+
+def server_address(options: argparse.Namespace) -> str:
+    """1. --server 2. --lab 3. HUBBLE_SERVER 4. the lab that is up 5. this machine's agent 6. localhost:4245."""
+    if options.server:
+        return _checked(options.server)
+    target = Target()
+    target.lab_option = options.lab
+    if options.lab is None and (named := os.environ.get("HUBBLE_SERVER")):
+        return _checked(named)
+    if target.lab is not None:
+        return f"unix://{target.hubble_socket()}"
+    machine = MACHINE_RUN_DIR / "hubble.sock"
+    return f"unix://{machine}" if machine.exists() else DEFAULT_SERVER
+
+
+def _checked(address: str) -> str:
+    if address.startswith("tls://"):
+        raise WrongUseError(f"{address}: TLS is not built yet; use host:port or unix:///path")
+    if address.startswith("/"):
+        return f"unix://{address}"
+    return address
+
+
+def _timeout_from_environment(name: str, default_s: float) -> float:
+    text = os.environ.get(name)
+    try:
+        return parse_duration_ns(text) / 1e9 if text else default_s
+    except ValueError as error:
+        raise WrongUseError(f"{name}: {error}") from error
+
+
+def _check_reachable(address: str, timeout_s: float) -> None:
+    """Tries the address once, so that a server that is not there is told at once and in plain words."""
+    try:
+        if address.startswith("unix:"):
+            path = address.removeprefix("unix:")
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(timeout_s)
+                probe.connect(path.removeprefix("//"))
+        elif match := _HOST_PORT.fullmatch(address):
+            host = match["host"].strip("[]")
+            socket.create_connection((host, int(match["port"])), timeout_s).close()
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise HubbleUnavailableError(f"no Hubble server at {address}: {reason}. {_HINT}") from error
+
+
+def _in_words(error: grpc.RpcError, address: str) -> Exception:
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return WrongUseError(f"the server refuses: {details}")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return HubbleUnavailableError(f"the Hubble server at {address} does not answer (any more): {details}. {_HINT}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return HubbleUnavailableError(f"the Hubble server at {address} is too slow; try --request-timeout 60s")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return CiliumError(f"the Hubble server at {address} does not offer this: {details}")
+    return CiliumError(f"{code.name}: {details}")
