@@ -35,8 +35,9 @@ def command() -> list[str]:
 
     headers = Path(ziglang.__file__).parent / "lib" / "libc" / "include"
     return [
-        *(sys.executable, "-m", "ziglang", "cc", *_FLAGS, f"-I{ROOT / 'bpf'}", f"-ffile-prefix-map={ROOT}=."),
+        *(sys.executable, "-m", "ziglang", "cc", *_FLAGS, f"-I{ROOT / 'bpf'}"),
         *("-isystem", str(headers / "any-linux-any"), "-isystem", str(headers / _kernel_headers())),
+        *(f"-ffile-prefix-map={ROOT}=.", f"-ffile-prefix-map={headers}=include"),  # the same object on every machine
     ]
 
 
@@ -55,10 +56,12 @@ def compile_object(source: Path, output: Path) -> None:
     """Compile one file; the output appears whole or not at all. CompileError has the compiler's words."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pycilium-bpf-") as scratch:
+        # Caches of this one call: nothing outside the build is read or left.
         made = Path(scratch) / output.name
         caches = {"ZIG_GLOBAL_CACHE_DIR": f"{scratch}/global", "ZIG_LOCAL_CACHE_DIR": f"{scratch}/local"}
-        arguments = [*command(), "-c", str(source), "-o", str(made)]
-        done = subprocess.run(arguments, check=False, env={**os.environ, **caches}, capture_output=True, text=True)
+        arguments = [*command(), "-c", str(source.resolve()), "-o", str(made)]
+        environment = {**os.environ, **caches}
+        done = subprocess.run(arguments, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode != 0:
             raise CompileError(f"{source} does not compile:\n{done.stderr.strip()}")
         fresh = output.with_name(f".{output.name}.{os.getpid()}")
