@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include "clock.h"
 #include "conntrack.h"
 #include "endpoint.h"
 #include "icmp.h"
@@ -134,7 +135,7 @@ static __noinline bool connection_relates(struct __sk_buff *skb, struct flow *fl
 		return false;
 	if (flow->source.endpoint && !address_equal(&quoted.destination, &flow->tuple.source))
 		return false;
-	entry = ct_lookup(&quoted, flow->family, flow_now_s(flow), &is_reply);
+	entry = ct_lookup(&quoted, flow->family, flow->now_s, &is_reply);
 	if (!entry || !connection_revisions_current(entry, flow, !is_reply))
 		return false;
 	flow->entry = entry;
@@ -159,9 +160,10 @@ static __always_inline int connection_admit(struct __sk_buff *skb, struct flow *
 	bool is_reply = false;
 	int reason;
 
+	flow->now_s = clock_now_s();
 	if (unlikely(flow->tracking >= TRACKING_RELATED))
 		return connection_admit_icmp(skb, flow);
-	entry = ct_lookup(&flow->tuple, family, flow_now_s(flow), &is_reply);
+	entry = ct_lookup(&flow->tuple, family, flow->now_s, &is_reply);
 	if (!entry || ct_is_opened_anew(entry, flow, is_reply))
 		return connection_open(flow);
 
@@ -174,6 +176,6 @@ static __always_inline int connection_admit(struct __sk_buff *skb, struct flow *
 	}
 	flow->entry = entry;
 	flow->reason = is_reply ? TRACE_REASON_REPLY : TRACE_REASON_ESTABLISHED;
-	ct_refresh(entry, flow, flow_now_s(flow), is_reply);
+	ct_refresh(entry, flow, is_reply);
 	return STEP_DONE;
 }

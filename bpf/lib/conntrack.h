@@ -124,7 +124,7 @@ static __always_inline __u8 ct_state_after_end(struct ct_entry *entry, const str
 }
 
 /* Takes a packet that may pass into account. */
-static __always_inline void ct_refresh(struct ct_entry *entry, const struct flow *flow, __u32 now_s, bool is_reply)
+static __always_inline void ct_refresh(struct ct_entry *entry, const struct flow *flow, bool is_reply)
 {
 	__u8 state = entry->state;
 	__u32 expires_s;
@@ -135,7 +135,7 @@ static __always_inline void ct_refresh(struct ct_entry *entry, const struct flow
 		state = ct_state_after_end(entry, flow, is_reply);
 	if (unlikely(state != entry->state))
 		entry->state = state;
-	expires_s = now_s + ct_lifetime_s(flow->tuple.protocol, state);
+	expires_s = flow->now_s + ct_lifetime_s(flow->tuple.protocol, state);
 	if (unlikely(expires_s != entry->expires_s))
 		entry->expires_s = expires_s;
 }
@@ -148,12 +148,11 @@ static __always_inline __u8 ct_first_state(const struct flow *flow)
 }
 
 /* Makes the entry of a connection whose first packet, `flow`, may pass; 0 or what the kernel said. */
-static __noinline long ct_create(struct flow *flow)
+static __noinline long ct_create(const struct flow *flow)
 {
 	bool source_is_high = tuple_source_is_high(&flow->tuple, flow->family);
-	__u32 now_s = flow_now_s(flow);
 	struct ct_entry entry = {
-	    .created_s = now_s,
+	    .created_s = flow->now_s,
 	    .source_identity = flow->source.sec_identity,
 	    .destination_identity = flow->destination.sec_identity,
 	    .egress_revision = flow->source.revision,
@@ -165,10 +164,10 @@ static __noinline long ct_create(struct flow *flow)
 	    .state = ct_first_state(flow),
 	    .flags = (source_is_high ? CT_ORIGIN_HIGH : 0) | (flow->tcp_flags & TCP_FIN ? CT_FIN_ORIGIN : 0),
 	    .tcp_flags_origin = flow->tcp_flags,
-	    .reported_origin_s = now_s,
+	    .reported_origin_s = flow->now_s,
 	};
 
-	entry.expires_s = now_s + ct_lifetime_s(flow->tuple.protocol, entry.state);
+	entry.expires_s = flow->now_s + ct_lifetime_s(flow->tuple.protocol, entry.state);
 	if (flow->family == FAMILY_IPV4) {
 		struct ct4_key key = ct4_key_of(&flow->tuple, source_is_high);
 

@@ -114,7 +114,7 @@ static __noinline int event_send(struct __sk_buff *skb, struct flow *flow, __u8 
 		return 0;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
-	event->time_ns = flow_now_ns(flow);
+	event->time_ns = bpf_ktime_get_ns();
 	event->type = type;
 	event->subtype = subtype;
 	event->direction = type == EVENT_DROP ? flow->drop_direction : 0;
@@ -131,7 +131,7 @@ static __always_inline bool trace_is_news(struct flow *flow)
 {
 	struct ct_entry *entry = flow->entry;
 	__u8 flags = flow->tcp_flags & EVENTS_TCP_FLAGS;
-	__u32 now_s = flow_now_s(flow);
+	__u32 now_s = flow->now_s;
 
 	if (flow->is_reply == IS_REPLY_YES) {
 		if (likely(now_s - entry->reported_reply_s < config_report_interval_s &&

@@ -68,7 +68,7 @@ struct flow {
 	struct end destination;
 	struct verdict verdict;
 	struct ct_entry *entry; /* of the connection; 0: none yet, or not tracked */
-	__u64 now_ns;           /* 0: not asked yet */
+	__u32 now_s;            /* CLOCK_MONOTONIC; from connection_admit() on */
 	__u32 bytes;            /* whole packet, Ethernet header too */
 	__u32 identification;   /* of fragments; as in the packet's bytes */
 	__u16 l4_offset;
@@ -90,15 +90,3 @@ enum is_reply {
 	IS_REPLY_YES = 1,
 	IS_REPLY_UNKNOWN = 2,
 };
-
-static __always_inline __u64 flow_now_ns(struct flow *flow)
-{
-	if (!flow->now_ns)
-		flow->now_ns = bpf_ktime_get_ns();
-	return flow->now_ns;
-}
-
-static __always_inline __u32 flow_now_s(struct flow *flow)
-{
-	return flow_now_ns(flow) / 1000000000;
-}

@@ -1099,6 +1099,43 @@ class PolicyRow:
         )
 
 
+_CLOCK_ENTRY = struct.Struct("=Q I 4x")
+
+
+@dataclass(frozen=True, slots=True)
+class ClockEntry:
+    """struct clock_entry."""
+
+    jiffies: int = 0
+    now_s: int = 0
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("jiffies", "u8"),
+            ("now_s", "u4"),
+            ("pad", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{jiffies:u64@0 now_s:u32@8 pad:u32@12 size=16}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _CLOCK_ENTRY.pack(
+            self.jiffies,
+            self.now_s,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ClockEntry:
+        items = _CLOCK_ENTRY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ProgramConfig:
     """Constants that the programs are loaded with; what each means: bpf/abi/config.h."""
@@ -1134,7 +1171,11 @@ _IdentityBitsKey: Final[Codec[IdentityBitsKey]] = _codec(IdentityBitsKey, "ident
 _SelectorBits: Final[Codec[SelectorBits]] = _codec(SelectorBits, "selector_bits")
 _PolicyRowKey: Final[Codec[PolicyRowKey]] = _codec(PolicyRowKey, "policy_row_key")
 _PolicyRow: Final[Codec[PolicyRow]] = _codec(PolicyRow, "policy_row")
+_ClockEntry: Final[Codec[ClockEntry]] = _codec(ClockEntry, "clock_entry")
 
+CLOCK: Final[MapSpec[int, ClockEntry]] = MapSpec(
+    "clock", MapType.PERCPU_ARRAY, U32, _ClockEntry, 1
+)
 CT4: Final[MapSpec[Ct4Key, CtEntry]] = MapSpec(
     "ct4", MapType.LRU_HASH, _Ct4Key, _CtEntry, 262144
 )
@@ -1179,6 +1220,7 @@ POLICY_ROWS: Final[MapSpec[PolicyRowKey, PolicyRow]] = MapSpec(
 )
 
 MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
+    "clock": CLOCK,
     "ct4": CT4,
     "ct6": CT6,
     "endpoints4": ENDPOINTS4,
@@ -1231,6 +1273,7 @@ STRUCTS: Final[dict[str, str]] = {
     "selector_bits": SelectorBits.SIGNATURE,
     "policy_row_key": PolicyRowKey.SIGNATURE,
     "policy_row": PolicyRow.SIGNATURE,
+    "clock_entry": ClockEntry.SIGNATURE,
 }
 
 ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
