@@ -108,10 +108,8 @@ class SelectorTable:
 
         # For as long as the policies of an earlier agent are in force.
         self._earlier = in_use
-        self._held = [
-            *self._local_identities.kept,
-            *(network for network, number in in_use.cidrs.items() if number == world_identity(network)),
-        ]
+        worlds = (network for network, number in in_use.cidrs.items() if number == world_identity(network))
+        self._held: dict[Network, None] = dict.fromkeys((*self._local_identities.kept, *worlds))
         self._held_until_now: list[Network] = []
         self._inherited: dict[BitsKey, Words | None] = {}
         self._inherited_before: dict[BitsKey, Words | None] = {}
@@ -242,7 +240,7 @@ class SelectorTable:
     def _forget_earlier(self) -> None:
         """The policies of the earlier agent are gone: first what was kept for them goes, then their banks are free."""
         if self._held or self._inherited_before:
-            self._held_until_now, self._held = self._held, []
+            self._held_until_now, self._held = list(self._held), {}
             self._inherited, self._inherited_before = dict.fromkeys(self._inherited_before), {}
             self._earlier = NumbersInUse()
         elif self._old_banks:

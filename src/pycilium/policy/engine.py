@@ -27,10 +27,10 @@ from pycilium.model.peer import Address, Network
 from pycilium.model.policy import Direction, Policy, PolicyKey, PolicyRef, RuleRef, Section
 from pycilium.policy._history import RowHistory
 from pycilium.policy._label_index import SelectorIndex
-from pycilium.policy._numbers import NumbersInUse
+from pycilium.policy._numbers import NumbersInUse, Words
 from pycilium.policy._programs import NO_POLICY, Compiler, PolicyEntry, Program
 from pycilium.policy._rows import Row, RowKey
-from pycilium.policy._selectors import BitsKey, SelectorTable, Words
+from pycilium.policy._selectors import BitsKey, SelectorTable
 
 
 @dataclass(frozen=True, slots=True)
