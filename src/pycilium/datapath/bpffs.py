@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 from pycilium.errors import DatapathError, PermissionRequired
@@ -14,6 +15,7 @@ from pycilium.errors import DatapathError, PermissionRequired
 _MAGIC = 0xCAFE4A11
 _MNT_DETACH = 2
 _STATFS_ROOM = 256
+_LONG = ctypes.sizeof(ctypes.c_long)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -23,7 +25,7 @@ def is_bpffs(path: str | Path) -> bool:
     raw = ctypes.create_string_buffer(_STATFS_ROOM)
     if _libc.statfs(os.fsencode(path), raw) != 0:
         return False
-    return int.from_bytes(raw.raw[:8], "little") & 0xFFFFFFFF == _MAGIC
+    return int.from_bytes(raw.raw[:_LONG], sys.byteorder) & 0xFFFFFFFF == _MAGIC
 
 
 def ensure(path: str | Path) -> None:

@@ -51,6 +51,19 @@ class AnyMap(Protocol[K, V]):
     def delete_batch(self, keys: Iterable[K]) -> dict[K, Exception]: ...
     def dump(self) -> tuple[Columns, Columns]: ...
     def count(self) -> int: ...
+    def fill(self) -> Fill: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How full a map is."""
+
+    entries: int
+    capacity: int
+
+    @property
+    def ratio(self) -> float:
+        return self.entries / self.capacity
 
 
 class RawMap:
@@ -289,6 +302,10 @@ class Map(Generic[K, V]):
     def count(self) -> int:
         """How many entries there are, counted by a scan: the kernel keeps no number."""
         return sum(len(keys) for keys, _ in self.raw.chunks())
+
+    def fill(self) -> Fill:
+        """How full it is; a scan, see `count`."""
+        return Fill(self.count(), self.max_entries)
 
 
 class PerCpuArray(Generic[V]):

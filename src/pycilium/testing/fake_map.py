@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from pycilium.datapath.codec import MapSpec, MapType
-from pycilium.datapath.maps import Columns
+from pycilium.datapath.maps import Columns, Fill
 from pycilium.errors import DatapathError, MapFull
 
 K = TypeVar("K")
@@ -112,3 +112,6 @@ class FakeMap(Generic[K, V]):
 
     def count(self) -> int:
         return len(self._entries)
+
+    def fill(self) -> Fill:
+        return Fill(self.count(), self.max_entries)

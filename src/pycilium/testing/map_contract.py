@@ -12,7 +12,7 @@ import pytest
 
 from pycilium.datapath import layouts
 from pycilium.datapath.codec import MapSpec
-from pycilium.datapath.maps import AnyMap, MapOperations, Translation
+from pycilium.datapath.maps import AnyMap, Fill, MapOperations, Translation
 from pycilium.errors import DatapathError, MapFull
 
 MakeMap = Callable[[MapSpec[Any, Any], int], AnyMap[Any, Any]]
@@ -90,6 +90,7 @@ class MapContract:
 
         assert dict(target.items()) == wanted
         assert target.count() == 5000
+        assert target.fill() == Fill(5000, 10000)
 
     @ALL
     def test_an_empty_batch_is_nothing(self, make_map: MakeMap, spec: MapSpec[Any, Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pycilium.datapath import bpffs
+from pycilium.datapath import bpffs, btf
 from pycilium.datapath.loader import Datapath, DatapathConfig, load
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
@@ -34,6 +34,13 @@ def compile_probe(folder: Path, replace: tuple[str, str] = ("", "")) -> Path:
 @pytest.fixture(scope="session")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_probe(tmp_path_factory.mktemp("probe") / "objects")
+
+
+@pytest.fixture(scope="session")
+def map_names(objects: Path) -> frozenset[str]:
+    """The maps that the probe declares; the real programs may have more."""
+    declared = btf.read_object((objects / "probe.bpf.o").read_bytes())
+    return frozenset(definition.name for definition in declared.maps)
 
 
 @pytest.fixture

@@ -50,28 +50,32 @@ def test_programs_find_what_the_agent_wrote(datapath: Datapath) -> None:
     assert struct.unpack_from("5I", result.context, 48) == (KEY.address, 4711, 9, 0, 0)
 
 
-def test_a_second_load_takes_over_maps_with_their_entries(config: DatapathConfig, objects: Path) -> None:
+def test_a_second_load_takes_over_maps_with_their_entries(
+    config: DatapathConfig, objects: Path, map_names: frozenset[str]
+) -> None:
     with load(config, objects) as first, first.map(layouts.IPCACHE4) as ipcache:
         ipcache.update(KEY, layouts.IpcacheEntry(sec_identity=1))
         assert first.reused == frozenset()
 
     with load(config, objects) as second, second.map(layouts.IPCACHE4) as ipcache:
-        assert second.reused == frozenset(layouts.MAPS)
+        assert second.reused == map_names
         assert ipcache.lookup(KEY) == layouts.IpcacheEntry(sec_identity=1)
 
 
-def test_pins_are_all_there_and_nothing_else(datapath: Datapath, bpf_root: Path) -> None:
-    assert set(os.listdir(bpf_root / "maps")) == set(layouts.MAPS)
+def test_pins_are_all_there_and_nothing_else(datapath: Datapath, bpf_root: Path, map_names: frozenset[str]) -> None:
+    assert set(os.listdir(bpf_root / "maps")) == map_names
     assert set(os.listdir(bpf_root / "programs")) == set(datapath.programs)
 
 
-def test_pins_of_what_no_object_has_any_more_are_removed(config: DatapathConfig, objects: Path, bpf_root: Path) -> None:
+def test_pins_of_what_no_object_has_any_more_are_removed(
+    config: DatapathConfig, objects: Path, bpf_root: Path, map_names: frozenset[str]
+) -> None:
     load(config, objects).close()
     os.rename(bpf_root / "maps" / "metrics", bpf_root / "maps" / "from_before")
 
     load(config, objects).close()
 
-    assert set(os.listdir(bpf_root / "maps")) == set(layouts.MAPS)
+    assert set(os.listdir(bpf_root / "maps")) == map_names
 
 
 @pytest.mark.parametrize("size", [512, 4096])
@@ -135,6 +139,22 @@ def test_a_program_that_the_verifier_refuses_is_named_with_the_whole_log(
         load(config, other)
 
     assert "map_value_or_null" in caught.value.log
+
+
+def test_a_failed_load_leaves_what_was_pinned_as_it_was(
+    config: DatapathConfig, objects: Path, tmp_path: Path, bpf_root: Path
+) -> None:
+    other = compile_probe(tmp_path / "other", ("found ? found->sec_identity : 0", "found->sec_identity"))
+    with load(config, objects) as before, before.map(layouts.IPCACHE4) as ipcache:
+        ipcache.update(KEY, layouts.IpcacheEntry(sec_identity=1))
+        ids = {name: program.info().id for name, program in before.programs.items()}
+
+    with pytest.raises(VerifierRejected):
+        load(replace(config, map_entries={**config.map_entries, "ipcache4": 2048}), other)
+
+    with open_pinned(str(bpf_root)) as pinned, pinned.map(layouts.IPCACHE4) as ipcache:
+        assert {name: program.info().id for name, program in pinned.programs.items()} == ids
+        assert dict(ipcache.items()) == {KEY: layouts.IpcacheEntry(sec_identity=1)}
 
 
 @pytest.mark.parametrize(
