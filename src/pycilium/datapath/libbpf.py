@@ -113,6 +113,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__fd": (ctypes.c_int, [ctypes.c_void_p]),
     "libbpf_probe_bpf_helper": (ctypes.c_int, [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]),
     "bpf_tc_hook_create": (ctypes.c_int, [ctypes.POINTER(_TcHook)]),
+    "bpf_tc_hook_destroy": (ctypes.c_int, [ctypes.POINTER(_TcHook)]),
     "bpf_tc_attach": (ctypes.c_int, [ctypes.POINTER(_TcHook), ctypes.POINTER(_TcOptions)]),
     "bpf_tc_detach": (ctypes.c_int, [ctypes.POINTER(_TcHook), ctypes.POINTER(_TcOptions)]),
     "bpf_tc_query": (ctypes.c_int, [ctypes.POINTER(_TcHook), ctypes.POINTER(_TcOptions)]),
@@ -305,6 +306,14 @@ def tc_detach(ifindex: int, direction: int, handle: int, priority: int) -> bool:
         return False
     _raise(result)
     return True
+
+
+def tc_remove_hooks(ifindex: int) -> None:
+    """Remove the device's clsact qdisc and every filter on it, whoever made them; absent is success."""
+    hook = _hook(ifindex, TC_INGRESS | TC_EGRESS)
+    result = _library().bpf_tc_hook_destroy(ctypes.byref(hook))
+    if -result not in {errno.ENOENT, errno.EINVAL, errno.ENODEV}:
+        _raise(result)
 
 
 def tc_program(ifindex: int, direction: int, handle: int, priority: int) -> int | None:

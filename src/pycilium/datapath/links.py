@@ -58,11 +58,20 @@ class Attachment:
 
 
 def attach(
-    ifindex: int, program_fd: int, pin_path: str | os.PathLike[str], *, hook: Hook = Hook.INGRESS, mode: Mode = "auto"
+    ifindex: int,
+    program_fd: int,
+    pin_path: str | os.PathLike[str],
+    *,
+    hook: Hook = Hook.INGRESS,
+    mode: Mode = "auto",
+    own_device: bool = False,
 ) -> Attachment:
     """Attach the program, in place of whatever of ours is there. Idempotent; AttachError says device, hook and why.
 
-    What the other mode left behind is removed, but only once the new program is in place.
+    What the other mode left behind is removed, but only once the new program is in place; of a device that is ours
+    altogether (`own_device`) the clsact qdisc too. A new tcx link makes the kernel wait for an RCU grace period,
+    some 10 ms with the routing lock held, where a filter takes 0.1 ms: who is in a hurry attaches with mode "tc" and
+    comes again later with "auto".
     """
     program_id = bpf.program_info(program_fd).id
     path = Path(pin_path)
@@ -75,7 +84,8 @@ def attach(
             return Attachment(ifindex, hook, "tc", program_id)
         if not _update(path, ifindex, hook, program_fd, program_id):
             _create(path, ifindex, hook, program_fd)
-            libbpf.tc_detach(ifindex, hook.tc, HANDLE, PRIORITY)
+            if libbpf.tc_detach(ifindex, hook.tc, HANDLE, PRIORITY) and own_device:
+                libbpf.tc_remove_hooks(ifindex)
     return Attachment(ifindex, hook, "tcx", program_id, str(path))
 
 

@@ -97,6 +97,23 @@ def test_changing_the_mode_leaves_nothing_of_the_other(
     assert links.attachment(device, pin) == attached
 
 
+@pytest.mark.parametrize(("own_device", "left"), [(True, 0), (False, 1)])
+def test_the_qdisc_goes_with_the_filter_only_from_a_device_of_our_own(
+    device: int, pin: Path, fds: tuple[int, int], own_device: bool, left: int
+) -> None:
+    links.attach(device, fds[0], pin, mode="tc", own_device=own_device)
+    assert clsact_count() == 1
+
+    links.attach(device, fds[0], pin, mode="tcx", own_device=own_device)
+
+    assert clsact_count() == left
+
+
+def clsact_count() -> int:
+    shown = subprocess.run(["tc", "qdisc", "show", "dev", "probe0"], check=True, capture_output=True, text=True)
+    return shown.stdout.count("clsact")
+
+
 def test_auto_prefers_tcx_where_the_kernel_has_it(device: int, pin: Path, fds: tuple[int, int]) -> None:
     assert links.attach(device, fds[0], pin).mode == ("tcx" if links.has_tcx() else "tc")
 
