@@ -31,8 +31,9 @@ def refuse(path: str, reason: str) -> NoReturn:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` (did you mean X?)`, or nothing if nothing is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f" (did you mean {by_lower[near[0]]}?)" if near else ""
 
 
 def check_dns_label(value: str, path: str) -> None:

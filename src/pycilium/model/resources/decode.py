@@ -81,7 +81,7 @@ def encode_json(resource: Resource) -> bytes:
 
 def to_plain(resource: Resource) -> dict[str, Any]:
     """Plain values as JSON has them."""
-    plain: dict[str, Any] = msgspec.to_builtins(resource)
+    plain: dict[str, Any] = msgspec.json.decode(encode_json(resource))
     return plain
 
 

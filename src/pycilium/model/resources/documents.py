@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -19,7 +19,10 @@ from pycilium.errors import InvalidResource
 MAX_VALUES = 1_000_000
 """Of one document with its aliases written out: a few lines of YAML can stand for billions."""
 
-_INT = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[1-9][0-9_]*|0)")
+MAX_DEPTH = 100
+"""Levels of nesting. The C reader calls itself for each level and would overrun its stack."""
+
+_INT = re.compile(r"[-+]?(0b[01][01_]*|0o?[0-7][0-7_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|[1-9][0-9_]*|0)")
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -48,14 +51,16 @@ def read_documents(text: str, source: str) -> list[Document]:
     """All documents that are not empty; InvalidResource names the line and column of what is malformed."""
     if source.endswith(".json") or text.lstrip()[:1] in ("{", "["):
         try:
-            return [Document(json.loads(text, object_pairs_hook=_no_duplicates), 1)]
+            value = json.loads(text, object_pairs_hook=_no_duplicates)
+            _check_depth(value)
+            return [Document(value, 1)]
         except json.JSONDecodeError as error:
             if source.endswith(".json"):  # otherwise it may be YAML in flow style
                 _malformed(source, error.lineno, error.colno, f"malformed JSON: {error.msg}")
         except _DuplicateKeyError as error:
             raise InvalidResource(f"the key {error.key!r} stands twice in one object", source=source) from None
         except RecursionError:
-            raise InvalidResource("nested too deeply", source=source) from None
+            raise InvalidResource(f"nested too deeply: at most {MAX_DEPTH} levels", source=source) from None
     try:
         return list(_yaml_documents(text))
     except yaml.MarkedYAMLError as error:
@@ -68,8 +73,6 @@ def read_documents(text: str, source: str) -> list[Document]:
         _malformed(source, line, column, f"malformed YAML: {error.reason}")
     except ValueError as error:  # a scalar that its own type refuses, such as 0x_
         raise InvalidResource(f"malformed YAML: {error}", source=source) from error
-    except RecursionError:
-        raise InvalidResource("nested too deeply", source=source) from None
 
 
 class _Loader(yaml.CSafeLoader):
@@ -93,7 +96,33 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"(?:{_INT.pat
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"(?:{_FLOAT.pattern})$"), list("-+0123456789."))
 
 
+def _check_yaml_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                reason = f"nested too deeply: at most {MAX_DEPTH} levels"
+                raise yaml.MarkedYAMLError(None, None, reason, event.start_mark)  # type: ignore[arg-type]
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _check_depth(value: Any) -> None:
+    """RecursionError if a value has too many levels; found without recursion."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [inner for outer in level if isinstance(outer, (dict, list)) for inner in _inside(outer)]
+    if level:
+        raise RecursionError
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
 def _yaml_documents(text: str) -> Iterator[Document]:
+    _check_yaml_depth(text)
     loader = _Loader(text)
     try:
         index = 0
