@@ -26,7 +26,7 @@ enum icmp_type6 {
 };
 
 enum icmp_bytes {
-	ICMP_QUOTE_OFFSET = 8, /* the quoted packet follows the error's own header */
+	ICMP_HEADER_BYTES = 8, /* the packet that an error quotes follows */
 	ICMP_QUOTED_L4 = 8,    /* what is quoted at least behind its IP header (RFC 792) */
 };
 
@@ -100,7 +100,7 @@ static __always_inline int icmp_quoted_ipv6(struct __sk_buff *skb, __u32 offset,
 /* The tuple of the packet that the error in `flow` quotes; false if it cannot be told. */
 static __always_inline bool icmp_quoted(struct __sk_buff *skb, const struct flow *flow, struct tuple *quoted)
 {
-	__u32 offset = flow->l4_offset + ICMP_QUOTE_OFFSET;
+	__u32 offset = flow->l4_offset + ICMP_HEADER_BYTES;
 	struct {
 		__be16 first;  /* source port; ICMP type and code */
 		__be16 second; /* destination port */

@@ -17,7 +17,6 @@ enum l4_bytes {
 	TCP_HEADER_BYTES = 20,
 	UDP_HEADER_BYTES = 8,
 	SCTP_HEADER_BYTES = 12,
-	ICMP_HEADER_BYTES = 8,
 };
 
 /* As far as we read; ICMP's fields lie over the ports. */

@@ -137,17 +137,18 @@ static __always_inline bool nd_is_message(struct __sk_buff *skb, const struct fl
 /* STEP_ANSWERED, or the reason to drop it. */
 static __noinline int nd_handle(struct __sk_buff *skb, struct flow *flow)
 {
-	struct nd_message message;
+	struct nd_message message = {};
 
-	if (bpf_skb_load_bytes(skb, flow->l4_offset, &message, ND_SOLICITATION_BYTES)) {
-		/* a router solicitation may be shorter */
-		return DROP_MULTICAST_HANDLED;
-	}
+	if (bpf_skb_load_bytes(skb, flow->l4_offset, &message, ICMP_HEADER_BYTES))
+		return DROP_INVALID_PACKET;
 	flow->icmp_type = message.type;
 	flow->icmp_code = message.code;
 	if (message.type == ICMP6_ROUTER_ADVERTISEMENT || message.type == ICMP6_REDIRECT)
 		return DROP_FORBIDDEN_ICMPV6;
 	if (message.type != ICMP6_NEIGHBOUR_SOLICITATION)
 		return DROP_MULTICAST_HANDLED;
-	return flow->hop_limit == ND_HOP_LIMIT ? nd_answer_solicitation(skb, flow, &message) : DROP_INVALID_PACKET;
+	if (flow->hop_limit != ND_HOP_LIMIT ||
+	    bpf_skb_load_bytes(skb, flow->l4_offset, &message, ND_SOLICITATION_BYTES))
+		return DROP_INVALID_PACKET;
+	return nd_answer_solicitation(skb, flow, &message);
 }

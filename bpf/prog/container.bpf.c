@@ -33,16 +33,6 @@ static __always_inline int container_check_source(struct __sk_buff *skb, struct 
 	return ethernet && mac_equal(ethernet->h_source, &endpoint->mac) ? STEP_DONE : DROP_INVALID_SOURCE_MAC;
 }
 
-/* There is nobody but us on a pod's link, and multicast is not routed. */
-static __always_inline int container_check_destination(const struct flow *flow, __u8 family)
-{
-	if (unlikely(address_is_multicast(&flow->tuple.destination, family)))
-		return DROP_MULTICAST_HANDLED;
-	if (unlikely(address_is_unroutable(&flow->tuple.destination, family)))
-		return DROP_STALE_OR_UNROUTABLE_IP;
-	return STEP_DONE;
-}
-
 /* 0 if the packet may go on to its destination. */
 static __always_inline int container_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
@@ -52,15 +42,16 @@ static __always_inline int container_admit(struct __sk_buff *skb, struct flow *f
 		return reason;
 	if (family == FAMILY_IPV6 && unlikely(nd_is_message(skb, flow)))
 		return nd_handle(skb, flow);
-	reason = container_check_destination(flow, family);
-	if (reason)
-		return reason;
+	if (unlikely(address_is_multicast(&flow->tuple.destination, family)))
+		return DROP_MULTICAST_HANDLED; /* nobody but us is on the link, and multicast is not routed */
 	reason = parse_l4(skb, flow, family);
 	if (reason)
 		return reason;
 	reason = container_check_source(skb, flow, family);
 	if (reason)
 		return reason;
+	if (unlikely(address_is_unroutable(&flow->tuple.destination, family)))
+		return DROP_STALE_OR_UNROUTABLE_IP;
 	reason = fragment_track(flow);
 	if (reason)
 		return reason;
