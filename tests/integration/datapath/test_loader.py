@@ -173,8 +173,10 @@ def test_impossible_sizes_are_refused(config: DatapathConfig, objects: Path, nam
 def test_a_bpf_file_system_is_mounted_where_none_is(objects: Path, tmp_path: Path) -> None:
     root = tmp_path / "deep" / "folder"
 
-    load(DatapathConfig(bpf_root=str(root)), objects).close()
+    try:
+        load(DatapathConfig(bpf_root=str(root)), objects).close()
+        assert bpffs.is_bpffs(root)
+    finally:
+        bpffs.unmount(root)
 
-    assert bpffs.is_bpffs(root)
-    bpffs.unmount(root)
     assert os.listdir(root) == []
