@@ -19,14 +19,15 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from immutables import Map
+from immutables import Map, MapMutation
 
 from pycilium.tables.changes import Changes
-from pycilium.tables.table import Index, Objects, Table, TableState, View, empty_state
+from pycilium.tables.table import Objects, Table, TableState, View, empty_state
 
 T = TypeVar("T")
 
 _States = Map[str, TableState]
+_NO_OBJECTS: Objects = Map()
 
 
 class Snapshot(View):
@@ -48,46 +49,77 @@ class WriteTransaction(View):
     """What one `with db.write()` block does. It reads its own writes; nobody else does before the commit."""
 
     def __init__(self, states: _States) -> None:
-        self._states: dict[str, TableState] = dict(states)
-        self._replaced: dict[str, dict[Hashable, Any]] = {}
+        self._states = states
+        self._working: dict[str, _Working] = {}
 
-    def _state(self, table: Table[Any]) -> TableState:
-        return self._states[table.name]
+    def get(self, table: Table[T], key: Hashable) -> T | None:
+        working = self._working.get(table.name)
+        found: T | None = (working or self._states[table.name]).objects.get(key)
+        return found
 
     def insert(self, table: Table[T], obj: T) -> T | None:
         """Puts `obj` under its key and returns what was there. An equal object there is left, and is no change."""
         key = table.key(obj)
         old = self.get(table, key)
         if old is None or old != obj:
-            self._replace(table, key, old, obj)
+            self._work_on(table).replace(table, key, old, obj)
         return old
 
     def delete(self, table: Table[T], key: Hashable) -> T | None:
         """Removes what is under `key` and returns it; None if there is nothing."""
         old = self.get(table, key)
         if old is not None:
-            self._replace(table, key, old, None)
+            self._work_on(table).replace(table, key, old, None)
         return old
 
     def replace_all(self, table: Table[T], objs: Iterable[T]) -> None:
         """Makes `objs` the whole content of the table."""
         kept = {table.key(obj): obj for obj in objs}
-        for key in list(self._states[table.name].objects):
-            if key not in kept:
-                self.delete(table, key)
+        for key in [key for key in self._state(table).objects if key not in kept]:
+            self.delete(table, key)
         for obj in kept.values():
             self.insert(table, obj)
 
-    def _replace(self, table: Table[Any], key: Hashable, old: Any, new: Any) -> None:
-        state = self._states[table.name]
-        objects = state.objects.delete(key) if new is None else state.objects.set(key, new)
-        indexes = state.indexes
+    def changed(self) -> Mapping[str, _Working]:
+        """The tables that were written to. For the database alone."""
+        return self._working
+
+    def _state(self, table: Table[Any]) -> TableState:
+        working = self._working.get(table.name)
+        return working.state() if working is not None else self._states[table.name]
+
+    def _work_on(self, table: Table[Any]) -> _Working:
+        working = self._working.get(table.name)
+        if working is None:
+            working = self._working[table.name] = _Working(self._states[table.name])
+        return working
+
+
+class _Working:
+    """One table within a transaction: maps that change in place until somebody looks at them as a whole."""
+
+    def __init__(self, state: TableState) -> None:
+        self._revision = state.revision
+        self.objects = state.objects.mutate()
+        self._indexes = {name: index.mutate() for name, index in state.indexes.items()}
+        self.replaced: dict[Hashable, Any] = {}
+        """Each changed key and what was there before the transaction."""
+
+    def replace(self, table: Table[Any], key: Hashable, old: Any, new: Any) -> None:
+        if new is None:
+            del self.objects[key]
+        else:
+            self.objects[key] = new
         for name, values_of in table.indexes.items():
-            before, after = indexes[name], _reindexed(indexes[name], key, old, new, values_of)
-            if after is not before:
-                indexes = indexes.set(name, after)
-        self._states[table.name] = TableState(objects, indexes, state.revision)
-        self._replaced.setdefault(table.name, {}).setdefault(key, old)
+            _reindex(self._indexes[name], key, old, new, values_of)
+        self.replaced.setdefault(key, old)
+
+    def state(self, revision: int | None = None) -> TableState:
+        objects = self.objects.finish()
+        indexes = {name: index.finish() for name, index in self._indexes.items()}
+        self.objects = objects.mutate()
+        self._indexes = {name: index.mutate() for name, index in indexes.items()}
+        return TableState(objects, indexes, self._revision if revision is None else revision)
 
 
 class Database:
@@ -166,26 +198,31 @@ class Database:
         return changes
 
     def _commit(self, txn: WriteTransaction) -> frozenset[str]:
-        changed = frozenset(txn._replaced)
+        changed = txn.changed()
         if changed:
             self._revision += 1
-            for name, replaced in txn._replaced.items():
-                state = txn._states[name]
-                self._states = self._states.set(name, TableState(state.objects, state.indexes, self._revision))
+            for name, working in changed.items():
+                self._states = self._states.set(name, working.state(self._revision))
                 for follower in self._followers[name]:
-                    follower.note(replaced)
-        return changed
+                    follower.note(working.replaced)
+        return frozenset(changed)
 
 
-def _reindexed(
-    index: Index, key: Hashable, old: Any, new: Any, values_of: Callable[[Any], Iterable[Hashable]]
-) -> Index:
-    """`index` after the object under `key` went from `old` to `new`."""
-    before = set(values_of(old)) if old is not None else set()
+def _reindex(
+    index: MapMutation[Hashable, Objects],
+    key: Hashable,
+    old: Any,
+    new: Any,
+    values_of: Callable[[Any], Iterable[Hashable]],
+) -> None:
+    """Brings `index` up to date after the object under `key` went from `old` to `new`."""
     after = set(values_of(new)) if new is not None else set()
-    for value in before - after:
-        left: Objects = index[value].delete(key)
-        index = index.set(value, left) if left else index.delete(value)
+    if old is not None:
+        for value in set(values_of(old)) - after:
+            left: Objects = index[value].delete(key)
+            if left:
+                index[value] = left
+            else:
+                del index[value]
     for value in after:
-        index = index.set(value, index.get(value, Map()).set(key, new))
-    return index
+        index[value] = index.get(value, _NO_OBJECTS).set(key, new)

@@ -46,12 +46,12 @@ class TableState:
     """A table's content. `revision` is that of the commit that changed it last, 0 if none did."""
 
     objects: Objects
-    indexes: Map[str, Index]
+    indexes: Mapping[str, Index]
     revision: int = 0
 
 
 def empty_state(table: Table[Any]) -> TableState:
-    return TableState(Map(), Map({name: Map() for name in table.indexes}))
+    return TableState(Map(), {name: Map() for name in table.indexes})
 
 
 class View:
