@@ -9,6 +9,7 @@ Invariant: `state.version` is the version of the newest change; `changes` holds 
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -221,6 +222,9 @@ class SqliteFile:
             f"with {self.path.name}-wal and {self.path.name}-shm and apply your resources again"
         )
 
+    def _full(self) -> str:
+        return f"{self.path}: no space left on its file system: nothing was changed; free some space and try again"
+
     def _disk_is_full(self) -> bool:
         with suppress(OSError):
             return os.statvfs(self.path.parent).f_bavail == 0
@@ -234,6 +238,8 @@ class SqliteFile:
         except sqlite3.Error as error:
             raise StoreUnavailable(self._explained(error)) from error
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreUnavailable(self._full()) from error
             raise StoreUnavailable(f"{self.path} cannot be used: {error.filename}: {error.strerror}") from error
 
     def _explained(self, error: sqlite3.Error) -> str:
@@ -244,7 +250,7 @@ class SqliteFile:
                 f"`fuser {self.path}` shows who uses it"
             )
         if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._disk_is_full()):
-            return f"{self.path}: no space left on its file system: nothing was changed; free some space and try again"
+            return self._full()
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return self._damaged(str(error))
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
