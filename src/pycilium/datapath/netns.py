@@ -62,7 +62,11 @@ def run_in(netns_fd: int, function: Callable[[], Result]) -> Result:
 
     thread = threading.Thread(target=body, name="netns", daemon=True)
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except BaseException:
+        thread.join()  # an interruption must not undo what is still being done
+        raise
     done, result = outcome
     if not done:
         raise result

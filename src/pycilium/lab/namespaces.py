@@ -45,7 +45,7 @@ def create(name: str) -> None:
         try:
             _in_new_thread(lambda: _unshare_and_bind(path))
         except BaseException:
-            path.unlink()
+            delete(name)
             raise
 
 
