@@ -71,10 +71,10 @@ static __always_inline void ipv4_mapped(struct ipv6_addr *to, __be32 address)
 	to->words[3] = address;
 }
 
-/* A packet of more than 64 KiB that the kernel will segment later says 0 (BIG TCP). */
-static __always_inline bool length_is_true(__u32 stated, __u32 real)
+/* Of a packet of more than 64 KiB, which the kernel will segment later, IPv4 says 0 (BIG TCP). */
+static __always_inline bool ipv4_length_is_true(__u32 stated, __u32 header_bytes, __u32 real)
 {
-	return likely(stated <= real) && (stated || real > IP_LENGTH_MAX);
+	return likely(stated >= header_bytes && stated <= real) || (!stated && real > IP_LENGTH_MAX);
 }
 
 static __always_inline int parse_ipv4(struct __sk_buff *skb, struct flow *flow)
@@ -86,7 +86,7 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct flow *flow)
 		return DROP_INVALID_PACKET;
 	header_bytes = ip->ihl * 4;
 	if (ip->version != 4 || header_bytes < sizeof(*ip) ||
-	    !length_is_true(be16(ip->tot_len), flow->bytes - ETH_HLEN))
+	    !ipv4_length_is_true(be16(ip->tot_len), header_bytes, flow->bytes - ETH_HLEN))
 		return DROP_INVALID_PACKET;
 
 	ipv4_mapped(&flow->tuple.source, ip->saddr);
@@ -157,7 +157,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct flow *flow)
 {
 	const struct ipv6hdr *ip = packet_bytes(skb, ETH_HLEN, sizeof(*ip));
 
-	if (!ip || ip->version != 6 || !length_is_true(be16(ip->payload_len), flow->bytes - ETH_HLEN - sizeof(*ip)))
+	if (!ip || ip->version != 6 || be16(ip->payload_len) > flow->bytes - ETH_HLEN - sizeof(*ip))
 		return DROP_INVALID_PACKET;
 
 	__builtin_memcpy(&flow->tuple.source, &ip->saddr, sizeof(flow->tuple.source));

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.bpf.cases")
-
 from pycilium.datapath import bpffs, layouts, netns
 from pycilium.datapath.layouts import Aggregation
 from pycilium.datapath.loader import OBJECTS, Datapath, DatapathConfig, load
@@ -25,8 +23,17 @@ import build_bpf
 
 _CLONE_NEWNET = 0x40000000
 SMALL_MAPS = {
-    **{"ct4": 1024, "ct6": 1024, "fragments": 64, "endpoints4": 64, "endpoints6": 64, "ipcache4": 1024},
-    **{"ipcache6": 1024, "policies": 64, "identity_bits": 1024, "policy_rows": 1024, "events": 1 << 16},
+    "ct4": 1024,
+    "ct6": 1024,
+    "fragments": 64,
+    "endpoints4": 64,
+    "endpoints6": 64,
+    "ipcache4": 1024,
+    "ipcache6": 1024,
+    "policies": 64,
+    "identity_bits": 1024,
+    "policy_rows": 1024,
+    "events": 1 << 16,
 }
 
 

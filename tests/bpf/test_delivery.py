@@ -18,8 +18,10 @@ WEB_SIDE = {
     "egress_revision": 10,
 }
 DB_SIDE = {
-    **{"destination_identity": DB.identity, "destination_endpoint": DB.endpoint_id},
-    **{"ingress_row": 202, "ingress_revision": 20},
+    "destination_identity": DB.identity,
+    "destination_endpoint": DB.endpoint_id,
+    "ingress_row": 202,
+    "ingress_revision": 20,
 }
 NEW = TraceReason.NEW
 
@@ -176,9 +178,15 @@ def test_reply_passes_by_the_connection(node: Node, family: int) -> None:
     node.run("from_container", "web", bytes(from_pod(WEB, DB, family) / tcp(40000, 80, "S")))
     packet = from_pod(DB, WEB, family) / tcp(80, 40000, "SA")
     fields = {
-        **{"source_identity": DB.identity, "source_endpoint": 20, "destination_identity": WEB.identity},
-        **{"destination_endpoint": 10, "egress_row": 101, "egress_revision": 10, "ingress_row": 202},
-        **{"ingress_revision": 20, "is_reply": 1},
+        "source_identity": DB.identity,
+        "source_endpoint": 20,
+        "destination_identity": WEB.identity,
+        "destination_endpoint": 10,
+        "egress_row": 101,
+        "egress_revision": 10,
+        "ingress_row": 202,
+        "ingress_revision": 20,
+        "is_reply": 1,
     }
     check(
         node,

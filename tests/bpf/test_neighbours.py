@@ -8,8 +8,8 @@ from scapy.layers.inet6 import (
     ICMPv6ND_NA,
     ICMPv6ND_NS,
     ICMPv6ND_RA,
-    ICMPv6ND_RS,
     ICMPv6ND_Redirect,
+    ICMPv6ND_RS,
     ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
@@ -31,7 +31,9 @@ LINK_LOCAL = "fe80::808:ff:fe00:a"
 
 
 def who_has(target: str, *, source: str = WEB.ipv4, sender_mac: str = WEB.mac, src: str = WEB.mac) -> Packet:
-    return Ether(src=src, dst=BROADCAST) / ARP(op=1, hwsrc=sender_mac, psrc=source, hwdst="00:00:00:00:00:00", pdst=target)
+    return Ether(src=src, dst=BROADCAST) / ARP(
+        op=1, hwsrc=sender_mac, psrc=source, hwdst="00:00:00:00:00:00", pdst=target
+    )
 
 
 def is_at(target: str) -> Packet:
@@ -39,7 +41,9 @@ def is_at(target: str) -> Packet:
     return Ether(src=WEB.host_mac, dst=WEB.mac) / arp
 
 
-def solicitation(target: str, *, source: str = WEB.ipv6, src: str = WEB.mac, dst: str = "33:33:ff:00:00:01", hlim: int = 255) -> Packet:
+def solicitation(
+    target: str, *, source: str = WEB.ipv6, src: str = WEB.mac, dst: str = "33:33:ff:00:00:01", hlim: int = 255
+) -> Packet:
     ip = IPv6(src=source, dst="ff02::1:ff00:1", hlim=hlim)
     return Ether(src=src, dst=dst) / ip / ICMPv6ND_NS(tgt=target) / ICMPv6NDOptSrcLLAddr(lladdr=WEB.mac)
 
@@ -77,7 +81,9 @@ CASES = [
     silent("ARP announcement of the pod's own address", who_has(WEB.ipv4)),
     silent("ARP reply that nobody asked for", is_at(GATEWAY4)),
     refused("ARP in the name of another pod", spoofed_arp, 132, source=packed(DB.ipv4)),
-    refused("ARP with another's MAC in the message", who_has(GATEWAY4, sender_mac=DB.mac), 130, source=packed(WEB.ipv4)),
+    refused(
+        "ARP with another's MAC in the message", who_has(GATEWAY4, sender_mac=DB.mac), 130, source=packed(WEB.ipv4)
+    ),
     refused("ARP with another's MAC on the frame", who_has(GATEWAY4, src=DB.mac), 130, source=packed(WEB.ipv4)),
     refused("ARP cut short", Ether(bytes(who_has(GATEWAY4))[:30]), 134),
     answered("solicitation for the gateway", solicitation(GATEWAY6), advertisement(GATEWAY6)),

@@ -1,23 +1,43 @@
+"""What one packet costs on the path that nearly all take: known connection, no event, no policy.
+
+The figures go into the test report (record_property); the bound is wide, since a busy machine is no fault of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
-from tests.bpf.node import *
-from tests.bpf.packets import *
+
+from pycilium.datapath.layouts import Aggregation
+from tests.bpf.conftest import NodeWith
+from tests.bpf.node import DB, WEB, Node
+from tests.bpf.packets import from_pod, tcp
+
 pytestmark = pytest.mark.root
-@pytest.mark.parametrize("family",[4,6])
-def test_speed(node_with, family):
-    for agg in (2,):
-        node=node_with(aggregation=agg)
-        import dataclasses
-        node.endpoint(dataclasses.replace(DB,mac=WEB.host_mac,host_mac=WEB.mac))
-        syn=from_pod(WEB,DB,family)/tcp(40000,80,"S"); node.run("from_container","web",bytes(syn))
-        node.run("from_container","db",bytes(from_pod(DB,WEB,family)/tcp(80,40000,"SA")))
-        ack=bytes(from_pod(WEB,DB,family)/tcp(40000,80,"A"))
-        print()
-        def best(prog,dev,p,n=200000,k=5): return min(node.nanoseconds(prog,dev,p,repeat=n) for _ in range(k))
-        # after first run MAC rewritten? TEST_RUN reuses the same skb
-        print("pod-pod established", best("from_container","web",ack))
-        node.run("from_container","web",bytes(from_pod(WEB,"world",family)/tcp(40000,80,"S")))
-        print("pod-world", best("from_container","web",bytes(from_pod(WEB,"world",family)/tcp(40000,80,"A"))))
-        print("arp/drop multicast", best("from_container","web",bytes(from_pod(WEB,"224.0.0.5" if family==4 else "ff02::5",family)/udp(1,2))))
-        print("netdev not ours", best("from_netdev","uplink",bytes(from_network("world",GATEWAY4 if family==4 else GATEWAY6,family)/tcp(1,2,"A"))))
-        from scapy.layers.l2 import ARP
-        print("base", best("from_netdev","uplink",bytes(Ether(src=ROUTER_MAC,dst=UPLINK_MAC)/ARP())))
+
+REPEAT, BOUND_NS = 100_000, 2000
+# The harness runs one packet again and again: DB's MACs are such that the rewritten packet is the same again.
+MIRROR = replace(DB, mac=WEB.host_mac, host_mac=WEB.mac)
+
+
+def establish(node: Node, family: int, to: object) -> bytes:
+    node.endpoint(MIRROR)
+    node.run("from_container", "web", bytes(from_pod(WEB, to, family) / tcp(40000, 80, "S")))
+    return bytes(from_pod(WEB, to, family) / tcp(40000, 80, "A"))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("to", [MIRROR, "world"], ids=["pod", "world"])
+def test_established_tcp(
+    node_with: NodeWith, record_property: Callable[[str, object], None], family: int, to: object
+) -> None:
+    node = node_with(aggregation=Aggregation.MEDIUM)
+    packet = establish(node, family, to)
+
+    cost_ns = min(node.nanoseconds("from_container", "web", packet, repeat=REPEAT) for _ in range(5))
+
+    record_property("ns per packet", cost_ns)
+    assert len(node.reader.read()) == 0
+    assert cost_ns < BOUND_NS
