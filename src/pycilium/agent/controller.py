@@ -122,7 +122,11 @@ class Controller:
     def entry_counts(self) -> dict[str, int]:
         """How many entries the kernel holds of each map that is filled from here."""
         targets = self._targets
-        counted: dict[str, Reconciler[Any, Any]] = {"identity_bits": targets.bits, "policy_rows": targets.rows, "policies": targets.policies}
+        counted: dict[str, Reconciler[Any, Any]] = {
+            "identity_bits": targets.bits,
+            "policy_rows": targets.rows,
+            "policies": targets.policies,
+        }
         for version, ipcache, endpoints in zip((4, 6), targets.ipcache, targets.endpoints, strict=True):
             counted |= {f"ipcache{version}": ipcache, f"endpoints{version}": endpoints}
         return {name: len(reconciler.tracker.realized) for name, reconciler in counted.items()}

@@ -140,9 +140,7 @@ class Rules:
         if endpoint is None:
             return None
         enforcing = self._engine.enforcing(endpoint.labels, Direction(int(decision.direction)))
-        return DecisionRules(
-            policies=tuple(_policy_name(policy) for policy in enforcing), text=self._nearest(decision)
-        )
+        return DecisionRules(policies=tuple(_policy_name(policy) for policy in enforcing), text=self._nearest(decision))
 
 
 def _policy_name(ref: RuleRef | PolicyRef) -> PolicyName:

@@ -147,9 +147,7 @@ class Publisher:
             networking=EndpointNetworking(addressing=(pair,), node=self._config.node_name),
             state=cast("EndpointState", str(endpoint.state)),
         )
-        return CiliumEndpoint(
-            metadata=ObjectMeta(name=endpoint.pod_name, namespace=endpoint.namespace), status=status
-        )
+        return CiliumEndpoint(metadata=ObjectMeta(name=endpoint.pod_name, namespace=endpoint.namespace), status=status)
 
 
 def _key(endpoint: Endpoint) -> ResourceKey:

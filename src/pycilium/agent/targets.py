@@ -15,16 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from pycilium.agent.link_operations import LinkOperations, LinkTarget
+from pycilium.agent.link_operations import LinkTarget
 from pycilium.datapath import layouts
-from pycilium.datapath.loader import Datapath
-from pycilium.datapath.maps import MapOperations, Translation
-from pycilium.model.identity import is_local
+from pycilium.datapath.codec import MapSpec
+from pycilium.datapath.maps import AnyMap, MapOperations, Translation
+from pycilium.model.identity import ReservedIdentity, is_local
 from pycilium.model.policy import Direction
 from pycilium.policy import NumbersInUse, PolicyEntry, Row, RowKey
-from pycilium.reconcile import Reconciler, Stages
+from pycilium.reconcile import Operations, Reconciler, Stages, Uncertain
 
 Address = IPv4Address | IPv6Address
 BitsKey = tuple[int, int]
@@ -33,8 +33,6 @@ Words = tuple[int, int, int, int, int, int, int, int]
 Prefix = IPv4Network | IPv6Network
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-
-RESYNC_FAMILIES = (4, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,12 @@ class EndpointTarget:
     endpoint_id: int
     mac: bytes
     host_mac: bytes
+
+
+class MapSource(Protocol):
+    """Where the maps come from: a loaded Datapath, or fakes."""
+
+    def map(self, spec: MapSpec[Any, Any]) -> AnyMap[Any, Any]: ...
 
 
 class ByFamily(Generic[K, V]):
@@ -91,7 +95,7 @@ class Targets:
     stages: Stages
 
 
-def make_targets(datapath: Datapath, links: LinkOperations) -> Targets:
+def make_targets(datapath: MapSource, links: Operations[str, LinkTarget]) -> Targets:
     """Reconcilers on the maps of a loaded datapath; `resync` them before the first round."""
     bits: Reconciler[BitsKey, Words] = Reconciler("identity bits", _operations(datapath, "identity_bits", _BITS))
     rows: Reconciler[RowKey, Row] = Reconciler("policy rows", _operations(datapath, "policy_rows", _ROWS))
@@ -138,21 +142,30 @@ def make_targets(datapath: Datapath, links: LinkOperations) -> Targets:
 
 def numbers_in_use(targets: Targets) -> NumbersInUse:
     """The numbers that the maps of an earlier agent use; call after the resync."""
-    policies: Any = targets.policies.tracker.realized
-    rows: Any = targets.rows.tracker.realized
-    bits = targets.bits.tracker.realized
-    prefixes: list[Any] = [entry for reconciler in targets.ipcache for entry in reconciler.tracker.realized.values()]
-    identities = {key[0] for key in bits} | {entry.sec_identity for entry in prefixes}
-    identities |= {entry.cidr_identity for entry in prefixes}
-    banks = {key[1] for key in bits} | {key.bank for key in rows}
+    policies, rows, bits = _known(targets.policies), _known(targets.rows), _known(targets.bits)
+    prefixes = {prefix: entry for reconciler in targets.ipcache for prefix, entry in _known(reconciler).items()}
+    identities = {identity for identity, _ in bits}
+    identities |= {number for entry in prefixes.values() for number in (entry.sec_identity, entry.cidr_identity)}
+    banks = {bank for _, bank in bits} | {key.bank for key in rows}
     banks.update(bank for entry in policies.values() for bank in entry.banks)
     return NumbersInUse(
-        policy_ids=frozenset(policies) | frozenset(key.policy_id for key in rows),
+        policy_ids=frozenset(policies) | {key.policy_id for key in rows},
         banks=frozenset(banks),
         local_identities=frozenset(filter(is_local, identities)),
+        cidrs={prefix: entry.sec_identity for prefix, entry in prefixes.items() if _is_outside(entry.sec_identity)},
+        bits=bits,
         max_revision=max((entry.revision for entry in policies.values()), default=0),
         max_row_id=max((row.row_id for row in rows.values()), default=0),
     )
+
+
+def _known(reconciler: Reconciler[K, V]) -> dict[K, V]:
+    """What the target is known to hold; right after a resync that is all of it."""
+    return {key: value for key, value in reconciler.tracker.realized.items() if not isinstance(value, Uncertain)}
+
+
+def _is_outside(identity: int) -> bool:
+    return is_local(identity) or identity in (ReservedIdentity.WORLD_IPV4, ReservedIdentity.WORLD_IPV6)
 
 
 def _policy_ready(
@@ -168,7 +181,9 @@ def _bits_ready(bits: Reconciler[BitsKey, Words], *identities: int) -> bool:
     return not pending or not any(key[0] in identities for key in pending)
 
 
-def _operations(datapath: Datapath, name: str, translation: Translation[Any, Any, Any, Any]) -> MapOperations[Any, Any]:
+def _operations(
+    datapath: MapSource, name: str, translation: Translation[Any, Any, Any, Any]
+) -> MapOperations[Any, Any]:
     return MapOperations(datapath.map(layouts.MAPS[name]), translation)
 
 

@@ -40,7 +40,8 @@ def endpoint_view(endpoint: Endpoint, engine: PolicyEngine, differences: Iterabl
             networking=messages.EndpointNetworking(
                 addressing=[
                     messages.AddressPair(
-                        ipv4=str(endpoint.ipv4) if endpoint.ipv4 else "", ipv6=str(endpoint.ipv6) if endpoint.ipv6 else ""
+                        ipv4=str(endpoint.ipv4) if endpoint.ipv4 else "",
+                        ipv6=str(endpoint.ipv6) if endpoint.ipv6 else "",
                     )
                 ],
                 interface_index=endpoint.ifindex,

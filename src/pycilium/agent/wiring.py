@@ -77,9 +77,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             IPv4Network(config.ipv4_pod_cidr) if config.ipv4_pod_cidr else None,
             IPv6Network(config.ipv6_pod_cidr) if config.ipv6_pod_cidr else None,
         )
-        plumbing = Plumbing(
-            config, ipam.ipv4.gateway if ipam.ipv4 else None, ipam.ipv6.gateway if ipam.ipv6 else None
-        )
+        plumbing = Plumbing(config, ipam.ipv4.gateway if ipam.ipv4 else None, ipam.ipv6.gateway if ipam.ipv6 else None)
         gateway = plumbing.make_gateway()
         datapath = ending.enter_context(loader.load(datapath_config(config, plumbing, gateway)))
         attached = LinkOperations(datapath, config.bpf_root, config.attach_mode)
@@ -101,9 +99,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         store = open_store(config.store)
         ending.push_async_callback(store.close)
         identities = Identities(store, intent)
-        endpoints = Endpoints(
-            config, intent, store, identities, plumbing, EndpointFiles(config.run_dir), control, ipam
-        )
+        endpoints = Endpoints(config, intent, store, identities, plumbing, EndpointFiles(config.run_dir), control, ipam)
 
         # Flows.
         names = Names(intent, config.cluster_name)
