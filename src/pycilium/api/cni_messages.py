@@ -112,3 +112,32 @@ class CniResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     routes: list[CniRoute]
     dns: dict[str, Any] = {}
     cni_version: str = CNI_VERSION
+
+
+def contradictions(previous: Any, result: CniResult) -> list[str]:
+    """For CHECK: in what the runtime's `prevResult` contradicts `result`, which is how things are. Words; [] if nothing.
+
+    Plugins behind this one may have added interfaces and addresses, so those are no contradiction.
+    """
+    try:
+        told = msgspec.convert(previous, _Previous)
+    except msgspec.ValidationError as error:
+        raise InvalidResource(str(error), path="prevResult", source="network configuration") from error
+    places = {(interface.name, interface.sandbox): interface.mac for interface in told.interfaces}
+    found = []
+    for interface in result.interfaces:
+        mac = places.get((interface.name, interface.sandbox))
+        if mac is None:
+            found.append(f"prevResult lacks interface {interface.name}")
+        elif mac and mac.lower() != interface.mac:
+            found.append(f"prevResult has {interface.name} with MAC {mac}, it has {interface.mac}")
+    addresses = {entry.address for entry in told.ips}
+    found += [f"prevResult lacks address {entry.address}" for entry in result.ips if entry.address not in addresses]
+    return found
+
+
+class _Previous(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of a result, of whatever version, that are compared."""
+
+    interfaces: list[CniInterface] = []
+    ips: list[CniAddress] = []

@@ -15,15 +15,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from pycilium.datapath import netlink
-from pycilium.datapath.netlink import (
+from pycilium.datapath import rtnetlink
+from pycilium.datapath.netlink import Netlink
+from pycilium.datapath.rtnetlink import (
     IFF_NOARP,
     IFF_UP,
     IPV4_FORWARDING,
     IPV4_RP_FILTER,
     Address,
     Link,
-    Netlink,
     Network,
     Request,
 )
@@ -78,8 +78,8 @@ def ensure(wanted: GatewayWanted, forwarding_devices: Iterable[str] = ()) -> Gat
         channel.must(list(_stale(channel, host, wanted)), unless=(errno.ESRCH, errno.EADDRNOTAVAIL))
         channel.must(
             [
-                *(netlink.add_address(host.ifindex, gateway) for gateway, _ in wanted.families),
-                *(netlink.set_route(cidr, host.ifindex, source=gateway) for gateway, cidr in wanted.families),
+                *(rtnetlink.add_address(host.ifindex, gateway) for gateway, _ in wanted.families),
+                *(rtnetlink.set_route(cidr, host.ifindex, source=gateway) for gateway, cidr in wanted.families),
             ]
         )
     changes = list(_forward_ipv4(forwarding_devices if wanted.gateway_ipv4 else ()))
@@ -91,7 +91,7 @@ def ensure(wanted: GatewayWanted, forwarding_devices: Iterable[str] = ()) -> Gat
 def remove() -> None:
     """Delete the pair; its addresses and routes go with it. Absent is success."""
     with Netlink.open() as channel:
-        channel.must([netlink.delete_link(HOST_NAME)], unless=(errno.ENODEV,))
+        channel.must([rtnetlink.delete_link(HOST_NAME)], unless=(errno.ENODEV,))
 
 
 def _ensure_pair(channel: Netlink, wanted: GatewayWanted) -> None:
@@ -101,14 +101,14 @@ def _ensure_pair(channel: Netlink, wanted: GatewayWanted) -> None:
             if link is not None and link.kind != "veth":
                 kind = link.kind or "physical"
                 raise DatapathError(f"a device {link.name} exists that is not ours ({kind}): remove or rename it")
-        leftover = [netlink.delete_link(link.name) for link in (host, peer) if link is not None]
+        leftover = [rtnetlink.delete_link(link.name) for link in (host, peer) if link is not None]
         channel.must(leftover, unless=(errno.ENODEV,))  # either takes the other along
-        channel.must([netlink.create_veth(HOST_NAME, _mac(HOST_NAME), PEER_NAME, _mac(PEER_NAME), wanted.mtu_bytes)])
+        channel.must([rtnetlink.create_veth(HOST_NAME, _mac(HOST_NAME), PEER_NAME, _mac(PEER_NAME), wanted.mtu_bytes)])
     names = (HOST_NAME, PEER_NAME)
-    channel.must([netlink.no_ipv6_address(name) for name in names], unless=(errno.EAFNOSUPPORT,))
+    channel.must([rtnetlink.no_ipv6_address(name) for name in names], unless=(errno.EAFNOSUPPORT,))
     channel.must(
         [
-            netlink.set_link(
+            rtnetlink.set_link(
                 name,
                 flags=IFF_NOARP | IFF_UP,
                 mtu_bytes=wanted.mtu_bytes,
@@ -131,10 +131,10 @@ def _stale(channel: Netlink, host: Link, wanted: GatewayWanted) -> Iterator[Requ
     cidrs = {cidr for _, cidr in wanted.families}
     for route in channel.routes():
         if route.ifindex == host.ifindex and route.destination not in cidrs:
-            yield netlink.delete_route(route.destination, host.ifindex)
+            yield rtnetlink.delete_route(route.destination, host.ifindex)
     for entry in channel.addresses():
         if entry.ifindex == host.ifindex and entry.address not in gateways:
-            yield netlink.delete_address(host.ifindex, entry.address, entry.prefix_len)
+            yield rtnetlink.delete_address(host.ifindex, entry.address, entry.prefix_len)
 
 
 def _forward_ipv4(devices: Iterable[str]) -> Iterator[str]:

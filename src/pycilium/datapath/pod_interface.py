@@ -17,16 +17,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from pycilium.datapath import netlink, netns
-from pycilium.datapath.netlink import (
+from pycilium.datapath import netns, rtnetlink
+from pycilium.datapath.netlink import Netlink, Outcome
+from pycilium.datapath.rtnetlink import (
     IFF_UP,
     IPV4_FORWARDING,
     IPV4_RP_FILTER,
     Address,
     Link,
-    Netlink,
     Network,
-    Outcome,
     Request,
 )
 from pycilium.errors import DatapathError, EndpointConflict
@@ -143,13 +142,13 @@ def _create_pair(outside: Netlink, wanted: PodInterface, netns_fd: int) -> bool:
     name = wanted.host_ifname
     created, *settings = outside.run(
         [
-            netlink.create_veth(
+            rtnetlink.create_veth(
                 *(name, wanted.host_mac, wanted.ifname, wanted.mac, wanted.mtu_bytes), peer_netns_fd=netns_fd
             ),
-            netlink.no_ipv6_address(name),
+            rtnetlink.no_ipv6_address(name),
             # What the programs pass to the stack comes in here, and the way back is through cilium_host.
-            netlink.set_link(name, alias=_alias(wanted), ipv4_settings={IPV4_FORWARDING: 1, IPV4_RP_FILTER: 0}),
-            netlink.set_link(name, flags=IFF_UP),
+            rtnetlink.set_link(name, alias=_alias(wanted), ipv4_settings={IPV4_FORWARDING: 1, IPV4_RP_FILTER: 0}),
+            rtnetlink.set_link(name, flags=IFF_UP),
         ]
     )
     if created.error == errno.EEXIST:
@@ -178,20 +177,20 @@ def _configure(inside: Netlink, wanted: PodInterface, netns_fd: int) -> None:
 def _raise_first(outcomes: Iterable[Outcome]) -> None:
     for outcome in outcomes:
         # No IPv6 on this kernel or interface, so no IPv6 address either: as wanted.
-        if outcome.error != errno.EAFNOSUPPORT or outcome.request.type != netlink.RTM_NEWLINK:
+        if outcome.error != errno.EAFNOSUPPORT or outcome.request.type != rtnetlink.RTM_NEWLINK:
             outcome.raise_if_failed()
 
 
 def _pod_requests(wanted: PodInterface, ifindex: int) -> list[Request]:
     families = wanted.families
     return [
-        netlink.set_link(_LOOPBACK, flags=IFF_UP),
+        rtnetlink.set_link(_LOOPBACK, flags=IFF_UP),
         # No link-local address: so no router solicitation and no detection of duplicates delay or disturb the pod.
-        netlink.no_ipv6_address(wanted.ifname),
-        *(netlink.add_address(ifindex, address) for address, _ in families),
-        netlink.set_link(wanted.ifname, flags=IFF_UP),
-        *(netlink.set_neighbour(ifindex, gateway, wanted.host_mac) for _, gateway in families),
-        *(netlink.set_route(_everywhere(gateway), ifindex, gateway=gateway) for _, gateway in families),
+        rtnetlink.no_ipv6_address(wanted.ifname),
+        *(rtnetlink.add_address(ifindex, address) for address, _ in families),
+        rtnetlink.set_link(wanted.ifname, flags=IFF_UP),
+        *(rtnetlink.set_neighbour(ifindex, gateway, wanted.host_mac) for _, gateway in families),
+        *(rtnetlink.set_route(_everywhere(gateway), ifindex, gateway=gateway) for _, gateway in families),
     ]
 
 
@@ -215,7 +214,7 @@ def _differences(outside: Netlink, inside: Netlink, wanted: PodInterface) -> Ite
             yield f"{wanted.ifname} lacks address {address}"
         if (gateway, wanted.host_mac, True) not in neighbours:
             yield f"{wanted.ifname} lacks the permanent neighbour {gateway}"
-        if netlink.Route(_everywhere(gateway), pod.ifindex, gateway) not in routes:
+        if rtnetlink.Route(_everywhere(gateway), pod.ifindex, gateway) not in routes:
             yield f"{wanted.ifname} lacks the default route via {gateway}"
 
 
@@ -236,7 +235,7 @@ def _host_side(outside: Netlink, wanted: PodInterface) -> HostSide:
 
 
 def _delete(outside: Netlink, name: str) -> None:
-    outside.must([netlink.delete_link(name)], unless=(errno.ENODEV,))
+    outside.must([rtnetlink.delete_link(name)], unless=(errno.ENODEV,))
 
 
 def _enable_ipv6(ifname: str) -> None:

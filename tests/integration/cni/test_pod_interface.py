@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from pycilium.datapath import netlink, pod_interface
+from pycilium.datapath import pod_interface, rtnetlink
 from pycilium.datapath.netlink import Netlink
 from pycilium.errors import DatapathError, EndpointConflict, NotFound
 from pycilium.lab import namespaces
@@ -21,7 +21,7 @@ def ip(namespace: str, *words: str):
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout or "[]")
 
 
-def in_pod(pod: str, *requests: netlink.Request) -> None:
+def in_pod(pod: str, *requests: rtnetlink.Request) -> None:
     def change():
         with Netlink.open() as channel:
             channel.must(requests)
@@ -126,7 +126,7 @@ class TestFailure:
             node.run(pod_interface.create, wanted(node.name))
 
     def test_an_interface_of_others_is_left_alone(self, node, pod):
-        in_pod(pod, netlink.create_veth("eth0", b"\2\0\0\0\0\1", "other", b"\2\0\0\0\0\2", 1500))
+        in_pod(pod, rtnetlink.create_veth("eth0", b"\2\0\0\0\0\1", "other", b"\2\0\0\0\0\2", 1500))
 
         with pytest.raises(EndpointConflict, match="has an interface eth0 already, which is not ours"):
             node.run(pod_interface.create, wanted(pod))
@@ -136,8 +136,8 @@ class TestFailure:
 
     @pytest.mark.parametrize("step", ["set_neighbour", "set_route", "add_address"])
     def test_what_is_half_made_is_unmade(self, node, pod, monkeypatch, step):
-        broken = netlink.delete_link("never-was")
-        monkeypatch.setattr(netlink, step, lambda *_, **__: broken)
+        broken = rtnetlink.delete_link("never-was")
+        monkeypatch.setattr(rtnetlink, step, lambda *_, **__: broken)
 
         with pytest.raises(DatapathError, match="cannot delete never-was"):
             node.run(pod_interface.create, wanted(pod))
@@ -205,7 +205,7 @@ class TestCheck:
 class TestList:
     def test_ours_are_told_from_others(self, node, pod):
         made = node.run(pod_interface.create, wanted(pod))
-        in_pod(node.name, netlink.create_veth("lxcother", b"\2\0\0\0\0\1", "vethother", b"\2\0\0\0\0\2", 1500))
+        in_pod(node.name, rtnetlink.create_veth("lxcother", b"\2\0\0\0\0\1", "vethother", b"\2\0\0\0\0\2", 1500))
 
         (found,) = node.run(pod_interface.interfaces)
 

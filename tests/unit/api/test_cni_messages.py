@@ -1,9 +1,16 @@
 """What a CNI request means."""
 
+import json
+
+import msgspec
 import pytest
 
-from pycilium.api.cni_messages import CniRequest
+from pycilium.api.cni_messages import CniRequest, contradictions
+from pycilium.cni.result import in_version
 from pycilium.errors import InvalidResource
+from pycilium.testing.fake_agent import ADD_RESULT
+
+RESULT = json.loads(msgspec.json.encode(ADD_RESULT))
 
 
 def request(**fields):
@@ -44,3 +51,34 @@ def test_labels_of_another_shape_are_an_error_with_their_path(args, path):
         _ = request(config={"args": args}).labels
 
     assert failure.value.path == path
+
+
+class TestPreviousResult:
+    @pytest.mark.parametrize("version", ["0.4.0", "1.0.0", "1.1.0"])
+    def test_what_add_returned_is_no_contradiction_in_any_version(self, version):
+        assert contradictions(in_version(RESULT, version), ADD_RESULT) == []
+
+    def test_nor_is_what_later_plugins_added(self):
+        more = {"name": "tunl0", "mac": "02:00:00:00:00:09"}
+        previous = {
+            **RESULT,
+            "interfaces": [*RESULT["interfaces"], more],
+            "ips": [*RESULT["ips"], {"address": "1.1.1.1/32"}],
+        }
+
+        assert contradictions(previous, ADD_RESULT) == []
+
+    def test_another_address_mac_or_interface_is_named(self):
+        host, pod = RESULT["interfaces"]
+        previous = {**RESULT, "interfaces": [{**pod, "mac": "02:00:00:00:00:77"}], "ips": RESULT["ips"][:1]}
+
+        assert contradictions(previous, ADD_RESULT) == [
+            f"prevResult lacks interface {host['name']}",
+            "prevResult has eth0 with MAC 02:00:00:00:00:77, it has 02:00:00:00:00:02",
+            "prevResult lacks address fd00:10::5/128",
+        ]
+
+    @pytest.mark.parametrize("previous", [None, [], {"interfaces": "none"}, {"ips": [{"address": 5}]}])
+    def test_nonsense_is_an_error(self, previous):
+        with pytest.raises(InvalidResource, match="prevResult"):
+            contradictions(previous, ADD_RESULT)

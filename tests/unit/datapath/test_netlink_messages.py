@@ -9,7 +9,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from pycilium.datapath import netlink
+from pycilium.datapath import netlink, rtnetlink
 
 MAC, PEER_MAC = bytes.fromhex("02aabbccddee"), bytes.fromhex("02aabbccddef")
 
@@ -23,11 +23,11 @@ def decoded(request, kind):
 
 
 def test_a_pair_is_born_complete_on_both_sides():
-    message = decoded(netlink.create_veth("lxc1", MAC, "eth0", PEER_MAC, 1400, peer_netns_fd=9), ifinfmsg)
+    message = decoded(rtnetlink.create_veth("lxc1", MAC, "eth0", PEER_MAC, 1400, peer_netns_fd=9), ifinfmsg)
 
     info = message.get_attr("IFLA_LINKINFO")
     peer = info.get_attr("IFLA_INFO_DATA").get_attr("VETH_INFO_PEER")
-    assert message["header"]["type"] == netlink.RTM_NEWLINK
+    assert message["header"]["type"] == rtnetlink.RTM_NEWLINK
     assert message["header"]["flags"] & 0x600 == 0x600
     assert info.get_attr("IFLA_INFO_KIND") == "veth"
     for side, name, mac in ((message, "lxc1", "02:aa:bb:cc:dd:ee"), (peer, "eth0", "02:aa:bb:cc:dd:ef")):
@@ -39,21 +39,21 @@ def test_a_pair_is_born_complete_on_both_sides():
 
 
 def test_flags_are_switched_on_without_touching_others():
-    message = decoded(netlink.set_link("lxc1", flags=netlink.IFF_UP, alias="cilium:abc"), ifinfmsg)
+    message = decoded(rtnetlink.set_link("lxc1", flags=rtnetlink.IFF_UP, alias="cilium:abc"), ifinfmsg)
 
     assert (message["flags"], message["change"]) == (1, 1)
     assert message.get_attr("IFLA_IFALIAS") == "cilium:abc"
 
 
 def test_no_link_local_address():
-    message = decoded(netlink.no_ipv6_address("lxc1"), ifinfmsg)
+    message = decoded(rtnetlink.no_ipv6_address("lxc1"), ifinfmsg)
 
     assert message.get_attr("IFLA_AF_SPEC").get_attr("AF_INET6").get_attr("IFLA_INET6_ADDR_GEN_MODE") == 1
 
 
 @pytest.mark.parametrize("address", ["10.0.0.5", "fd00::5"])
 def test_an_address_is_host_wide(address):
-    message = decoded(netlink.add_address(7, ip_address(address)), ifaddrmsg)
+    message = decoded(rtnetlink.add_address(7, ip_address(address)), ifaddrmsg)
 
     assert message["index"] == 7
     assert message["prefixlen"] == ip_address(address).max_prefixlen
@@ -63,7 +63,7 @@ def test_an_address_is_host_wide(address):
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "fd00::1"])
 def test_a_neighbour_is_permanent(address):
-    message = decoded(netlink.set_neighbour(7, ip_address(address), MAC), ndmsg)
+    message = decoded(rtnetlink.set_neighbour(7, ip_address(address), MAC), ndmsg)
 
     assert (message["ifindex"], message["state"]) == (7, 0x80)
     assert message.get_attr("NDA_DST") == address
@@ -72,7 +72,7 @@ def test_a_neighbour_is_permanent(address):
 
 @pytest.mark.parametrize(("everything", "gateway"), [("0.0.0.0/0", "10.0.0.1"), ("::/0", "fd00::1")])
 def test_the_default_route_needs_no_route_to_its_gateway(everything, gateway):
-    request = netlink.set_route(ip_network(everything), 7, gateway=ip_address(gateway))
+    request = rtnetlink.set_route(ip_network(everything), 7, gateway=ip_address(gateway))
     message = decoded(request, rtmsg)
 
     assert (message["dst_len"], message["flags"] & 4) == (0, 4)  # RTNH_F_ONLINK
@@ -81,7 +81,7 @@ def test_the_default_route_needs_no_route_to_its_gateway(everything, gateway):
 
 
 def test_a_route_on_the_link_has_a_source():
-    request = netlink.set_route(ip_network("10.0.0.0/24"), 7, source=ip_address("10.0.0.1"))
+    request = rtnetlink.set_route(ip_network("10.0.0.0/24"), 7, source=ip_address("10.0.0.1"))
     message = decoded(request, rtmsg)
 
     assert (message["dst_len"], message["scope"]) == (24, 253)
