@@ -115,7 +115,7 @@ class CniResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def contradictions(previous: Any, result: CniResult) -> list[str]:
-    """For CHECK: in what the runtime's `prevResult` contradicts `result`, which is how things are. Words; [] if nothing.
+    """For CHECK: where the runtime's `prevResult` contradicts `result`, which is how things are; in words.
 
     Plugins behind this one may have added interfaces and addresses, so those are no contradiction.
     """
