@@ -50,6 +50,7 @@ def add(
         addresses = tuple(ip["address"].partition("/")[0] for ip in result.get("ips", []))
         pod = msgspec.structs.replace(pod, addresses=addresses)
         write_atomically(path, msgspec.json.encode(pod))
+        store.patch_status(Pod, name, namespace, _running(pod, place.ipv4 or place.ipv6))
         undo.pop_all()
     return pod
 
@@ -159,6 +160,16 @@ def _create_resource(store: BlockingStore, pod: PodRecord, labels: Mapping[str, 
     with contextlib.suppress(AlreadyExists):
         store.create(Namespace(metadata=ObjectMeta(name=pod.namespace)))
     store.create(resource)
+
+
+def _running(pod: PodRecord, host: str | None) -> dict[str, Any]:
+    """The status that a kubelet gives a pod that runs."""
+    return {
+        "phase": "Running",
+        "hostIP": host,
+        "podIP": pod.addresses[0] if pod.addresses else None,
+        "podIPs": [{"ip": address} for address in pod.addresses],
+    }
 
 
 def _delete_resource(store: BlockingStore, pod: PodRecord) -> None:
