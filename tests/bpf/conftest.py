@@ -43,7 +43,7 @@ def objects() -> Path:
     return OBJECTS
 
 
-def _new_namespace() -> int:
+def new_namespace() -> int:
     """A descriptor of a new network namespace; the thread that made it is gone, so it lives by this alone."""
     made: list[int] = []
 
@@ -69,7 +69,7 @@ def _make_devices() -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def netns_fd() -> Iterator[int]:
-    fd = _new_namespace()
+    fd = new_namespace()
     yield fd
     os.close(fd)
 
