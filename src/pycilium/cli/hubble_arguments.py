@@ -7,6 +7,7 @@ hands options over by name, not in order. Wrong use ends with one line that says
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -25,7 +26,8 @@ class WrongUseError(Exception):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise WrongUseError(f"{message} (see {self.prog} --help)")
+        shown = re.sub(rf"(--[a-z-]+){_SWITCH_SUFFIX}\b", r"\1", message)
+        raise WrongUseError(f"{shown} (see {self.prog} --help)")
 
 
 class _FilterAction(argparse.Action):

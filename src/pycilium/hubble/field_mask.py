@@ -12,6 +12,7 @@ from google.protobuf.descriptor import Descriptor
 
 from pycilium.errors import CiliumError
 from pycilium.hubble.columns import TYPE_POLICY_VERDICT
+from pycilium.hubble.flow import FILLED_FIELDS
 from pycilium.hubble.proto import flow_pb2
 
 _WITH_VERDICTS = frozenset(
@@ -44,7 +45,7 @@ class FlowMask:
             else:
                 wanted.setdefault(names[0], set()).add(names[1])
         fields = flow_pb2.Flow.DESCRIPTOR.fields_by_name
-        self._cleared = [name for name in fields if name not in whole and name not in wanted]
+        self._cleared = sorted(FILLED_FIELDS - whole - wanted.keys())
         self._nested = [
             (name, _others(fields[name].message_type, kept)) for name, kept in wanted.items() if name not in whole
         ]

@@ -266,6 +266,19 @@ def _workloads(side: str) -> _Builder:
     return build
 
 
+def _identities(side: str) -> _Builder:
+    def build(values: _Values, _context: FilterContext) -> Predicate:
+        wanted = {int(value) for value in values}
+
+        def matches(rows: Columns, _first: int) -> Mask:
+            mask = ip_only(one_of(getattr(rows, f"{side}_identity"), wanted), rows)
+            return mask | (rows.family == 0) if 0 in wanted else mask
+
+        return matches
+
+    return build
+
+
 def _labels(column: str) -> _Builder:
     def build(values: _Values, context: FilterContext) -> Predicate:
         return by_identity(column, _label_test(values), context)
@@ -413,8 +426,8 @@ _BUILDERS: dict[str, _Builder] = {
     "destination_label": _labels("destination_identity"),
     "source_port": _ports("source"),
     "destination_port": _ports("destination"),
-    "source_identity": _column_in("source_identity"),
-    "destination_identity": _column_in("destination_identity"),
+    "source_identity": _identities("source"),
+    "destination_identity": _identities("destination"),
     "source_workload": _workloads("source"),
     "destination_workload": _workloads("destination"),
     "source_cluster_name": _clusters("source"),

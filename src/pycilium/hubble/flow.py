@@ -47,6 +47,29 @@ _SAID = {Outcome.ALLOWED: "allowed by ", Outcome.DENIED: "denied by ", Outcome.N
 _OBSERVED_TO_ENDPOINT = flow_pb2.TO_ENDPOINT
 
 
+FILLED_FIELDS = frozenset(
+    {
+        *(
+            "time",
+            "uuid",
+            "verdict",
+            "ethernet",
+            "IP",
+            "l4",
+            "source",
+            "destination",
+            "Type",
+            "node_name",
+            "event_type",
+        ),
+        *("traffic_direction", "is_reply", "reply", "drop_reason", "drop_reason_desc", "trace_observation_point"),
+        *("trace_reason", "interface", "policy_match_type", "Summary"),
+        *("egress_allowed_by", "ingress_allowed_by", "egress_denied_by", "ingress_denied_by"),
+    }
+)
+"""The fields of flow.Flow that a row may fill."""
+
+
 class Row(NamedTuple):
     """One row as plain Python values; fields as in Columns."""
 

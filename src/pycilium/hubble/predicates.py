@@ -71,11 +71,12 @@ def ip_only(mask: Mask, rows: Columns) -> Mask:
 class AnswerTable:
     """An answer per distinct value of a column, worked out when the value first shows.
 
-    An answer of None means that nobody can say yet: it counts as no, and is asked for again.
+    An answer that is not final yet is asked for again.
     """
 
-    def __init__(self, answer: Callable[[int], bool | None]) -> None:
+    def __init__(self, answer: Callable[[int], bool], is_final: Callable[[int], bool] = lambda _value: True) -> None:
         self._answer = answer
+        self._is_final = is_final
         self._known = np.zeros(0, dtype=np.bool_)
         self._holds = np.zeros(0, dtype=np.bool_)
 
@@ -88,7 +89,7 @@ class AnswerTable:
         size = int(column.max()) + 1
         if size > _DENSE:
             values, positions = np.unique(column, return_inverse=True)
-            answers: Mask = np.array([bool(self._answer(int(value))) for value in values], dtype=np.bool_)
+            answers: Mask = np.array([self._answer(int(value)) for value in values], dtype=np.bool_)
             found: Mask = answers[positions]
             return found
         if size > len(self._known):
@@ -98,8 +99,8 @@ class AnswerTable:
             present = np.zeros(size, dtype=np.bool_)
             present[column] = True
             for value in np.flatnonzero(present & ~self._known[:size]):
-                answer = self._answer(int(value))
-                self._holds[value], self._known[value] = bool(answer), answer is not None
+                self._holds[value] = self._answer(int(value))
+                self._known[value] = self._is_final(int(value))
         held: Mask = self._holds[column]
         return held
 
@@ -111,17 +112,17 @@ def _copied(values: Mask, into: Mask) -> Mask:
 
 
 def by_identity(column: str, answer: Callable[[tuple[str, ...]], bool], context: FilterContext) -> Predicate:
-    """A predicate about the labels of the identity in a column."""
+    """A predicate about the labels of the identity in a column; one that is not known has none, for now."""
+    labels_of = context.directories.identities.labels
     tables: dict[int, AnswerTable] = {}
 
     def table(scope: int) -> AnswerTable:
         if scope not in tables:
-            tables[scope] = AnswerTable(lambda low: labels_hold(scope << _SCOPE_SHIFT | low))
+            base = scope << _SCOPE_SHIFT
+            tables[scope] = AnswerTable(
+                lambda low: answer(labels_of(base | low) or ()), lambda low: labels_of(base | low) is not None
+            )
         return tables[scope]
-
-    def labels_hold(identity: int) -> bool | None:
-        labels = context.directories.identities.labels(identity)
-        return None if labels is None else answer(labels)
 
     def matches(rows: Columns, _first: int) -> Mask:
         identities: NDArray[np.uint32] = getattr(rows, column)

@@ -54,7 +54,7 @@ class Reader:
         self._query = query
         self._now_ns = now_ns
         self._cursor = store.next
-        self._told = store.lost_before(store.next) if query.starts_now else 0
+        self._told = store.lost_total if query.starts_now else 0
 
     def history(self) -> Iterator[Found | Loss | None]:
         """What is kept and matches, oldest first; None between chunks, when others may run."""

@@ -38,6 +38,7 @@ from pycilium.hubble.store import FlowStore, Loss
 API_VERSION = "1.19.4"
 """Of Hubble's API that we speak; clients that are older warn their users."""
 HEALTH_SERVICE = "hubble.server.Observer"
+RATE_WINDOW_NS = 60_000_000_000
 SOCKET_MODE = 0o660
 MAX_SOCKET_PATH = 107
 DEFAULT_CLUSTER = "default"
@@ -198,13 +199,14 @@ class HubbleServer:
 
     def status(self) -> observer_pb2.ServerStatusResponse:
         store = self._store
+        uptime_ns = time.monotonic_ns() - self._started_ns
         return observer_pb2.ServerStatusResponse(
             num_flows=len(store),
             max_flows=store.capacity,
             seen_flows=store.next,
-            uptime_ns=time.monotonic_ns() - self._started_ns,
+            uptime_ns=uptime_ns,
             version=self._version,
-            flows_rate=store.rate(time.time_ns()),
+            flows_rate=store.rate(time.time_ns(), min(RATE_WINDOW_NS, uptime_ns)),
         )
 
     def nodes(self) -> observer_pb2.GetNodesResponse:

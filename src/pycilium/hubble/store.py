@@ -12,7 +12,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,16 +137,13 @@ class FlowStore:
         first = bisect_left(self._losses, sequence, key=lambda loss: loss.before)
         return self._losses[first].total - self._losses[first].count if first < len(self._losses) else self.lost_total
 
-    def rate(self, now_ns: int, window_ns: int = 60_000_000_000) -> float:
-        """Flows per second over the last minute, or over as much of it as is kept."""
-        times = self._columns.time_ns[: min(self.next, self.capacity)]
-        recent = times > now_ns - window_ns
-        count = int(np.count_nonzero(recent))
-        if count == 0:
-            return 0.0
-        if count == len(times):
-            window_ns = max(1_000_000_000, now_ns - int(times.min()))
-        return count * 1e9 / window_ns
+    def rate(self, now_ns: int, window_ns: int) -> float:
+        """Flows per second over the window that ends now, or over as much of it as is kept."""
+        times = self._columns.time_ns[: len(self)]
+        count = int(np.count_nonzero(times > now_ns - window_ns))
+        if count == self.capacity < self.next:
+            window_ns = now_ns - int(times.min())
+        return count * 1e9 / max(1, window_ns)
 
     def _append(self, rows: Columns) -> None:
         self._names.resolve(rows)
@@ -156,10 +152,8 @@ class FlowStore:
         for sequence, slots in pieces(self.next + skipped, self.next + count, self.capacity):
             offset = sequence - self.next
             size = slots.stop - slots.start
-            column: NDArray[Any]
-            values: NDArray[Any]
-            for column, values in zip(self._columns, rows, strict=True):
-                column[slots] = values[offset : offset + size]
+            for name in Columns._fields:
+                getattr(self._columns, name)[slots] = getattr(rows, name)[offset : offset + size]
         self.next += count
 
     def _forget_losses(self) -> None:
