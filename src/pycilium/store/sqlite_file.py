@@ -13,6 +13,7 @@ import errno
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -171,9 +172,10 @@ class SqliteFile:
 
     def _prepare(self) -> None:
         connection = self._writer
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-        (schema_version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        with _transaction(connection, "DEFERRED"):  # one moment: another process may be making the file right now
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+            (schema_version,) = connection.execute("PRAGMA user_version").fetchone()
         if tables and application_id != APPLICATION_ID:
             raise StoreUnavailable(
                 f"{self.path} is another program's database, not a store of resources: name another file"
@@ -186,14 +188,25 @@ class SqliteFile:
         if tables:
             self._check_intact(connection)
         else:
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            if mode != "wal":
-                raise StoreUnavailable(
-                    f"{self.path}: its file system does not let processes share it; name a local one"
-                )
+            self._share(connection)
             _create(connection)
         for each in (self._writer, self._reader):
             each.execute("PRAGMA synchronous = NORMAL")  # in WAL mode a crash of the machine costs no consistency
+
+    def _share(self, connection: sqlite3.Connection) -> None:
+        """Switches to WAL mode. SQLite does not wait its turn for this one, so we do."""
+        give_up_at = time.monotonic() + self._lock_timeout_s
+        while True:
+            try:
+                (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                    raise
+                time.sleep(0.005)
+            else:
+                break
+        if mode != "wal":
+            raise StoreUnavailable(f"{self.path}: its file system does not let processes share it; name a local one")
 
     def _check_intact(self, connection: sqlite3.Connection) -> None:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

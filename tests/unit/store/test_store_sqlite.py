@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pycilium.errors import ConfigError, NotFound, StoreUnavailable
 from pycilium.model.resources import Namespace, ObjectMeta, Pod
 from pycilium.store import open_blocking, open_store
 from pycilium.store.sqlite import SqliteStore
+from pycilium.store.sqlite_file import SqliteFile
 from tests.unit.store.conformance import NOW, StoreConformance, names, pod, watching
 
 SOURCE = Path(__file__).parents[3] / "src"
@@ -56,6 +58,7 @@ def python(program: str, *arguments: object) -> subprocess.Popen[str]:
     from pathlib import Path
     from pycilium.model.resources import ObjectMeta, Pod
     from pycilium.store.sqlite import SqliteStore
+from pycilium.store.sqlite_file import SqliteFile
     from pycilium.store.wakeups import waking_watchers
 
     path = Path(sys.argv[1])
@@ -142,6 +145,14 @@ class TestSeveralProcesses:
         store = backend.open()
         assert names(await store.list(Pod)) == [f"default/pod{number}" for number in range(4)]
         await store.close()
+
+    def test_a_new_store_opened_by_many_at_once_is_made_once(self, backend):
+        """Over and over: one opener may look while another is half-way through making the file."""
+        with ThreadPoolExecutor(4) as openers:
+            for round_number in range(20):
+                paths = [backend.folder / f"{round_number}.db"] * 4
+                for file in openers.map(lambda path: SqliteFile(path, history=10, lock_timeout_s=20), paths):
+                    file.close()
 
 
 class TestDamage:
