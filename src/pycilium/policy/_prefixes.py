@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from pycilium.model.peer import Address, Network
+from pycilium.model.peer import Network
 
 V = TypeVar("V")
 
@@ -39,11 +39,6 @@ class PrefixMap(Generic[V]):
     def within(self, network: Network) -> Iterator[tuple[Network, V]]:
         """Networks that lie in `network`, itself among them."""
         return self._families[network.version].within(network.prefixlen, int(network.network_address))
-
-    def longest(self, address: Address) -> V | None:
-        """The value of the longest network that holds `address`."""
-        family = self._families[address.version]
-        return next((value for _, value in family.covering(family.bits, int(address))), None)
 
     def __iter__(self) -> Iterator[Network]:
         return (network for family in self._families.values() for network, _ in family.entries.values())

@@ -9,14 +9,16 @@ addresses outside: its labels say world, and it has the bits of both kinds of pe
 of a pod or node whose address lies in the prefix: it has the bits of CIDR peers alone, so nothing ever turns a pod into
 the world. 0.0.0.0/0 and ::/0 use the reserved worlds as the first.
 
-Additions show at once, removals one realization later: rows that the kernel still has may refer to a selector that
-nobody wants any more, so its bits and prefixes stay until `realized()`, and its number rests for one more.
+Additions show at once, removals later, one realization for each step back: rows that the kernel still has may refer to
+a selector that nobody wants any more, so its bits and prefixes stay until `realized()`; then the prefixes leave the
+ipcache, then their bits go, then the numbers are free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 
 from pycilium.model.identity import RESERVED_IDENTITIES, Identity, ReservedIdentity, cidr_labels
 from pycilium.model.labels import Labels
@@ -70,6 +72,7 @@ class _Prefix:
     inside: int
     """The identity whose bits are OR-ed to pods and nodes in it; 0 if CIDRs do not match those."""
     users: int = 0
+    """0: it is leaving the ipcache. Until it has left, its identities get the bits of new selectors too."""
 
 
 @dataclass(slots=True)
@@ -92,6 +95,8 @@ class SelectorTable:
 
         self._prefixes: PrefixMap[_Prefix] = PrefixMap()
         self._outside: dict[int, Network] = {}
+        self._leaving: set[Network] = set()
+        self._left: set[Network] = set()
         self._local_identities = LocalIdentities(in_use)
 
         self._banks = dict.fromkeys((bank for bank in range(MAX_BANKS) if bank not in in_use.banks), ANY_BIT)
@@ -139,12 +144,12 @@ class SelectorTable:
 
     def cidr_identity(self, address: Address) -> int:
         """The identity to OR to that of a pod or node at `address`; 0 if no rule's CIDR covers it."""
-        prefix = self._prefixes.longest(address)
+        prefix = self._longest_prefix(address)
         return prefix.inside if prefix is not None else 0
 
     def world_identity(self, address: Address) -> int:
         """The identity of `address` if it lies outside."""
-        prefix = self._prefixes.longest(address)
+        prefix = self._longest_prefix(address)
         return prefix.outside if prefix is not None else world_identity(address)
 
     # ---- selectors ----
@@ -206,16 +211,21 @@ class SelectorTable:
         self._cleared.clear()
         self._local_identities.realized()
         self._forget_earlier()
+        self._left |= self._leaving
+        self._leaving.clear()
         self._droppable |= self._retired
         self._retired.clear()
 
     @property
     def cleanup_due(self) -> bool:
         """Whether the next `take_changes` has removals that waited for the kernel."""
-        return bool(self._droppable or self._held_until_now or self._inherited)
+        return bool(self._droppable or self._left or self._held_until_now or self._inherited)
 
     def take_changes(self) -> tuple[dict[BitsKey, Words | None], dict[Network, int | None]]:
         """What changed since the last call: identity bits and the local identities of prefixes; None is gone."""
+        for network in self._left:
+            self._remove_prefix(network)
+        self._left.clear()
         for selector in self._droppable:
             self._drop(selector)
         self._droppable.clear()
@@ -230,8 +240,9 @@ class SelectorTable:
         prefixes: dict[Network, int | None] = {}
         for network, outside in self._prefixes_before.items():
             prefix = self._prefixes.get(network)
-            if (prefix.outside if prefix is not None else None) != outside:
-                prefixes[network] = prefix.outside if prefix is not None else None
+            now_outside = prefix.outside if prefix is not None and prefix.users else None
+            if now_outside != outside:
+                prefixes[network] = now_outside
         self._bits_before, self._prefixes_before = {}, {}
         return bits, prefixes
 
@@ -302,14 +313,21 @@ class SelectorTable:
         for network in _networks(peers):
             self._release_prefix(network)
 
+    def _longest_prefix(self, address: Address) -> _Prefix | None:
+        covering = self._prefixes.covering(ip_network(address))
+        return next((prefix for _, prefix in covering if prefix.users), None)
+
     def _use_prefix(self, network: Network) -> None:
         prefix = self._prefixes.get(network)
         if prefix is None:
             prefix = self._add_prefix(network)
+        if not prefix.users:
+            self._prefixes_before.setdefault(network, None)
+            self._leaving.discard(network)
+            self._left.discard(network)
         prefix.users += 1
 
     def _add_prefix(self, network: Network) -> _Prefix:
-        self._prefixes_before.setdefault(network, None)
         outside, inside = self._local_identities.take(network)
         prefix = self._prefixes[network] = _Prefix(outside, inside if self._cidr_matches_pods else 0)
         self._outside[outside] = network
@@ -327,9 +345,13 @@ class SelectorTable:
         prefix = self._prefixes.get(network)
         assert prefix is not None
         prefix.users -= 1
-        if prefix.users:
-            return
-        self._prefixes_before.setdefault(network, prefix.outside)
+        if not prefix.users:
+            self._prefixes_before.setdefault(network, prefix.outside)
+            self._leaving.add(network)
+
+    def _remove_prefix(self, network: Network) -> None:
+        prefix = self._prefixes.get(network)
+        assert prefix is not None
         del self._prefixes[network]
         del self._outside[prefix.outside]
         self._local_identities.release(network, prefix.outside)

@@ -31,6 +31,7 @@ from pycilium.policy._numbers import NumbersInUse, Words
 from pycilium.policy._programs import NO_POLICY, Compiler, PolicyEntry, Program
 from pycilium.policy._rows import Row, RowKey
 from pycilium.policy._selectors import BitsKey, SelectorTable
+from pycilium.policy.explain import Decision, Explanation, Party, Question, explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,23 @@ class PolicyEngine:
         """The policies that put `subject` on default deny: what stands behind an implicit deny."""
         refs = (section.policy for section in self.sections(subject) if direction in section.enforces)
         return tuple(dict.fromkeys(refs))
+
+    def decide(self, subject: Labels, direction: Direction, peer: Party, protocol: int, port: int) -> Decision:
+        """What the policies of `subject` say of a peer, by rule name; if none decides, the nearest one."""
+        question = Question(direction, peer, protocol, port, self.allow_localhost, self.cidr_matches_pods)
+        return question.decide(self.sections(subject))
+
+    def explain(self, source: Party, destination: Party, protocol: int, port: int) -> Explanation:
+        """Why a connection is allowed or denied, without sending it."""
+        return explain(
+            source,
+            destination,
+            protocol,
+            port,
+            sections={party.labels: self.sections(party.labels) for party in (source, destination)},
+            allow_localhost=self.allow_localhost,
+            cidr_matches_pods=self.cidr_matches_pods,
+        )
 
     def problems(self) -> dict[Labels, str]:
         """Subjects whose policy could not be built and is closed, with the reason."""
