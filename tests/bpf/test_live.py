@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,20 @@ def node(attached: Node) -> Node:
     return attached
 
 
+@contextmanager
+def connected(live: LiveNode, source: str, to: str, family: int) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a TCP connection: the one that opened it, the one that took it."""
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            live.within(to, lambda: socket.create_server((address(to, family), 0), family=kind))
+        )
+        client = live.within(source, lambda: socket.create_connection(server.getsockname()[:2], timeout=5))
+        stack.enter_context(client)
+        peer, _ = server.accept()
+        yield client, stack.enter_context(peer)
+
+
 def ping(live: LiveNode, source: str, to: str, *options: str) -> str:
     done = live.run(source, "ping", "-n", "-c", "1", "-W", "2", *options, to)
     return done.stdout + done.stderr
@@ -90,15 +105,11 @@ def test_ping_in_fragments(live: LiveNode, node: Node, family: int, source: str,
     ("source", "to"), [("web", "db"), ("web", "world"), ("world", "web"), ("node", "db"), ("db", "node")]
 )
 def test_tcp(live: LiveNode, node: Node, family: int, source: str, to: str) -> None:
-    kind = socket.AF_INET if family == 4 else socket.AF_INET6
-    with live.within(to, lambda: socket.create_server((address(to, family), 0), family=kind)) as server:
-        with live.within(source, lambda: socket.create_connection(server.getsockname()[:2], timeout=5)) as client:
-            peer, _ = server.accept()
-            with peer:
-                peer.settimeout(5)
-                for size in (1, 100_000):
-                    client.sendall(bytes(size))
-                    assert len(peer.recv(size, socket.MSG_WAITALL)) == size
+    with connected(live, source, to, family) as (client, peer):
+        peer.settimeout(5)
+        for size in (1, 100_000):
+            client.sendall(bytes(size))
+            assert len(peer.recv(size, socket.MSG_WAITALL)) == size
 
 
 @FAMILIES
@@ -128,24 +139,20 @@ def test_pod_learns_that_its_hops_are_used_up(live: LiveNode, node: Node, family
 
 @FAMILIES
 def test_revoking_cuts_a_live_connection(live: LiveNode, node: Node, family: int) -> None:
-    kind = socket.AF_INET if family == 4 else socket.AF_INET6
-    with live.within("db", lambda: socket.create_server((address("db", family), 0), family=kind)) as server:
-        with live.within("web", lambda: socket.create_connection(server.getsockname()[:2], timeout=5)) as client:
-            peer, _ = server.accept()
-            with peer:
-                peer.settimeout(0.3)
-                client.send(b"1")
-                assert peer.recv(1) == b"1"
+    with connected(live, "web", "db", family) as (client, peer):
+        peer.settimeout(0.3)
+        client.send(b"1")
+        assert peer.recv(1) == b"1"
 
-                node.row(DB, INGRESS, 211)
-                node.policy(DB, revision=21)
-                client.send(b"2")
-                with pytest.raises(TimeoutError):
-                    peer.recv(1)
+        node.row(DB, INGRESS, 211)
+        node.policy(DB, revision=21)
+        client.send(b"2")
+        with pytest.raises(TimeoutError):
+            peer.recv(1)
 
-                node.allow_all(DB, revision=22)
-                peer.settimeout(5)
-                assert peer.recv(1) == b"2", "the sender tries again, and now it may"
+        node.allow_all(DB, revision=22)
+        peer.settimeout(5)
+        assert peer.recv(1) == b"2", "the sender tries again, and now it may"
 
 
 def test_events_name_the_way_that_packets_take(live: LiveNode, node: Node) -> None:
