@@ -11,7 +11,7 @@ import sys
 import tempfile
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -58,7 +58,6 @@ def python(program: str, *arguments: object) -> subprocess.Popen[str]:
     from pathlib import Path
     from pycilium.model.resources import ObjectMeta, Pod
     from pycilium.store.sqlite import SqliteStore
-from pycilium.store.sqlite_file import SqliteFile
     from pycilium.store.wakeups import waking_watchers
 
     path = Path(sys.argv[1])
@@ -137,10 +136,11 @@ class TestSeveralProcesses:
             await store.close()
         asyncio.run(main())
         """
-        processes = [python(program, backend.path, f"pod{number}") for number in range(4)]
-        for process in processes:
-            with process:
-                assert process.wait() == 0
+        with ExitStack() as stack:
+            processes = [stack.enter_context(python(program, backend.path, f"pod{number}")) for number in range(4)]
+            codes = [process.wait() for process in processes]
+
+        assert codes == [0, 0, 0, 0]
 
         store = backend.open()
         assert names(await store.list(Pod)) == [f"default/pod{number}" for number in range(4)]
