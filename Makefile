@@ -3,7 +3,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON_CODE := src tests tools setup.py
+PYTHON_CODE := src tests tools examples setup.py
 C_CODE := $(wildcard bpf/abi/*.h bpf/maps/*.h bpf/lib/*.h bpf/prog/*.c)
 GENERATORS := tools/gen_layouts.py tools/gen_proto.py tools/gen_docs.py
 
@@ -52,7 +52,9 @@ bpf: $(VENV)/.installed ## compile the eBPF programs that changed
 gen: build ## write every generated file anew (layouts, protobuf, docs)
 	@for generator in $(wildcard $(GENERATORS)); do echo "$$generator"; $(BIN)/python $$generator || exit 1; done
 
-programs: build ## as root: each program with its verified instruction count
+programs: ## as root: each program with its verified instruction count
+	@tools/prepare.sh packages run
+	@$(MAKE) --no-print-directory build
 	@$(BIN)/python tools/program_table.py
 
 format: build ## format Python and C

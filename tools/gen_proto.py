@@ -1,7 +1,7 @@
 """Generates the Python modules of src/pycilium/hubble/proto from its .proto files.
 
-    tools/gen_proto.py           write them
-    tools/gen_proto.py --check   exit 1 if what is committed differs from what would be written
+tools/gen_proto.py           write them
+tools/gen_proto.py --check   exit 1 if what is committed differs from what would be written
 """
 
 from __future__ import annotations
