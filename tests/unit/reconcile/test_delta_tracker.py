@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pycilium.reconcile import UNCERTAIN, DeltaTracker
@@ -48,6 +48,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)  # machines are busy
 @given(STEPS)
 def test_for_any_history_the_difference_is_the_obvious_one(steps):
     tracker, naive = DeltaTracker(), NaiveTracker()

@@ -130,6 +130,7 @@ def test_for_any_path_the_target_holds_what_is_intended(steps, last):
     assert agent.stages.in_sync
 
 
+@settings(deadline=None)
 @given(st.lists(INTENT, min_size=1, max_size=5), st.data())
 def test_no_route_ever_refers_to_a_gateway_that_is_not_there(intents, data):
     """What the order of stages and `ready` are for; checked after every single call of a target."""

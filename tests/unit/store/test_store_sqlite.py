@@ -11,7 +11,7 @@ import sys
 import tempfile
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -145,6 +145,27 @@ class TestSeveralProcesses:
         store = backend.open()
         assert names(await store.list(Pod)) == [f"default/pod{number}" for number in range(4)]
         await store.close()
+
+    def test_a_file_that_another_process_makes_while_one_looks_is_not_taken_for_a_strangers(self, backend, monkeypatch):
+        connect = SqliteFile._connect
+        others = []
+
+        def make_it_meanwhile(statement: str) -> None:
+            if statement == "PRAGMA user_version" and not others:
+                others.append("tried")  # it must wait for us, and gives up soon
+                with suppress(StoreUnavailable):
+                    SqliteFile(backend.path, history=10, lock_timeout_s=0.05).close()
+
+        def connect_watched(file):
+            connection = connect(file)
+            connection.set_trace_callback(make_it_meanwhile)
+            return connection
+
+        monkeypatch.setattr(SqliteFile, "_connect", connect_watched)
+
+        SqliteFile(backend.path, history=10, lock_timeout_s=5).close()
+
+        assert others == ["tried"]
 
     def test_a_new_store_opened_by_many_at_once_is_made_once(self, backend):
         """Over and over: one opener may look while another is half-way through making the file."""

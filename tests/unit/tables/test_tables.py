@@ -6,7 +6,7 @@ import gc
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pycilium.tables import Change, Database
@@ -208,6 +208,7 @@ def _insert_and_abort(txn, pods):
     _abort()
 
 
+@settings(deadline=None)  # machines are busy
 @given(STEPS)
 def test_for_any_history_tables_indexes_and_changes_agree_with_plain_dictionaries(steps):
     db = Database()

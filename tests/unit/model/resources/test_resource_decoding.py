@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pycilium.errors import InvalidResource
@@ -217,6 +217,7 @@ class TestRoundTrips:
         assert decode_stored(kind_of(resource), encode_json(resource)) == resource
         assert decode_object(to_plain(resource)) == resource
 
+    @settings(deadline=None)
     @given(
         st.dictionaries(
             st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.from_regex(r"[A-Za-z0-9.]{1,8}", fullmatch=True)
@@ -394,6 +395,7 @@ class TestMalformedText:
 
         assert "too many values" in reason("\n".join(lines))
 
+    @settings(deadline=None)
     @given(st.text(max_size=60))
     def test_no_text_at_all_does_more_than_be_refused(self, text):
         with suppress(InvalidResource):
