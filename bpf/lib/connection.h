@@ -116,7 +116,7 @@ static __noinline int connection_open(struct flow *flow)
 	if (reason)
 		return reason;
 	flow->reason = TRACE_REASON_NEW;
-	if (flow->tracking != TRACKING_CONNECTION)
+	if (flow->tracking == TRACKING_REPLY)
 		return STEP_DONE;
 	flow->error = ct_create(flow);
 	return flow->error ? DROP_CT_INSERT_FAILED : STEP_DONE;
@@ -147,7 +147,6 @@ static __noinline bool connection_relates(struct __sk_buff *skb, struct flow *fl
 /* Cases 4 and 5. */
 static __noinline int connection_admit_icmp(struct __sk_buff *skb, struct flow *flow)
 {
-	flow->is_reply = IS_REPLY_UNKNOWN;
 	if (flow->tracking == TRACKING_RELATED && connection_relates(skb, flow))
 		return STEP_DONE;
 	return connection_judge(flow, false);
@@ -164,7 +163,7 @@ static __always_inline int connection_admit(struct __sk_buff *skb, struct flow *
 	if (unlikely(flow->tracking >= TRACKING_RELATED))
 		return connection_admit_icmp(skb, flow);
 	entry = ct_lookup(&flow->tuple, family, flow->now_s, &is_reply);
-	if (!entry || ct_is_opened_anew(entry, flow, is_reply))
+	if (!entry || ct_is_foreign(entry, flow, is_reply))
 		return connection_open(flow);
 
 	flow->is_reply = is_reply;

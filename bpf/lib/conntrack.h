@@ -94,11 +94,14 @@ static __always_inline struct ct_entry *ct_lookup(const struct tuple *tuple, __u
 	return entry;
 }
 
-/* A SYN on a connection that is over opens the next one; a SYN from the other end asks for one of its own, which
- * must not pass as a reply.
+/* Is the packet none of the entry's, although it has its tuple? A SYN on a connection that is over opens the next one;
+ * a SYN from the other end asks for one of its own, which must not pass as a reply. So does an echo request whose
+ * identifier is 0, which tells no ends apart.
  */
-static __always_inline bool ct_is_opened_anew(const struct ct_entry *entry, const struct flow *flow, bool is_reply)
+static __always_inline bool ct_is_foreign(const struct ct_entry *entry, const struct flow *flow, bool is_reply)
 {
+	if (unlikely(flow->tracking))
+		return (flow->tracking == TRACKING_REPLY) != is_reply;
 	return unlikely((flow->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) &&
 	       (is_reply || entry->state >= CT_STATE_CLOSING);
 }

@@ -32,9 +32,16 @@ enum fragment {
 
 enum tracking {
 	TRACKING_CONNECTION = 0, /* opens a connection or belongs to one */
-	TRACKING_REPLY_ONLY = 1, /* may belong to one, never opens one: ICMP echo reply */
-	TRACKING_RELATED = 2,    /* ICMP error: about the connection of the packet that it quotes */
-	TRACKING_NONE = 3,       /* other ICMP: each packet is judged by itself */
+	TRACKING_REQUEST = 1,    /* the same, but never as a reply: ICMP echo request */
+	TRACKING_REPLY = 2,      /* belongs to a connection as a reply, or to none: ICMP echo reply */
+	TRACKING_RELATED = 3,    /* ICMP error: about the connection of the packet that it quotes */
+	TRACKING_NONE = 4,       /* other ICMP: each packet is judged by itself */
+};
+
+enum is_reply {
+	IS_REPLY_NO = 0,
+	IS_REPLY_YES = 1,
+	IS_REPLY_UNKNOWN = 2,
 };
 
 /* Ports as conntrack has them: an ICMP echo has its identifier on the side of the request's sender. */
@@ -85,8 +92,7 @@ struct flow {
 	__s32 error;         /* of the helper behind a drop */
 };
 
-enum is_reply {
-	IS_REPLY_NO = 0,
-	IS_REPLY_YES = 1,
-	IS_REPLY_UNKNOWN = 2,
-};
+static __always_inline struct flow flow_of(const struct __sk_buff *skb)
+{
+	return (struct flow){.bytes = skb->len, .is_reply = IS_REPLY_UNKNOWN};
+}

@@ -25,7 +25,7 @@ static __noinline int fragment_remember(const struct flow *flow)
 	struct fragment_entry entry = {flow->tuple.source_port, flow->tuple.destination_port};
 	struct fragment_key key;
 
-	if (flow->tracking > TRACKING_REPLY_ONLY)
+	if (flow->tracking > TRACKING_REPLY)
 		return 0;
 	fragment_key_of(flow, &key);
 	return bpf_map_update_elem(&fragments, &key, &entry, BPF_ANY);
@@ -44,7 +44,7 @@ static __noinline int fragment_recall(struct flow *flow)
 	flow->tuple.source_port = entry->source_port;
 	flow->tuple.destination_port = entry->destination_port;
 	if (flow->tuple.protocol == icmp) { /* only echoes are remembered; a reply's identifier is the destination's */
-		flow->tracking = entry->destination_port ? TRACKING_REPLY_ONLY : TRACKING_CONNECTION;
+		flow->tracking = entry->destination_port ? TRACKING_REPLY : TRACKING_REQUEST;
 		flow->icmp_type =
 		    entry->destination_port ? icmp_echo_reply(flow->family) : icmp_echo_request(flow->family);
 	}

@@ -50,16 +50,16 @@ static __always_inline __u8 icmp_echo_reply(__u8 family)
 static __always_inline enum tracking icmp_tracking(__u8 family, __u8 type)
 {
 	if (type == icmp_echo_request(family))
-		return TRACKING_CONNECTION;
+		return TRACKING_REQUEST;
 	if (type == icmp_echo_reply(family))
-		return TRACKING_REPLY_ONLY;
+		return TRACKING_REPLY;
 	return icmp_is_error(family, type) ? TRACKING_RELATED : TRACKING_NONE;
 }
 
 static __always_inline void icmp_ports(struct tuple *tuple, enum tracking tracking, __be16 identifier)
 {
-	tuple->source_port = tracking == TRACKING_CONNECTION ? identifier : 0;
-	tuple->destination_port = tracking == TRACKING_REPLY_ONLY ? identifier : 0;
+	tuple->source_port = tracking == TRACKING_REQUEST ? identifier : 0;
+	tuple->destination_port = tracking == TRACKING_REPLY ? identifier : 0;
 }
 
 static __always_inline int icmp_quoted_ipv4(struct __sk_buff *skb, __u32 offset, struct tuple *quoted)

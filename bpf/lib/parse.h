@@ -171,7 +171,6 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct flow *flow)
 static __always_inline int parse_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	flow->family = family;
-	flow->bytes = skb->len;
 	return family == FAMILY_IPV4 ? parse_ipv4(skb, flow) : parse_ipv6(skb, flow);
 }
 

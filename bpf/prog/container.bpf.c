@@ -105,7 +105,7 @@ static __always_inline int container_arp(struct __sk_buff *skb, struct flow *flo
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
-	struct flow flow = {.bytes = skb->len};
+	struct flow flow = flow_of(skb);
 
 	if (unlikely(skb->vlan_present))
 		return drop(skb, &flow, DROP_VLAN_FILTERED, DIRECTION_EGRESS);

@@ -58,7 +58,7 @@ static __always_inline int host_ip(struct __sk_buff *skb, struct flow *flow, __u
 SEC("tc")
 int from_host(struct __sk_buff *skb)
 {
-	struct flow flow = {.bytes = skb->len};
+	struct flow flow = flow_of(skb);
 
 	if (skb->protocol == be16(ETH_P_IP))
 		return host_ip(skb, &flow, FAMILY_IPV4);

@@ -92,7 +92,7 @@ static __always_inline int netdev_ip(struct __sk_buff *skb, struct flow *flow, _
 SEC("tc")
 int from_netdev(struct __sk_buff *skb)
 {
-	struct flow flow = {.bytes = skb->len};
+	struct flow flow = flow_of(skb);
 
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_OK;

@@ -87,4 +87,6 @@ def traced(
 def dropped(
     node: Node, packet: Packet, reason: int, direction: int, *, device: str = "web", **fields: Any
 ) -> FlowEvent:
+    """`is_reply` says not known, as of packets that never came to conntrack, unless `fields` know better."""
+    fields = {"is_reply": 2, **fields}
     return event(node, packet, device, type=EventType.DROP, subtype=reason, direction=direction, **fields)

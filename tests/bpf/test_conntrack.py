@@ -233,6 +233,21 @@ class TestReplies:
         assert node.run("from_container", "db", request).verdict == Verdict.DROP
 
 
+@FAMILIES
+def test_echo_identifier_zero_tells_no_ends_apart(node: Node, family: int) -> None:
+    """Both ends' requests and replies have one tuple then: a request must not pass as the reply to another."""
+    node.row(WEB, INGRESS, 112)
+    node.row(DB, EGRESS, 211)
+    node.run("from_container", "web", bytes(from_pod(WEB, DB, family) / echo_request(family, 0)))
+    before = node.only_connection()
+
+    request = bytes(from_pod(DB, WEB, family) / echo_request(family, 0))
+    assert node.run("from_container", "db", request).verdict == Verdict.DROP
+    assert node.only_connection() == before
+    reply = bytes(from_pod(DB, WEB, family) / echo_reply(family, 0))
+    assert node.run("from_container", "db", reply).verdict == Verdict.REDIRECT
+
+
 def test_unasked_echo_reply_opens_nothing(node: Node) -> None:
     """It may pass where any peer may, but the request that follows must not pass as its reply."""
     assert node.run("from_container", "db", bytes(from_pod(DB, WEB, 4) / echo_reply(4, 9))).verdict == Verdict.REDIRECT

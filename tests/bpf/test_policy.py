@@ -68,7 +68,7 @@ def denied(description: str, setup: Setup, packet: Packet, reason: int, directio
         description,
         packet,
         Verdict.DROP,
-        lambda node: [dropped(node, packet, reason, direction, **{**BOTH, **fields})],
+        lambda node: [dropped(node, packet, reason, direction, **{"is_reply": 0, **BOTH, **fields})],
         setup=setup,
     )
 
