@@ -32,7 +32,7 @@ EXPECTED = (
 def parse_duration_ns(text: str) -> int:
     """Nanoseconds of `1h30m`, `1.5s`… ValueError if it is none."""
     sign = -1 if text.startswith("-") else 1
-    rest = text.lstrip("+-") if text[:1] in "+-" else text
+    rest = text[1:] if text.startswith(("+", "-")) else text
     if rest == "0":
         return 0
     parts = _PART.findall(rest)

@@ -84,9 +84,9 @@ class Reader:
     def news(self) -> Iterator[Found | Loss]:
         """What came since the last call (or the history) and matches."""
         store = self._store
-        if self._cursor < store.oldest:
-            yield self._overrun(store.oldest - self._cursor)
+        while (missed := store.oldest - self._cursor) > 0:
             self._cursor = store.oldest
+            yield self._overrun(missed)
         stop = min(store.next, self._cursor + CHUNK_ROWS)
         found = [sequences for sequences in self._forward(self._cursor, stop) if len(sequences)]
         self._cursor = stop
@@ -97,20 +97,20 @@ class Reader:
         return self._cursor < self._store.next or self._store.lost_total > self._told
 
     def _hand_out(self, found: Indices, stop: int) -> Iterator[Found | Loss]:
-        for offset in range(0, len(found), TAKEN_ROWS):
-            part = found[offset : offset + TAKEN_ROWS]
-            kept = part[part >= self._store.oldest]
-            if len(kept) < len(part):
-                yield self._overrun(len(part) - len(kept))
-            # Losses split the rows, so that they are told where they happened.
-            while len(kept):
-                losses = self._losses(int(kept[0]))
+        """The rows in small parts, with losses where they happened. The store may move on at every yield."""
+        while len(found):
+            kept = found[np.searchsorted(found, self._store.oldest) :]
+            if len(kept) < len(found):
+                missed, found = len(found) - len(kept), kept
+                yield self._overrun(missed)
+            elif losses := self._losses(int(found[0])):
                 yield from losses
-                upcoming = self._store.losses_after(self._told, int(kept[-1]))
-                split = int(np.searchsorted(kept, upcoming[0].before)) if upcoming else len(kept)
-                yield Found(kept[:split].tolist(), self._store.take(kept[:split]))
-                kept = kept[split:]
-                kept = kept[kept >= self._store.oldest]
+            else:
+                part = found[:TAKEN_ROWS]
+                if upcoming := self._store.losses_after(self._told, int(part[-1])):
+                    part = part[: np.searchsorted(part, upcoming[0].before)]
+                found = found[len(part) :]
+                yield Found(part.tolist(), self._store.take(part))
         yield from self._losses(stop)
 
     def _losses(self, sequence: int) -> list[Loss]:

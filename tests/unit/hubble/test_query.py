@@ -161,3 +161,15 @@ class TestFollowing:
                 add(store, 5)
 
         assert seen == [0, 1, 2, "-2", 5]
+
+    def test_flows_overwritten_while_a_loss_is_told_are_counted_too(self) -> None:
+        store = store_of(0, capacity=5)
+        reader = Reader(store, FlowQuery(everything, follow=True), now_ns=0)
+        add(store, 12)
+        seen = []
+        for part in reader.news():
+            seen += told([part])
+            if seen == ["-7"]:
+                add(store, 2)
+
+        assert seen == ["-7", "-2", 9, 10, 11, 12]
