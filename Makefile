@@ -63,6 +63,7 @@ format: build ## format Python and C
 	$(BIN)/clang-format -i $(C_CODE)
 
 wheel: build ## dist/pycilium-*.whl, with the compiled eBPF objects
+	rm -rf build
 	$(BIN)/python -m pip --quiet wheel . --no-deps --no-build-isolation --wheel-dir dist
 	@ls dist/*.whl
 
