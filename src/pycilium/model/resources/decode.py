@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
-import yaml
 
 from pycilium.errors import InvalidResource
 from pycilium.model.resources.base import Resource
 from pycilium.model.resources.checks import did_you_mean
-from pycilium.model.resources.documents import Document, read_documents
+from pycilium.model.resources.documents import Document, read_documents, write_documents
 from pycilium.model.resources.kinds import Kind, kind_of, kind_on_wire, known_kinds
 
 R = TypeVar("R", bound=Resource)
@@ -87,9 +86,7 @@ def to_plain(resource: Resource) -> dict[str, Any]:
 
 def encode_yaml(*resources: Resource) -> str:
     """YAML, one document for each resource."""
-    return yaml.safe_dump_all(
-        (to_plain(resource) for resource in resources), sort_keys=False, explicit_start=len(resources) > 1
-    )
+    return write_documents([to_plain(resource) for resource in resources])
 
 
 @functools.cache

@@ -220,7 +220,8 @@ class TestRoundTrips:
     @settings(deadline=None)
     @given(
         st.dictionaries(
-            st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.from_regex(r"[A-Za-z0-9.]{1,8}", fullmatch=True)
+            st.from_regex(r"[a-z]{1,5}", fullmatch=True),
+            st.from_regex(r"[A-Za-z0-9.:_+-]{0,8}", fullmatch=True) | st.text(max_size=20),
         )
     )
     def test_any_annotation_survives_yaml(self, annotations):
