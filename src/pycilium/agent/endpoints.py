@@ -23,7 +23,7 @@ from pycilium.agent.identities import Identities
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.plumbing import Plumbing
-from pycilium.api.cni_messages import CniAddress, CniInterface, CniRequest, CniResult, CniRoute
+from pycilium.api.cni_messages import CniAddress, CniInterface, CniRequest, CniResult, CniRoute, contradictions
 from pycilium.datapath.pod_interface import host_ifname
 from pycilium.endpoint import EndpointEvent, advance, restored
 from pycilium.errors import CiliumError, DatapathError, EndpointConflict, NotFound, StoreError
@@ -86,6 +86,9 @@ class Endpoints:
             raise NotFound(f"no endpoint for container {request.container_id} interface {request.ifname}")
         differences = await self._in_thread(self._plumbing.check, endpoint)
         differences += self._loop.differences(endpoint)
+        differences += (
+            contradictions(previous, self._result(endpoint)) if (previous := request.config.get("prevResult")) else []
+        )
         if differences:
             raise DatapathError(f"{endpoint}: {'; '.join(differences)}")
 
@@ -137,13 +140,18 @@ class Endpoints:
                 self.ids.claim(endpoint.endpoint_id, owner)
                 self.ipam.claim(owner, Addresses(endpoint.ipv4, endpoint.ipv6))
             except EndpointConflict as error:
-                log.error("endpoint cannot be restored", endpoint=str(endpoint), reason=str(error))
+                log.warning("endpoint cannot be restored", endpoint=str(endpoint), reason=str(error))
                 continue
             if not await self._in_thread(self._plumbing.exists, endpoint):
                 log.info("endpoint is gone", endpoint=str(endpoint))
                 self._release(endpoint)
                 continue
             self._insert(restored(endpoint))
+        known = {endpoint.host_ifname for endpoint in self.all()}
+        for link in await self._in_thread(self._plumbing.pod_interfaces):
+            if link not in known:
+                log.info("interface that nobody remembers is removed", interface=link)
+                await self._in_thread(self._plumbing.delete, link)
 
     async def settle_restored(self) -> None:
         """Once the sources are synced: identities for what was restored. What cannot be settled stays as it was."""
@@ -253,8 +261,9 @@ class Endpoints:
         self._files.remove(endpoint.endpoint_id)
 
     async def _remove(self, endpoint: Endpoint) -> None:
-        self._forget(endpoint)
+        # The device takes its program along at once; detaching it first would cost a grace period of the kernel.
         await self._in_thread(self._plumbing.delete, endpoint.host_ifname)
+        self._forget(endpoint)
         self._release(endpoint)
 
     def _release(self, endpoint: Endpoint) -> None:

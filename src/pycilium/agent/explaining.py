@@ -1,19 +1,241 @@
-"""`cilium policy explain`, and the nearest rule for a denied flow: questions to the policy engine in the API's words."""
+"""`cilium policy explain`, and the rules behind a flow: questions to the policy engine in the words of API and Hubble.
+
+Who a name or an address is, is looked up here; what the rules say of it is the engine's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv6Address, ip_address
+
 from pycilium.agent.intent import Intent
+from pycilium.api import messages
 from pycilium.api.messages import ExplainReply, ExplainRequest
-from pycilium.errors import CiliumError
-from pycilium.hubble.directories import Decision
+from pycilium.errors import InvalidResource, NotFound
+from pycilium.hubble import directories as hubble
+from pycilium.model.endpoint import Endpoint
+from pycilium.model.identity import RESERVED_IDENTITIES, ReservedIdentity
+from pycilium.model.l4 import ANY_PORT, Protocol
+from pycilium.model.labels import Labels
+from pycilium.model.peer import Address, AnyPeer
+from pycilium.model.policy import Direction, PolicyRef, Rule, RuleRef
 from pycilium.policy import PolicyEngine
+from pycilium.policy.explain import Decision, Party, Reason, entity, outside
+
+REMEMBERED = 4096
 
 
-def answer(intent: Intent, engine: PolicyEngine, request: ExplainRequest) -> ExplainReply:
-    """Who decides whether `source` may reach `destination`, and how."""
-    raise CiliumError("not wired yet")
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    """An end of the question and how to show it."""
+
+    party: Party
+    shown: messages.ExplainPeer
 
 
-def nearest(intent: Intent, engine: PolicyEngine, decision: Decision) -> str:
-    """One line: the rule that comes nearest to allowing what was denied."""
-    return ""
+class Explainer:
+    """Answers from the intent tables and the engine; sends no packet and reads no map."""
+
+    def __init__(self, intent: Intent, engine: PolicyEngine) -> None:
+        self._intent, self._engine = intent, engine
+
+    def answer(self, request: ExplainRequest) -> ExplainReply:
+        """Whether the source may open the connection, and which rules say so. NotFound for an unknown name."""
+        source, destination = self._peer(request.source), self._peer(request.destination)
+        family = _family(request.protocol, source.party, destination.party)
+        protocol = _protocol(request.protocol, family)
+        source, destination = self._in_family(source, family), self._in_family(destination, family)
+        explained = self._engine.explain(source.party, destination.party, protocol, request.port)
+        halves = [half for half in (explained.egress, explained.ingress) if half is not None]
+        return ExplainReply(
+            verdict="allowed" if explained.allowed else "denied",
+            source=source.shown,
+            destination=destination.shown,
+            decisions=[_decision(half) for half in halves],
+            text=str(explained),
+        )
+
+    def party_at(self, identity: int, address: Address | None) -> Party:
+        """Who an event means by an identity and an address."""
+        labels = self._engine.labels_of(identity)
+        if labels is None:
+            return outside(address) if address is not None else Party(f"identity {identity}", Labels())
+        return Party(str(address) if address is not None else str(labels), labels, address)
+
+    def _peer(self, word: str) -> _Peer:
+        try:
+            address = ip_address(word)
+        except ValueError:
+            return self._named(word)
+        return self._at(address)
+
+    def _named(self, word: str) -> _Peer:
+        namespace, _, name = word.rpartition("/")
+        if not namespace:
+            try:
+                party = entity(word)
+            except KeyError:
+                namespace = "default"
+            else:
+                return _Peer(party, _shown(party, _number_of(party.labels)))
+        found = self._intent.db.snapshot().by(self._intent.endpoints, "pod", (namespace or "default", name))
+        endpoint = next(iter(found), None)
+        if endpoint is None:
+            raise NotFound(f"no pod {namespace}/{name} on this node; name a pod, an address or an entity such as world")
+        return _of_endpoint(endpoint, endpoint.addresses[0])
+
+    def _at(self, address: Address) -> _Peer:
+        snapshot = self._intent.db.snapshot()
+        for endpoint in snapshot.all(self._intent.endpoints):
+            if address in endpoint.addresses:
+                return _of_endpoint(endpoint, address)
+        if snapshot.get(self._intent.host_addresses, address) is not None:
+            party = replace(entity("host"), address=address)
+            return _Peer(party, _shown(party, ReservedIdentity.HOST))
+        party = outside(address)
+        number = self._engine.world_identity(address)
+        return _Peer(party, _shown(party, number))
+
+    def _in_family(self, peer: _Peer, family: int) -> _Peer:
+        """The same pod by its address of that family, where it has one."""
+        party = peer.party
+        if not party.managed or party.address is None or party.address.version == family:
+            return peer
+        found = self._intent.db.snapshot().get(self._intent.endpoints, peer.shown.endpoint_id)
+        same = [address for address in found.addresses if address.version == family] if found is not None else []
+        return _of_endpoint(found, same[0]) if found is not None and same else peer
+
+
+class Rules:
+    """Hubble's RuleDirectory: which policies stand behind a decision, by what its event says."""
+
+    def __init__(self, intent: Intent, engine: PolicyEngine, explainer: Explainer) -> None:
+        self._intent, self._engine, self._explainer = intent, engine, explainer
+        self._known: dict[hubble.Decision, hubble.DecisionRules | None] = {}
+        self._revision = -1
+
+    def rules(self, decision: hubble.Decision) -> hubble.DecisionRules | None:
+        """The deciding rules; for an implicit deny those that restrict, and the nearest that would have allowed."""
+        if self._revision != self._intent.db.revision or len(self._known) > REMEMBERED:
+            self._known.clear()
+            self._revision = self._intent.db.revision
+        if decision not in self._known:
+            self._known[decision] = self._look_up(decision)
+        return self._known[decision]
+
+    def _look_up(self, decision: hubble.Decision) -> hubble.DecisionRules | None:
+        endpoint = self._intent.db.snapshot().get(self._intent.endpoints, decision.endpoint_id)
+        if decision.outcome is hubble.Outcome.NO_RULE:
+            return self._implicit(decision, endpoint)
+        rules = self._engine.rules_for(decision.row_id, decision.selector)
+        if not rules:
+            return None
+        return hubble.DecisionRules(
+            policies=tuple(dict.fromkeys(_policy_name(rule) for rule in rules if rule.kind)),
+            text=", ".join(dict.fromkeys(str(rule) for rule in rules)),
+            match_type=self._match_type(endpoint, rules),
+        )
+
+    def _implicit(self, decision: hubble.Decision, endpoint: Endpoint | None) -> hubble.DecisionRules | None:
+        if endpoint is None:
+            return None
+        address = ip_address(decision.peer_address)
+        if isinstance(address, IPv6Address):
+            address = address.ipv4_mapped or address
+        peer = self._explainer.party_at(decision.peer_identity, address)
+        direction = Direction(int(decision.direction))
+        judged = self._engine.decide(endpoint.labels, direction, peer, decision.protocol, decision.port)
+        if judged.reason is not Reason.NO_RULE:
+            return None  # the policy has changed since
+        return hubble.DecisionRules(
+            policies=tuple(_policy_name(policy) for policy in judged.enforcing),
+            text=f"no rule allows it; nearest is {judged.nearest}"
+            if judged.nearest is not None
+            else "no rule allows it",
+        )
+
+    def _match_type(self, endpoint: Endpoint | None, refs: Sequence[RuleRef]) -> int:
+        """How specific the deciding rule is: numbers of Hubble's policy_match_type."""
+        if endpoint is None:
+            return 0
+        for section in self._engine.sections(endpoint.labels):
+            for rule in section.rules:
+                if rule.ref in refs:
+                    return match_type_of(rule)
+        return 0
+
+
+def match_type_of(rule: Rule) -> int:
+    """1 L3-Only, 2 L3-L4, 3 L4-Only, 4 all, 5 L3-Proto, 6 Proto-Only."""
+    any_peer = any(isinstance(peer, AnyPeer) for peer in rule.peers.peers)
+    if ANY_PORT in rule.ports:
+        return 4 if any_peer else 1
+    if all(ports.all_ports for ports in rule.ports):
+        return 6 if any_peer else 5
+    return 3 if any_peer else 2
+
+
+def _family(protocol: str, source: Party, destination: Party) -> int:
+    """The family that the connection would be of: an end that is no pod has one address only."""
+    for party in (destination, source):
+        if not party.managed and party.address is not None:
+            return party.address.version
+    return 6 if protocol.upper() == Protocol.ICMPV6.name else 4
+
+
+def _protocol(word: str, family: int) -> Protocol:
+    try:
+        protocol = Protocol[word.upper()]
+    except KeyError:
+        known = ", ".join(protocol.name for protocol in Protocol)
+        raise InvalidResource(f"protocol {word!r} is not known; {known} are", path="protocol") from None
+    return Protocol.ICMPV6 if protocol is Protocol.ICMP and family == 6 else protocol
+
+
+def _of_endpoint(endpoint: Endpoint, address: Address) -> _Peer:
+    party = Party(endpoint.qualified_pod_name or endpoint.attachment, endpoint.labels, address, managed=True)
+    return _Peer(party, _shown(party, endpoint.sec_identity, endpoint.endpoint_id))
+
+
+def _shown(party: Party, identity: int, endpoint_id: int = 0) -> messages.ExplainPeer:
+    return messages.ExplainPeer(
+        name=party.name,
+        identity=identity,
+        labels=[str(label) for label in party.labels],
+        address=str(party.address) if party.address is not None else "",
+        endpoint_id=endpoint_id,
+    )
+
+
+def _number_of(labels: Labels) -> int:
+    return next(identity.number for identity in RESERVED_IDENTITIES if identity.labels == labels)
+
+
+def _decision(half: Decision) -> messages.ExplainDecision:
+    nearest = half.nearest
+    return messages.ExplainDecision(
+        direction="ingress" if half.direction is Direction.INGRESS else "egress",
+        verdict="allowed" if half.allowed else "denied",
+        enforced=bool(half.enforcing),
+        reason=half.reason.value,
+        rules=[_rule(rule) for rule in half.rules],
+        nearest=_rule(nearest.rule, " and ".join(nearest.differences)) if nearest is not None else None,
+    )
+
+
+def _rule(rule: RuleRef, missing: str = "") -> messages.ExplainRule:
+    return messages.ExplainRule(
+        kind=rule.kind,
+        name=rule.name,
+        namespace=rule.namespace,
+        direction=str(rule.direction),
+        index=rule.index,
+        action="deny" if rule.deny else "allow",
+        text=str(rule),
+        missing=missing,
+    )
+
+
+def _policy_name(ref: RuleRef | PolicyRef) -> hubble.PolicyName:
+    return hubble.PolicyName(ref.kind, ref.namespace, ref.name, tuple(ref.labels), ref.revision)

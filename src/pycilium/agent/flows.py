@@ -10,23 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from pycilium.agent.intent import Intent
 from pycilium.datapath.events import EventReader
-from pycilium.hubble.directories import (
-    Decision,
-    DecisionRules,
-    EndpointName,
-    EndpointTable,
-    IdentityTable,
-    Outcome,
-    PolicyName,
-)
+from pycilium.hubble.directories import EndpointName, EndpointTable, IdentityTable
 from pycilium.hubble.store import FlowStore
 from pycilium.model.endpoint import Endpoint
-from pycilium.model.policy import Direction, PolicyRef, RuleRef
-from pycilium.policy import PolicyEngine
 
 WAKEUP_NS = 10_000_000
 REREAD_S = 0.012
@@ -114,40 +103,3 @@ class Names:
 
     def _name_of(self, endpoint: Endpoint) -> EndpointName:
         return EndpointName(endpoint.namespace, endpoint.pod_name, self._cluster_name)
-
-
-class Rules:
-    """Which policies stand behind a decision, by what the event says: hubble's RuleDirectory on the engine."""
-
-    def __init__(self, intent: Intent, engine: PolicyEngine, nearest: Callable[[Decision], str]) -> None:
-        self._intent, self._engine, self._nearest = intent, engine, nearest
-
-    def rules(self, decision: Decision) -> DecisionRules | None:
-        """The deciding rules; for an implicit deny those that restrict, and the nearest that would have allowed."""
-        if decision.outcome is Outcome.NO_RULE:
-            return self._implicit(decision)
-        rules = self._engine.rules_for(decision.row_id, decision.selector)
-        if not rules:
-            return None
-        return DecisionRules(
-            policies=tuple(dict.fromkeys(_policy_name(rule) for rule in rules if rule.kind)),
-            text=", ".join(dict.fromkeys(str(rule) for rule in rules)),
-            match_type=0,
-        )
-
-    def _implicit(self, decision: Decision) -> DecisionRules | None:
-        endpoint = self._intent.db.snapshot().get(self._intent.endpoints, decision.endpoint_id)
-        if endpoint is None:
-            return None
-        enforcing = self._engine.enforcing(endpoint.labels, Direction(int(decision.direction)))
-        return DecisionRules(policies=tuple(_policy_name(policy) for policy in enforcing), text=self._nearest(decision))
-
-
-def _policy_name(ref: RuleRef | PolicyRef) -> PolicyName:
-    return PolicyName(ref.kind, ref.namespace, ref.name, tuple(ref.labels), ref.revision)
-
-
-def address_of(text: str) -> IPv4Address | IPv6Address:
-    """The address in an event, an IPv4 one out of its mapped form."""
-    address = ip_address(text)
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

@@ -7,6 +7,7 @@ device: they are simply exchanged again.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class LinkOperations:
         for device in keys:
             target = self._attached.get(device)
             try:
-                if target is not None:
+                if target is not None and _exists(target.ifindex):
                     links.detach(target.ifindex, self._pin(device), hook=target.hook)
                 self._attached.pop(device, None)
             except DatapathError as error:
@@ -75,3 +76,11 @@ class LinkOperations:
 
     def _pin(self, device: str) -> Path:
         return self._folder / device.replace(".", "-")  # a BPF file system refuses names with dots
+
+
+def _exists(ifindex: int) -> bool:
+    try:
+        socket.if_indextoname(ifindex)
+    except OSError:
+        return False
+    return True

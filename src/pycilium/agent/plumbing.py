@@ -37,7 +37,7 @@ class Plumbing:
             gateway_ipv6=self._ipv6_gateway,
             ipv6_pod_cidr=IPv6Network(config.ipv6_pod_cidr) if config.ipv6_pod_cidr else None,
         )
-        return gateway_device.ensure(wanted)
+        return gateway_device.ensure(wanted, config.devices)
 
     def create(self, request: CniRequest, addresses: Addresses) -> HostSide:
         """A pod's interface."""
@@ -47,6 +47,10 @@ class Plumbing:
     def delete(self, host_ifname: str) -> None:
         """Absent is success."""
         pod_interface.delete(host_ifname)
+
+    def pod_interfaces(self) -> list[str]:
+        """The node's sides of all pods' interfaces that are there."""
+        return [link.name for link in pod_interface.interfaces()]
 
     def exists(self, endpoint: Endpoint) -> bool:
         """Whether the endpoint's own interface is still there."""

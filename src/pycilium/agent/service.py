@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from pycilium import __version__
-from pycilium.agent import explaining, views
+from pycilium.agent import views
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.controller import Controller
 from pycilium.agent.endpoints import Endpoints
+from pycilium.agent.explaining import Explainer
 from pycilium.agent.flows import FlowIngestion
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
@@ -52,6 +53,7 @@ class Parts:
     datapath: Datapath
     flows: FlowStore
     ingestion: FlowIngestion
+    explainer: Explainer
     sizes: Mapping[str, int]
     """Room of each map, by name."""
     resources: Mapping[Any, Any]
@@ -160,7 +162,7 @@ class Service:
         return messages.ConfigResponse(spec=msgspec.to_builtins(self._parts.config), status={"pid": os.getpid()})
 
     async def explain(self, request: messages.ExplainRequest) -> messages.ExplainReply:
-        return explaining.answer(self._parts.intent, self._parts.controller.engine, request)
+        return self._parts.explainer.answer(request)
 
     # == CNI ==
 
@@ -178,7 +180,7 @@ class Service:
         valid = {(attachment.container_id, attachment.ifname) for attachment in request.valid_attachments}
         await self._parts.endpoints.collect(valid)
 
-    async def cni_status(self, request: CniStatusRequest) -> None:
+    async def cni_status(self, request: CniStatusRequest) -> None:  # noqa: ARG002  the protocol's
         self._require_open()
         full = [
             str(pool.cidr)

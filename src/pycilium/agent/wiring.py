@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import os
 import time
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
@@ -22,12 +24,12 @@ from typing import Any
 import structlog
 
 from pycilium import __version__
-from pycilium.agent import explaining
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.controller import Controller
 from pycilium.agent.endpoint_files import EndpointFiles, queued_deletes
 from pycilium.agent.endpoints import Endpoints
-from pycilium.agent.flows import WAKEUP_NS, FlowIngestion, Names, Rules
+from pycilium.agent.explaining import Explainer, Rules
+from pycilium.agent.flows import WAKEUP_NS, FlowIngestion, Names
 from pycilium.agent.identities import Identities, identity_of_resource, insert_reserved, is_cluster_identity
 from pycilium.agent.intent import Intent
 from pycilium.agent.link_operations import LinkOperations, LinkTarget
@@ -79,6 +81,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         )
         plumbing = Plumbing(config, ipam.ipv4.gateway if ipam.ipv4 else None, ipam.ipv6.gateway if ipam.ipv6 else None)
         gateway = plumbing.make_gateway()
+        for change in gateway.changes:
+            log.info("setting of the node changed", change=change)
         datapath = ending.enter_context(loader.load(datapath_config(config, plumbing, gateway)))
         attached = LinkOperations(datapath, config.bpf_root, config.attach_mode)
         targets = make_targets(datapath, attached)
@@ -105,7 +109,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         names = Names(intent, config.cluster_name)
         intent.db.on_commit(lambda _: names.refresh())
         flows = FlowStore(config.flow_capacity, names.endpoints)
-        rules = Rules(intent, engine, lambda decision: explaining.nearest(intent, engine, decision))
+        explainer = Explainer(intent, engine)
+        rules = Rules(intent, engine, explainer)
         directories = Directories(names.endpoints, names.identities, rules, KernelInterfaces())
         hubble = HubbleServer(
             flows, directories, config.node_name, f"pycilium v{__version__}", cluster_name=config.cluster_name
@@ -129,6 +134,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
                 datapath=datapath,
                 flows=flows,
                 ingestion=ingestion,
+                explainer=explainer,
                 sizes=datapath.sizes(),
                 resources=resources,
             )
@@ -136,7 +142,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         api = ApiServer(service, str(Path(config.run_dir) / "cilium.sock"))
 
         # The start.
-        Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+        os.makedirs(config.run_dir, exist_ok=True)
         await read_addresses(intent, plumbing)
         await endpoints.restore()
         await api.start()
@@ -253,10 +259,16 @@ async def become_ready(  # the last step of the start
     await asyncio.gather(*(source.synced.wait() for source in sources))
     await endpoints.settle_restored()
     control.open()
-    for queued in queued_deletes(config.run_dir).items:
+    queue = queued_deletes(config.run_dir)
+    for why in queue.damaged:
+        log.error("queued detach request is damaged", reason=why)
+    for queued in queue.items:
         await endpoints.delete(queued.request.container_id, queued.request.ifname)
         queued.done()
     hubble.agent_events.agent_started(time.time_ns())
+    # What is there now stays; looking through it again and again would stop everything for up to half a second.
+    gc.collect()
+    gc.freeze()
     log.info("ready", node=config.node_name, seconds=round(time.monotonic() - started, 3))
     publisher = Publisher(config, intent, store, hubble.agent_events)
     async with asyncio.TaskGroup() as tasks:
