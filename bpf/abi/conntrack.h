@@ -78,6 +78,7 @@ struct fragment_key {
 	__u8 pad[3];
 };
 
+/* Ports as in a conntrack key: of an ICMP echo too. */
 struct fragment_entry {
 	__be16 source_port;
 	__be16 destination_port;

@@ -72,7 +72,7 @@ struct flow_event {
 	__u16 ether_type; /* host order; tells what a non-IP drop was */
 	__u32 egress_row; /* of the connection, also on later packets */
 	__u32 ingress_row;
-	__u16 egress_selector;
+	__u16 egress_selector;  /* that matched; 0 too with an implicit deny, which nothing matched */
 	__u16 ingress_selector; /* 84 */
 	struct mac_addr source_mac;
 	struct mac_addr destination_mac; /* 96 */

@@ -221,3 +221,22 @@ def test_frame_under_a_wrong_mac_is_taken_all_the_same(node: Node, family: int) 
     ran = node.run("from_container", "web", bytes(packet))
 
     assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, bytes(delivered(packet, DB)))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_frame_of_the_network_for_another_host_is_left_alone(node: Node, family: int) -> None:
+    """A device that listens to everything sees what is not for this node."""
+    packet = from_network("world", DB, family) / tcp(40000, 80, "S")
+    packet.dst = "0a:00:00:00:77:77"
+
+    ran = node.run("from_netdev", "uplink", bytes(packet))
+
+    assert (ran.verdict, ran.packet, ran.events) == (Verdict.PASS, bytes(packet), [])
+
+
+def test_drops_are_counted_by_reason(node: Node) -> None:
+    before = node.metrics().get((EGRESS, 132), 0)
+
+    node.run("from_container", "db", bytes(from_pod(WEB, DB, 4) / tcp(40000, 80, "S")))
+
+    assert node.metrics()[EGRESS, 132] == before + 1
