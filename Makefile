@@ -44,7 +44,7 @@ unit: build ## the tests that need neither root nor a kernel
 bench: ## as root: the figures of the README, ours and theirs side by side; JSON under bench/
 	@tools/prepare.sh packages bench
 	@$(MAKE) --no-print-directory build
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/benchmark/bench.py $(BENCH_OPTIONS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.benchmark $(BENCH_OPTIONS)
 
 bpf: $(VENV)/.installed ## compile the eBPF programs that changed
 	@$(BIN)/python tools/build_bpf.py

@@ -92,14 +92,13 @@ show cilium policy explain --from ops/monitor --to 8.8.8.8 --port 80/TCP
 [ "$failures" = 0 ] || { echo "Error: $failures attempt(s) did not end as the policies say" >&2; exit 1; }
 
 title "The lab is yours"
-cat <<EOF
-  export PATH=$(dirname "$(command -v cilium)"):\$PATH${CILIUM_LAB:+ CILIUM_LAB=$CILIUM_LAB}
-  hubble observe --follow                                        flows as they happen
-  cilium apply -f $examples/steps/revoke.yaml              take a right away: open connections are cut
-  cilium lab exec -n shop frontend -- curl http://$backend:8080/
-  cilium lab pod add web -l app=web                   another pod
-  cilium lab agent kill                               traffic goes on without the agent
-  cilium lab agent start
-  cilium status
-  cilium lab down                                     end it: nothing is left behind
-EOF
+hint() { printf '%s  # %s%s\n  %s\n' "$dim" "$1" "$plain" "$2"; }
+hint "first, so that the commands are found" "export PATH=$(dirname "$(command -v cilium)"):\$PATH${CILIUM_LAB:+ CILIUM_LAB=$CILIUM_LAB}"
+hint "flows as they happen" "hubble observe --follow"
+hint "take a right away: open connections are cut" "cilium apply -f $examples/steps/revoke.yaml"
+hint "a command in a pod; its exit code is the command's" "cilium lab exec -n shop frontend -- curl http://$backend:8080/"
+hint "another pod" "cilium lab pod add web -l app=web"
+hint "traffic goes on without the agent, and policy stays in force" "cilium lab agent kill"
+hint "what changed meanwhile is in force when it is back" "cilium lab agent start"
+hint "how the node is" "cilium status"
+hint "end it: nothing is left behind" "cilium lab down"
