@@ -82,6 +82,12 @@ show hubble observe --verdict DROPPED --last 12
 title "Which rule allowed what"
 show hubble observe --type policy-verdict --verdict FORWARDED --last 6
 
+title "The agent killed: traffic goes on, and policy stays in force"
+show cilium lab agent kill
+attempt allowed shop frontend "http://$backend:8080/"
+attempt denied ops monitor "http://$database:5432/"
+show cilium lab agent start
+
 title "Asking without sending anything"
 show cilium policy explain --from shop/frontend --to shop/backend --port 8080/TCP
 echo
@@ -98,7 +104,5 @@ hint "flows as they happen" "hubble observe --follow"
 hint "take a right away: open connections are cut" "cilium apply -f $examples/steps/revoke.yaml"
 hint "a command in a pod; its exit code is the command's" "cilium lab exec -n shop frontend -- curl http://$backend:8080/"
 hint "another pod" "cilium lab pod add web -l app=web"
-hint "traffic goes on without the agent, and policy stays in force" "cilium lab agent kill"
-hint "what changed meanwhile is in force when it is back" "cilium lab agent start"
 hint "how the node is" "cilium status"
 hint "end it: nothing is left behind" "cilium lab down"
