@@ -125,7 +125,7 @@ class LabelsIndex:
 
 
 def _discard(index: dict[T, set[int]], key: T, number: int) -> None:
-    numbers = index[key]
+    numbers = index.get(key, set())  # a key that stands in two sources is discarded twice
     numbers.discard(number)
     if not numbers:
-        del index[key]
+        index.pop(key, None)
