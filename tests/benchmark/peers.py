@@ -10,37 +10,48 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 PORT = 9000
-CPU = "1"
+CPU = str(max(os.sched_getaffinity(0)))
+"""Client and server of a measurement share it: wake-ups between CPUs would hide the path."""
+BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
 
 def run(*command: str, netns: str = "", check: bool = True) -> str:
     """Run a command, inside a namespace if one is named; its standard output."""
-    prefix = ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
-    done = subprocess.run([*prefix, *command], capture_output=True, text=True, check=False)
+    done = subprocess.run([*_inside(netns), *command], capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
 
 
-def build_traffic(folder: Path) -> Path:
-    """Compile traffic.c; the machine's own compiler or the one that builds the datapath."""
-    binary = folder / "traffic"
-    source = HERE / "traffic.c"
-    for compiler in (["cc"], [os.sys.executable, "-m", "ziglang", "cc"]):  # type: ignore[attr-defined]
-        try:
-            subprocess.run([*compiler, "-O2", "-o", str(binary), str(source)], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        return binary
-    raise RuntimeError("no C compiler for tests/benchmark/traffic.c")
+def _inside(netns: str) -> list[str]:
+    return ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
+
+
+@contextmanager
+def built_traffic() -> Iterator[Path]:
+    """traffic.c, compiled by the machine's own compiler or the one that builds the datapath."""
+    with tempfile.TemporaryDirectory(prefix="pycilium-bench-") as folder:
+        binary = Path(folder, "traffic")
+        for compiler in (["cc"], [sys.executable, "-m", "ziglang", "cc"]):
+            try:
+                subprocess.run([*compiler, "-O2", "-o", binary, HERE / "traffic.c"], check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError):
+                continue
+            break
+        else:
+            raise RuntimeError("no C compiler for tests/benchmark/traffic.c")
+        yield binary
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +62,64 @@ class Pair:
     client: str
     server: str
     ipv4: str
-    ipv6: str = ""
+    ipv6: str
 
     @contextmanager
     def serving(self, traffic: Path) -> Iterator[None]:
         """The server side of traffic.c, pinned, for as long as the block lasts."""
-        command = ["nsenter", f"--net=/run/netns/{self.server}", "taskset", "-c", CPU, str(traffic), "server", str(PORT)]
+        command = [*_inside(self.server), "taskset", "-c", CPU, str(traffic), "server", str(PORT)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            time.sleep(0.3)
+            self._wait_until_listening(process)
             yield
         finally:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.wait()
 
-    def measure(self, traffic: Path, mode: str, seconds: float, address: str = "") -> float:
-        """Transactions (rr, crr) or bytes (stream) per second, client and server on one CPU."""
-        command = ["taskset", "-c", CPU, str(traffic), mode, address or self.ipv4, str(PORT), str(seconds)]
-        result = json.loads(run(*command, netns=self.client))
+    def _wait_until_listening(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 10
+        while f":{PORT:04X} " not in run("cat", "/proc/net/tcp6", netns=self.server):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name}: the server side of the measurement does not listen")
+            time.sleep(0.02)
+
+    def measure(self, traffic: Path, mode: str, seconds: float, *, family: int = 4) -> float:
+        """Transactions (rr, crr) or bits (stream) per second, client and server on one CPU."""
+        with self.load(traffic, mode, seconds, family=family) as load:
+            result = load.result(stop=False)
         if result["errors"]:
             raise RuntimeError(f"{self.name} {mode}: {result['errors']} errors")
-        return float(result["per_second"])
+        return float(result["per_second"]) * (8 if mode == "stream" else 1)
+
+    @contextmanager
+    def load(self, traffic: Path, mode: str, seconds: float, *, family: int = 4) -> Iterator[Load]:
+        """Traffic that goes on beside what the block does; ended with it at the latest."""
+        address = self.ipv4 if family == 4 else self.ipv6
+        command = ["taskset", "-c", CPU, str(traffic), mode, address, str(PORT), str(seconds)]
+        process = subprocess.Popen([*_inside(self.client), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            yield Load(f"{self.name} {mode}", process)
+        finally:
+            process.kill()
+            process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A running traffic.c client."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+
+    def result(self, *, stop: bool = True) -> dict[str, Any]:
+        """What it counted: ended now, or waited for."""
+        if stop:
+            self.process.send_signal(signal.SIGTERM)
+        out, err = self.process.communicate()
+        if self.process.returncode:
+            raise RuntimeError(f"{self.name}: exit {self.process.returncode}: {err.decode().strip()}")
+        result: dict[str, Any] = json.loads(out)
+        return result
 
 
 @contextmanager
@@ -96,31 +144,60 @@ def bare_veth() -> Iterator[Pair]:
     with namespaces(client, server):
         run("ip", "link", "add", "eth0", "netns", client, "type", "veth", "peer", "name", "eth0", "netns", server)
         for name, host in ((client, 1), (server, 2)):
-            run("ip", "addr", "add", f"10.9.0.{host}/24", "dev", "eth0", netns=name)
-            run("ip", "addr", "add", f"fd00:9::{host}/64", "dev", "eth0", "nodad", netns=name)
-            run("ip", "link", "set", "eth0", "up", netns=name)
+            _give_addresses(name, host)
         yield Pair("bare veth", client, server, "10.9.0.2", "fd00:9::2")
 
 
 @contextmanager
 def bridge_iptables() -> Iterator[Pair]:
-    """A bridge with iptables on bridged traffic where the kernel has it, else routed through iptables and conntrack."""
+    """A bridge whose traffic iptables filters with conntrack: bridged where the kernel can filter that, else routed."""
     client, server, router = (f"bench-br-{part}{os.getpid()}" for part in "csr")
     with namespaces(client, server, router):
+        for setting in ("ipv4.ip_forward=1", "ipv6.conf.all.forwarding=1", "ipv4.conf.default.send_redirects=0"):
+            run("sysctl", "-qw", f"net.{setting}", netns=router)
+        # So that the table does not fill with connections that are over: 120 s is the ordinary time.
+        run("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_timeout_time_wait=10", netns=router)
         run("ip", "link", "add", "br0", "type", "bridge", netns=router)
-        run("ip", "link", "set", "br0", "up", netns=router)
-        run("ip", "addr", "add", "10.9.1.254/24", "dev", "br0", netns=router)
+        _give_addresses(router, 254, device="br0")
         for name, host in ((client, 1), (server, 2)):
             run("ip", "link", "add", "eth0", "netns", name, "type", "veth", "peer", "name", f"v{host}", "netns", router)
             run("ip", "link", "set", f"v{host}", "master", "br0", "up", netns=router)
-            run("ip", "addr", "add", f"10.9.1.{host}/24", "dev", "eth0", netns=name)
-            run("ip", "link", "set", "eth0", "up", netns=name)
-        run("sysctl", "-qw", "net.ipv4.ip_forward=1", netns=router)
-        run("sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1", netns=router, check=False)
-        for rule in (
-            "-P FORWARD DROP",
-            "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-            "-A FORWARD -d 10.9.1.2/32 -p tcp --dport 9000 -m conntrack --ctstate NEW -j ACCEPT",
-        ):
-            run("iptables", *rule.split(), netns=router)
-        yield Pair("bridge + iptables", client, server, "10.9.1.2")
+            _give_addresses(name, host)
+        if BRIDGE_NETFILTER.exists():
+            for family in ("ip", "ip6"):
+                run("sysctl", "-qw", f"net.bridge.bridge-nf-call-{family}tables=1", netns=router)
+        else:
+            for name, host in ((client, 2), (server, 1)):
+                run("ip", "route", "add", f"10.9.0.{host}", "via", "10.9.0.254", netns=name)
+                run("ip", "-6", "route", "add", f"fd00:9::{host}", "via", "fd00:9::254", netns=name)
+        for program, address in (("iptables", "10.9.0.2/32"), ("ip6tables", "fd00:9::2/128")):
+            for rule in _rules(address):
+                run(program, *rule.split(), netns=router)
+        pair = Pair("bridge + iptables", client, server, "10.9.0.2", "fd00:9::2")
+        yield pair
+        _check_filtered(router)
+
+
+def _give_addresses(netns: str, host: int, device: str = "eth0") -> None:
+    run("ip", "addr", "add", f"10.9.0.{host}/24", "dev", device, netns=netns)
+    run("ip", "addr", "add", f"fd00:9::{host}/64", "dev", device, "nodad", netns=netns)
+    run("ip", "link", "set", device, "up", netns=netns)
+
+
+def _rules(server: str) -> tuple[str, ...]:
+    """What a policy that allows one port comes to."""
+    neighbours = ("-A FORWARD -p ipv6-icmp -j ACCEPT",) if ":" in server else ()
+    return (
+        "-P FORWARD DROP",
+        "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        f"-A FORWARD -d {server} -p tcp --dport {PORT} -m conntrack --ctstate NEW -j ACCEPT",
+        *neighbours,
+    )
+
+
+def _check_filtered(router: str) -> None:
+    """The traffic must have gone through the rules, or the peer is none."""
+    for program in ("iptables", "ip6tables"):
+        first_rule = run(program, "-L", "FORWARD", "1", "-v", "-x", "-n", netns=router).split()
+        if not int(first_rule[0]):
+            raise RuntimeError(f"{program} saw nothing of the bridge's traffic")

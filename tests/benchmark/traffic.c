@@ -7,7 +7,8 @@
  *   traffic crr ADDRESS PORT SECONDS            connect, one transaction, close
  *   traffic stream ADDRESS PORT SECONDS         bytes one way, as fast as they go
  *
- * Prints one JSON line: {"mode", "count", "seconds", "per_second", "errors"}; stream counts bytes.
+ * Ends after SECONDS or with SIGTERM and prints one JSON line: {"mode", "count", "seconds", "per_second", "errors",
+ * "slowest_ms"}; stream counts bytes. An error is a connection that could not be made or that broke.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,6 +25,13 @@
 
 enum { CHUNK = 131072, EVENTS = 64 };
 static char chunk[CHUNK];
+static volatile sig_atomic_t ended;
+
+static void end(int number)
+{
+	(void)number;
+	ended = 1;
+}
 
 static double now_s(void)
 {
@@ -75,7 +83,7 @@ static int connect_to(const struct sockaddr_storage *address, socklen_t length)
 
 static void add(int epoll, int fd)
 {
-	struct epoll_event event = { .events = EPOLLIN, .data.fd = fd };
+	struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
 
 	if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
 		die("epoll_ctl");
@@ -96,10 +104,10 @@ static void answer(int fd)
 		close(fd);
 }
 
-static int serve(int port)
+static __attribute__((noreturn)) void serve(int port)
 {
 	int listener = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1, zero = 0, epoll = epoll_create1(0);
-	struct sockaddr_in6 any = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
 	struct epoll_event ready[EVENTS];
 
 	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
@@ -140,10 +148,15 @@ static int run(const char *mode, const char *address_text, int port, double seco
 	socklen_t length = parse_address(address_text, port, &address);
 	unsigned long long count = 0, errors = 0;
 	int crr = !strcmp(mode, "crr"), stream = !strcmp(mode, "stream"), fd = -1;
-	double start = now_s(), end = start + seconds;
+	double start = now_s(), last = start, now, slowest = 0;
 
-	while (now_s() < end) {
+	while (!ended && (now = now_s()) < start + seconds) {
+		if (now - last > slowest)
+			slowest = now - last;
+		last = now;
 		if (fd < 0 && (fd = connect_to(&address, length)) < 0) {
+			if (ended)
+				break;
 			if (++errors > 1000)
 				die("connect");
 			continue;
@@ -151,12 +164,16 @@ static int run(const char *mode, const char *address_text, int port, double seco
 		if (stream) {
 			ssize_t sent = send(fd, chunk, sizeof(chunk), MSG_NOSIGNAL);
 
+			if (sent < 0 && ended)
+				break;
 			if (sent < 0)
 				die("send");
 			count += sent;
 			continue;
 		}
 		if (transact(fd, crr) < 0) {
+			if (ended)
+				break;
 			errors++;
 			close(fd);
 			fd = -1;
@@ -169,16 +186,21 @@ static int run(const char *mode, const char *address_text, int port, double seco
 		}
 	}
 	seconds = now_s() - start;
-	printf("{\"mode\": \"%s\", \"count\": %llu, \"seconds\": %.3f, \"per_second\": %.1f, \"errors\": %llu}\n", mode,
-	       count, seconds, count / seconds, errors);
+	printf("{\"mode\": \"%s\", \"count\": %llu, \"seconds\": %.3f, \"per_second\": %.1f, \"errors\": %llu, "
+	       "\"slowest_ms\": %.3f}\n",
+	       mode, count, seconds, count / seconds, errors, slowest * 1e3);
 	return 0;
 }
 
 int main(int argc, char **argv)
 {
+	struct sigaction ending = {.sa_handler = end};
+
 	signal(SIGPIPE, SIG_IGN);
 	if (argc == 3 && !strcmp(argv[1], "server"))
-		return serve(atoi(argv[2]));
+		serve(atoi(argv[2]));
+	sigaction(SIGTERM, &ending, NULL);
+	sigaction(SIGINT, &ending, NULL);
 	if (argc == 5 && (!strcmp(argv[1], "rr") || !strcmp(argv[1], "crr") || !strcmp(argv[1], "stream")))
 		return run(argv[1], argv[2], atoi(argv[3]), atof(argv[4]));
 	fprintf(stderr, "usage: traffic server PORT | traffic rr|crr|stream ADDRESS PORT SECONDS\n");

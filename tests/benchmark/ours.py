@@ -1,0 +1,118 @@
+"""Our side: a lab of its own, with an agent, pods and policies, gone when the block ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pycilium.api.client import AgentClient
+from pycilium.lab import agents, labs, namespaces, pods
+from pycilium.lab.layout import LabLayout, LabRecord, PodRecord
+from pycilium.model.resources import Resource, decode_object
+from pycilium.store import open_blocking
+from tests.benchmark.figures import Tell
+from tests.benchmark.peers import PORT, Pair
+
+NODE = "node1"
+APPLY_AT_ONCE = 1000
+
+
+class Lab:
+    """One node with a running agent."""
+
+    def __init__(self, layout: LabLayout, record: LabRecord) -> None:
+        self.layout, self.record = layout, record
+        self.node_netns = record.node(NODE).namespace
+        self.agent = AgentClient(str(layout.agent_socket(NODE)))
+        self.bpf_root = layout.node_folder(NODE) / "bpf"
+
+    def add_pod(self, name: str, namespace: str = "default", **labels: str) -> PodRecord:
+        return pods.add(self.layout, self.record, name=name, namespace=namespace, node=NODE, labels=labels)
+
+    def apply(self, resources: Sequence[Resource | Mapping[str, Any]]) -> None:
+        decoded = [each if isinstance(each, Resource) else decode_object(dict(each)) for each in resources]
+        with open_blocking(self.layout.store_url) as store:
+            for start in range(0, len(decoded), APPLY_AT_ONCE):
+                store.apply(decoded[start : start + APPLY_AT_ONCE])
+
+    def agent_pid(self) -> int:
+        pid = agents.pid_of(self.layout, NODE)
+        if pid is None:
+            raise RuntimeError(f"the agent has ended; the end of its log:\n{self._log()}")
+        return pid
+
+    def events_seen_and_lost(self) -> tuple[int, int]:
+        monitor = self.agent.status()["nodeMonitor"]
+        return int(monitor.get("seen") or 0), int(monitor.get("lost") or 0)
+
+    def _log(self) -> str:
+        return "\n".join(agents.log_of(self.layout, NODE).read_text(encoding="utf-8").splitlines()[-15:])
+
+
+@contextmanager
+def lab(tell: Tell) -> Iterator[Lab]:
+    """A lab that exists for the block; nothing of it is left, whatever happens."""
+    name = f"bench{os.getpid()}"
+    record = labs.up(labs.UpOptions(name=name), tell)
+    try:
+        yield Lab(LabLayout(name), record)
+    finally:
+        labs.down(name)
+
+
+@contextmanager
+def pod_pair(tell: Tell) -> Iterator[tuple[Lab, Pair]]:
+    """Two pods that one policy selects, both ways; it allows the port of the measurement and pings, nothing else."""
+    with lab(tell) as made:
+        tell("adding pods")
+        made.apply([policy()])
+        client, server = (made.add_pod(name, bench="traffic") for name in ("client", "server"))
+        pair = Pair("pycilium", client.netns, server.netns, server.ipv4 or "", server.ipv6 or "")
+        _check_denied(pair)
+        yield made, pair
+
+
+def policy() -> dict[str, Any]:
+    """Ingress and egress of both pods."""
+    peers, port = [{"matchLabels": {"bench": "traffic"}}], [{"ports": [{"port": str(PORT), "protocol": "TCP"}]}]
+    pings = [{"fields": [{"family": "IPv4", "type": 8}, {"family": "IPv6", "type": 128}]}]
+    return {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumNetworkPolicy",
+        "metadata": {"name": "bench", "namespace": "default"},
+        "spec": {
+            "endpointSelector": {"matchLabels": {"bench": "traffic"}},
+            "ingress": [{"fromEndpoints": peers, "toPorts": port}, {"fromEndpoints": peers, "icmps": pings}],
+            "egress": [{"toEndpoints": peers, "toPorts": port}, {"toEndpoints": peers, "icmps": pings}],
+        },
+    }
+
+
+def _check_denied(pair: Pair) -> None:
+    """Another port must be dropped, or no policy is measured: without one, nobody listening there is said at once."""
+
+    def refused() -> bool:
+        try:
+            socket.create_connection((pair.ipv4, PORT + 1), timeout=0.3).close()
+        except ConnectionRefusedError:
+            return True
+        except TimeoutError:
+            return False
+        return True
+
+    if namespaces.run_in(pair.client, refused):
+        raise RuntimeError("the policy of the measurement is not in force")
+
+
+def resident_kb(pid: int) -> dict[str, int]:
+    """Resident memory by kind, in kB, as the kernel counts it."""
+    fields = {}
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        key, _, value = line.partition(":")
+        if key in ("VmRSS", "VmHWM", "RssAnon", "RssFile", "RssShmem"):
+            fields[key] = int(value.split()[0])
+    return fields
