@@ -108,6 +108,11 @@ class Controller:
         return self._targets.stages.failing()
 
     @property
+    def in_sync(self) -> bool:
+        """Whether the kernel holds exactly what is desired."""
+        return self._targets.stages.in_sync
+
+    @property
     def reconcilers(self) -> tuple[Reconciler[Any, Any], ...]:
         """In the order of their stages."""
         return self._targets.stages.reconcilers

@@ -91,6 +91,8 @@ class ControlLoop:
 
     def _settle(self) -> None:
         """Endpoints that this round meant to realize are ready, or not, and then the next round tries again."""
+        if not self._controller.in_sync:
+            self._mark_unrealized()
         with self._intent.db.write() as txn:
             for endpoint in list(txn.by(self._intent.endpoints, "state", EndpointState.REGENERATING)):
                 failed = self._controller.differences(endpoint)
@@ -99,6 +101,14 @@ class ControlLoop:
         if self._scheduled is not None:  # our own commit: nothing in it asks for a round
             self._scheduled.cancel()
             self._scheduled = None
+
+    def _mark_unrealized(self) -> None:
+        """Endpoints that were ready and of which the kernel refused something new are no longer."""
+        with self._intent.db.write() as txn:
+            for endpoint in list(txn.by(self._intent.endpoints, "state", EndpointState.READY)):
+                if self._controller.differences(endpoint):
+                    changed = advance(endpoint, EndpointEvent.POLICY_CHANGED)
+                    txn.insert(self._intent.endpoints, advance(changed, EndpointEvent.REALIZE_STARTED))
 
     def _advance_all(self, event: EndpointEvent) -> None:
         waiting = (EndpointState.WAITING_TO_REGENERATE, EndpointState.NOT_READY)

@@ -40,7 +40,7 @@ from pycilium.agent.service import Parts, Service
 from pycilium.agent.sources import Source
 from pycilium.agent.targets import Targets, make_targets, numbers_in_use
 from pycilium.api.server import ApiServer
-from pycilium.datapath import conntrack, features, layouts, links, loader
+from pycilium.datapath import conntrack, features, layouts, links, loader, netlink
 from pycilium.datapath.events import EventReader
 from pycilium.datapath.gateway_device import HOST_NAME, Gateway
 from pycilium.datapath.links import Hook
@@ -66,7 +66,7 @@ log = structlog.get_logger()
 
 POLICY_KINDS = (NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy)
 CONNTRACK_INTERVAL_S = 30.0
-ADDRESSES_INTERVAL_S = 10.0
+NEWS_BYTES = 1 << 16
 
 
 async def run(config: AgentConfig, stop: asyncio.Event) -> None:
@@ -301,10 +301,15 @@ async def read_addresses(intent: Intent, plumbing: Plumbing) -> None:
 
 
 async def follow_addresses(intent: Intent, plumbing: Plumbing) -> None:
-    """Keep the table of the node's own addresses true."""
-    while True:
-        await read_addresses(intent, plumbing)
-        await asyncio.sleep(ADDRESSES_INTERVAL_S)
+    """Keep the table of the node's own addresses true: listed again whenever the kernel says that one changed."""
+    loop = asyncio.get_running_loop()
+    with netlink.address_news() as news:
+        while True:
+            try:
+                await loop.sock_recv(news, NEWS_BYTES)
+            except OSError as error:
+                log.debug("address news overran", error=str(error))  # listing again is the answer to that too
+            await read_addresses(intent, plumbing)
 
 
 async def conntrack_collection(datapath: loader.Datapath) -> None:

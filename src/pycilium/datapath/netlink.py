@@ -28,6 +28,7 @@ _SIOCGIFINDEX = 0x8933
 
 _HEADER = struct.Struct("=IHHII")
 _ERRNO = struct.Struct("=i")
+_RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100
 _RECEIVE_BYTES = 1 << 18
 
 
@@ -151,6 +152,18 @@ class Netlink:
             length, kind, flags, number, _ = _HEADER.unpack_from(data, offset)
             yield kind, flags, number, data[offset + _HEADER.size : offset + length]
             offset += aligned(length)
+
+
+def address_news() -> socket.socket:
+    """A socket that becomes readable whenever an address of the caller's namespace came or went. Non-blocking.
+
+    What it carries is a hint only: read it empty and list the addresses again.
+    """
+    channel = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+    )
+    channel.bind((0, _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+    return channel
 
 
 def _open_socket() -> socket.socket:
