@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from pycilium.model.l4 import PortRange
 from pycilium.model.policy import Direction, RuleRef
+from pycilium.policy._bits import ANY_BIT, BANK_BITS, words_of
 from pycilium.policy._numbers import Words
-from pycilium.policy._selectors import ANY_BIT, BANK_BITS, words_of
 
 UNENFORCED = 1
 """POLICY_ROW_UNENFORCED: decide, but send no verdict event."""

@@ -16,34 +16,25 @@ ipcache, then their bits go, then the numbers are free.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from ipaddress import ip_network
 
 from pycilium.model.identity import RESERVED_IDENTITIES, Identity, ReservedIdentity, cidr_labels
 from pycilium.model.labels import Labels
-from pycilium.model.peer import Address, CidrPeer, LabelPeer, Network, Peer, PeerSet
-from pycilium.policy._label_index import LabelsIndex, SelectorIndex
+from pycilium.model.peer import Address, CidrPeer, LabelPeer, Network, PeerSet
+from pycilium.policy._bits import ANY_BIT, BANK_BITS, BitsKey, IdentityBits
+from pycilium.policy._earlier import EarlierPolicies
+from pycilium.policy._label_index import LabelsIndex
 from pycilium.policy._local_identities import LocalIdentities, world_identity
 from pycilium.policy._numbers import NumbersExhaustedError, NumbersInUse, Words
+from pycilium.policy._peer_index import PeerIndex
 from pycilium.policy._prefixes import PrefixMap
 
-BANK_WORDS = 8
-BANK_BITS = BANK_WORDS * 64
 MAX_BANKS = 128
 """Selector numbers are u16 in conntrack entries and flow events."""
 
-ANY_BIT = 1
 _FULL_BANK = (1 << BANK_BITS) - 1
-_WORD = (1 << 64) - 1
-
-BitsKey = tuple[int, int]
-
-
-def words_of(mask: int) -> Words:
-    """The eight words of a bank, as the kernel has them."""
-    w0, w1, w2, w3, w4, w5, w6, w7 = ((mask >> shift) & _WORD for shift in range(0, BANK_BITS, 64))
-    return w0, w1, w2, w3, w4, w5, w6, w7
 
 
 @dataclass(slots=True, eq=False)
@@ -74,12 +65,10 @@ class _Prefix:
     users: int = 0
     """0: it is leaving the ipcache. Until it has left, its identities get the bits of new selectors too."""
 
-
-@dataclass(slots=True)
-class _CidrPeers:
-    """The CIDR peers of one network: they differ in what they except."""
-
-    peers: dict[CidrPeer, None] = field(default_factory=dict)
+    @property
+    def identities(self) -> tuple[int, ...]:
+        """Both, or the one that there is."""
+        return (self.outside, self.inside) if self.inside else (self.outside,)
 
 
 class SelectorTable:
@@ -88,37 +77,27 @@ class SelectorTable:
     def __init__(self, in_use: NumbersInUse, *, cidr_matches_pods: bool) -> None:
         self._cidr_matches_pods = cidr_matches_pods
         self._identities = LabelsIndex()
-        self._label_peers: SelectorIndex[LabelPeer] = SelectorIndex()
-        self._cidr_peers: PrefixMap[_CidrPeers] = PrefixMap()
-        self._sets_of: dict[Peer, set[PeerSet]] = {}
+        self._index = PeerIndex()
+        self._bits = IdentityBits()
+
         self._selectors: dict[PeerSet, list[Selector]] = {}
-
-        self._prefixes: PrefixMap[_Prefix] = PrefixMap()
-        self._outside: dict[int, Network] = {}
-        self._leaving: set[Network] = set()
-        self._left: set[Network] = set()
-        self._local_identities = LocalIdentities(in_use)
-
         self._banks = dict.fromkeys((bank for bank in range(MAX_BANKS) if bank not in in_use.banks), ANY_BIT)
-        self._old_banks = sorted(in_use.banks)
         self._retired: set[Selector] = set()
         self._droppable: set[Selector] = set()
         self._cleared: list[int] = []
 
-        self._bits: dict[BitsKey, int] = {}
-        self._bits_before: dict[BitsKey, int] = {}
+        self._prefixes: PrefixMap[_Prefix] = PrefixMap()
         self._prefixes_before: dict[Network, int | None] = {}
+        self._network_of: dict[int, Network] = {}
+        self._local_identities = LocalIdentities(in_use)
+        self._leaving: set[Network] = set()
+        self._left: set[Network] = set()
+
         for identity in RESERVED_IDENTITIES:
             self.add_identity(identity)
-
-        # For as long as the policies of an earlier agent are in force.
-        self._earlier = in_use
         worlds = (network for network, number in in_use.cidrs.items() if number == world_identity(network))
-        self._held: dict[Network, None] = dict.fromkeys((*self._local_identities.kept, *worlds))
-        self._held_until_now: list[Network] = []
-        self._inherited: dict[BitsKey, Words | None] = {}
-        self._inherited_before: dict[BitsKey, Words | None] = {}
-        for network in self._held:
+        self._earlier = EarlierPolicies(in_use, (*self._local_identities.kept, *worlds))
+        for network in self._earlier.held:
             self._use_prefix(network)
 
     # ---- identities ----
@@ -131,12 +110,12 @@ class SelectorTable:
         if known is not None:
             self._identities.remove(identity.number)
         self._identities.add(identity.number, identity.labels)
-        self._compute_bits(identity.number, identity.labels)
+        self._compute_bits(identity.number)
 
     def remove_identity(self, number: int) -> None:
         """An identity is gone. Absent is success; reserved ones stay."""
         if number > ReservedIdentity.WORLD_IPV6 and self._identities.remove(number) is not None:
-            self._set_bits(number, {})
+            self._bits.assign(number, {}, self._banks)
 
     def labels_of(self, number: int) -> Labels | None:
         """The labels of an identity, local ones too."""
@@ -183,10 +162,11 @@ class SelectorTable:
         self._banks[bank] = used | bit
         selector = Selector(bank * BANK_BITS + bit.bit_length() - 1, peers)
         if peers not in self._selectors:
-            self._register(peers)
+            for network in _networks(peers):
+                self._use_prefix(network)
+            self._index.add(peers)
         self._selectors.setdefault(peers, []).append(selector)
-        for number in self._members(peers):
-            self._change_bits((number, bank), self._bits.get((number, bank), 0) | bit)
+        self._bits.add(self._members(peers), bank, bit)
         self._retired.add(selector)
         return selector
 
@@ -202,15 +182,26 @@ class SelectorTable:
         if not selector.users:
             self._retired.add(selector)
 
+    def _drop(self, selector: Selector) -> None:
+        self._bits.remove(self._members(selector.peers), selector.bank, selector.bit)
+        self._cleared.append(selector.number)
+        selectors = self._selectors[selector.peers]
+        selectors.remove(selector)
+        if not selectors:
+            del self._selectors[selector.peers]
+            self._index.remove(selector.peers)
+            for network in _networks(selector.peers):
+                self._release_prefix(network)
+
     # ---- what the kernel must know ----
 
     def realized(self) -> None:
-        """The kernel has everything that was taken so far."""
+        """The kernel has everything that was taken so far: whatever goes step by step goes a step further."""
         for number in self._cleared:
             self._banks[number // BANK_BITS] &= ~(1 << (number % BANK_BITS))
         self._cleared.clear()
+        self._banks |= dict.fromkeys(self._earlier.realized(), ANY_BIT)
         self._local_identities.realized()
-        self._forget_earlier()
         self._left |= self._leaving
         self._leaving.clear()
         self._droppable |= self._retired
@@ -219,7 +210,7 @@ class SelectorTable:
     @property
     def cleanup_due(self) -> bool:
         """Whether the next `take_changes` has removals that waited for the kernel."""
-        return bool(self._droppable or self._left or self._held_until_now or self._inherited)
+        return bool(self._droppable or self._left or self._earlier.cleanup_due)
 
     def take_changes(self) -> tuple[dict[BitsKey, Words | None], dict[Network, int | None]]:
         """What changed since the last call: identity bits and the local identities of prefixes; None is gone."""
@@ -229,89 +220,21 @@ class SelectorTable:
         for selector in self._droppable:
             self._drop(selector)
         self._droppable.clear()
-        for network in self._held_until_now:
+        for network in self._earlier.take_released():
             self._release_prefix(network)
-        self._held_until_now.clear()
-        bits, self._inherited = self._inherited, {}
-        for key, before in self._bits_before.items():
-            now = self._bits.get(key, 0)
-            if now != before:
-                bits[key] = words_of(now | ANY_BIT) if now else None
-        prefixes: dict[Network, int | None] = {}
-        for network, outside in self._prefixes_before.items():
+        return {**self._earlier.take_changes(), **self._bits.take_changes()}, self._take_prefix_changes()
+
+    def _take_prefix_changes(self) -> dict[Network, int | None]:
+        changed: dict[Network, int | None] = {}
+        for network, before in self._prefixes_before.items():
             prefix = self._prefixes.get(network)
-            now_outside = prefix.outside if prefix is not None and prefix.users else None
-            if now_outside != outside:
-                prefixes[network] = now_outside
-        self._bits_before, self._prefixes_before = {}, {}
-        return bits, prefixes
+            outside = prefix.outside if prefix is not None and prefix.users else None
+            if outside != before:
+                changed[network] = outside
+        self._prefixes_before = {}
+        return changed
 
-    # ---- inside ----
-
-    def _forget_earlier(self) -> None:
-        """The policies of the earlier agent are gone: first what was kept for them goes, then their banks are free."""
-        if self._held or self._inherited_before:
-            self._held_until_now, self._held = list(self._held), {}
-            self._inherited, self._inherited_before = dict.fromkeys(self._inherited_before), {}
-            self._earlier = NumbersInUse()
-        elif self._old_banks:
-            self._banks |= dict.fromkeys(self._old_banks, ANY_BIT)
-            self._old_banks.clear()
-
-    def _inherit(self, network: Network, prefix: _Prefix) -> None:
-        """For the earlier policies a new prefix is what its addresses were before."""
-        held = (outer for around, outer in self._prefixes.covering(network) if around in self._held)
-        outer = next(held, _Prefix(world_identity(network), 0))
-        for bank in self._old_banks:
-            for own, others in ((prefix.outside, outer.outside), (prefix.inside, outer.inside)):
-                words = self._earlier.bits.get((others, bank))
-                if own and others and words is not None:
-                    self._inherited[own, bank] = self._inherited_before[own, bank] = words
-
-    def _drop(self, selector: Selector) -> None:
-        self._cleared.append(selector.number)
-        for number in self._members(selector.peers):
-            key = (number, selector.bank)
-            self._change_bits(key, self._bits.get(key, 0) & ~selector.bit)
-        selectors = self._selectors[selector.peers]
-        selectors.remove(selector)
-        if not selectors:
-            del self._selectors[selector.peers]
-            self._unregister(selector.peers)
-
-    def _register(self, peers: PeerSet) -> None:
-        for network in _networks(peers):
-            self._use_prefix(network)
-        for peer in peers.peers:
-            sets = self._sets_of.setdefault(peer, set())
-            sets.add(peers)
-            if len(sets) > 1:
-                continue
-            if isinstance(peer, LabelPeer):
-                self._label_peers.add(peer.selector, peer)
-            elif isinstance(peer, CidrPeer):
-                alike = self._cidr_peers.get(peer.network)
-                if alike is None:
-                    alike = self._cidr_peers[peer.network] = _CidrPeers()
-                alike.peers[peer] = None
-
-    def _unregister(self, peers: PeerSet) -> None:
-        for peer in peers.peers:
-            sets = self._sets_of[peer]
-            sets.discard(peers)
-            if sets:
-                continue
-            del self._sets_of[peer]
-            if isinstance(peer, LabelPeer):
-                self._label_peers.remove(peer.selector, peer)
-            elif isinstance(peer, CidrPeer):
-                alike = self._cidr_peers.get(peer.network)
-                assert alike is not None
-                del alike.peers[peer]
-                if not alike.peers:
-                    del self._cidr_peers[peer.network]
-        for network in _networks(peers):
-            self._release_prefix(network)
+    # ---- prefixes ----
 
     def _longest_prefix(self, address: Address) -> _Prefix | None:
         covering = self._prefixes.covering(ip_network(address))
@@ -327,20 +250,6 @@ class SelectorTable:
             self._left.discard(network)
         prefix.users += 1
 
-    def _add_prefix(self, network: Network) -> _Prefix:
-        outside, inside = self._local_identities.take(network)
-        prefix = self._prefixes[network] = _Prefix(outside, inside if self._cidr_matches_pods else 0)
-        self._outside[outside] = network
-        if self._earlier.bits and network not in self._held:
-            self._inherit(network, prefix)
-        if prefix.inside:
-            self._set_bits(inside, self._bits_of(self._cidr_peers_covering(network)))
-        if network.prefixlen:
-            self.add_identity(Identity(outside, cidr_labels(network)))
-        else:
-            self._compute_bits(outside, self._identities.get(outside) or Labels())
-        return prefix
-
     def _release_prefix(self, network: Network) -> None:
         prefix = self._prefixes.get(network)
         assert prefix is not None
@@ -349,29 +258,41 @@ class SelectorTable:
             self._prefixes_before.setdefault(network, prefix.outside)
             self._leaving.add(network)
 
+    def _add_prefix(self, network: Network) -> _Prefix:
+        outside, inside = self._local_identities.take(network)
+        prefix = self._prefixes[network] = _Prefix(outside, inside if self._cidr_matches_pods else 0)
+        self._network_of |= dict.fromkeys(prefix.identities, network)
+        if not self._earlier.holds(network):
+            around = (other for name, other in self._prefixes.covering(network) if self._earlier.holds(name))
+            before = next(around, _Prefix(world_identity(network), 0))
+            self._earlier.inherit(prefix.outside, before.outside)
+            self._earlier.inherit(prefix.inside, before.inside)
+        if network.prefixlen:
+            self._identities.add(outside, cidr_labels(network))
+        for number in prefix.identities:
+            self._compute_bits(number)
+        return prefix
+
     def _remove_prefix(self, network: Network) -> None:
         prefix = self._prefixes.get(network)
         assert prefix is not None
         del self._prefixes[network]
-        del self._outside[prefix.outside]
         self._local_identities.release(network, prefix.outside)
-        if prefix.inside:
-            self._set_bits(prefix.inside, {})
         if network.prefixlen:
-            self.remove_identity(prefix.outside)
-        else:
-            self._compute_bits(prefix.outside, self._identities.get(prefix.outside) or Labels())
+            self._identities.remove(prefix.outside)
+        for number in prefix.identities:
+            del self._network_of[number]
+            self._compute_bits(number)
 
-    def _compute_bits(self, number: int, labels: Labels) -> None:
-        peers: list[Peer] = list(self._label_peers.matching(labels))
-        network = self._outside.get(number)
-        if network is not None:
-            peers.extend(self._cidr_peers_covering(network))
-        self._set_bits(number, self._bits_of(peers))
+    # ---- who belongs to what ----
 
-    def _cidr_peers_covering(self, network: Network) -> Iterator[CidrPeer]:
-        for _, alike in self._cidr_peers.covering(network):
-            yield from (peer for peer in alike.peers if peer.covers(network))
+    def _compute_bits(self, number: int) -> None:
+        """Bits from scratch, by the labels that the number has and by the prefix that it stands for."""
+        masks: dict[int, int] = {}
+        for peers in self._index.sets_with(self._identities.get(number), self._network_of.get(number)):
+            for selector in self._selectors[peers]:
+                masks[selector.bank] = masks.get(selector.bank, 0) | selector.bit
+        self._bits.assign(number, masks, self._banks)
 
     def _members(self, peers: PeerSet) -> Collection[int]:
         """Every identity that belongs to the set."""
@@ -380,36 +301,9 @@ class SelectorTable:
             if isinstance(peer, LabelPeer):
                 members.update(self._identities.matching(peer.selector))
             elif isinstance(peer, CidrPeer):
-                for network, prefix in self._prefixes.within(peer.network):
-                    if peer.covers(network):
-                        members.add(prefix.outside)
-                        if prefix.inside:
-                            members.add(prefix.inside)
+                inside = (prefix for network, prefix in self._prefixes.within(peer.network) if peer.covers(network))
+                members.update(number for prefix in inside for number in prefix.identities)
         return members
-
-    def _bits_of(self, peers: Iterable[Peer]) -> dict[int, int]:
-        """Bank → mask of the selectors that somebody who matches these peers belongs to."""
-        masks: dict[int, int] = {}
-        for peer in peers:
-            for peers_with in self._sets_of.get(peer, ()):
-                for selector in self._selectors.get(peers_with, ()):
-                    masks[selector.bank] = masks.get(selector.bank, 0) | selector.bit
-        return masks
-
-    def _set_bits(self, number: int, masks: dict[int, int]) -> None:
-        for bank in self._banks:
-            if bank in masks or (number, bank) in self._bits:
-                self._change_bits((number, bank), masks.get(bank, 0))
-
-    def _change_bits(self, key: BitsKey, mask: int) -> None:
-        before = self._bits.get(key, 0)
-        if mask == before:
-            return
-        self._bits_before.setdefault(key, before)
-        if mask:
-            self._bits[key] = mask
-        else:
-            del self._bits[key]
 
 
 def _networks(peers: PeerSet) -> Iterator[Network]:

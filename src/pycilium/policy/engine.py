@@ -25,12 +25,13 @@ from pycilium.model.identity import Identity
 from pycilium.model.labels import Labels
 from pycilium.model.peer import Address, Network
 from pycilium.model.policy import Direction, Policy, PolicyKey, PolicyRef, RuleRef, Section
+from pycilium.policy._bits import BitsKey
 from pycilium.policy._history import RowHistory
 from pycilium.policy._label_index import SelectorIndex
 from pycilium.policy._numbers import NumbersInUse, Words
 from pycilium.policy._programs import NO_POLICY, Compiler, PolicyEntry, Program
 from pycilium.policy._rows import Row, RowKey
-from pycilium.policy._selectors import BitsKey, SelectorTable
+from pycilium.policy._selectors import SelectorTable
 from pycilium.policy.explain import Decision, Explanation, Party, Question, explain
 
 

@@ -43,6 +43,30 @@ class End:
     address: IPv4Address | IPv6Address | None = None
 
 
+LOCALHOST = "the local host always reaches its pods"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Whether some policy puts the direction on default deny, and the names of the rules that match."""
+
+    restricted: bool
+    allowing: frozenset[str]
+    denying: frozenset[str]
+
+    @property
+    def verdict(self) -> Verdict:
+        """What follows."""
+        if self.denying:
+            return Verdict.DENIED
+        return Verdict.ALLOWED if self.allowing or not self.restricted else Verdict.NOT_ALLOWED
+
+    @property
+    def deciding(self) -> frozenset[str]:
+        """The rules of which one is to blame; empty if no rule had a say."""
+        return self.denying or self.allowing
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the agent's configuration has a say in."""
@@ -65,19 +89,31 @@ def verdict(
 
     `resources` are decoded resources or plain mappings. For ICMP the port is the type.
     """
+    return judge(resources, source, destination, direction, protocol, port, options).verdict
+
+
+def judge(
+    resources: Iterable[Any],
+    source: End,
+    destination: End,
+    direction: Direction,
+    protocol: int,
+    port: int,
+    options: Options = Options(),
+) -> Judgement:
+    """The same, with what it rests on."""
     subject, peer = (destination, source) if direction is Direction.INGRESS else (source, destination)
     packet = _Packet(peer, direction, protocol, port, options)
-    restricted = allowed = False
+    restricted, allowing, denying = False, set[str](), set[str]()
     for document in resources:
         resource = document if isinstance(document, Mapping) else {**to_plain(document), "kind": document.kind}
         for outcome in _outcomes(resource, subject, packet):
-            if outcome.denies:
-                return Verdict.DENIED
             restricted |= outcome.restricts
-            allowed |= outcome.allows
+            allowing |= outcome.allowing
+            denying |= outcome.denying
     if options.allow_localhost and direction is Direction.INGRESS and _has(peer.labels, "reserved", "host"):
-        allowed = True
-    return Verdict.ALLOWED if allowed or not restricted else Verdict.NOT_ALLOWED
+        allowing.add(LOCALHOST)
+    return Judgement(restricted, frozenset(allowing), frozenset(denying))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +130,26 @@ class _Outcome:
     """What one spec says of one packet."""
 
     restricts: bool = False  # what it does not allow, somebody else must
-    allows: bool = False
-    denies: bool = False
+    allowing: frozenset[str] = frozenset()  # names of the rules that match
+    denying: frozenset[str] = frozenset()
 
 
 def _outcomes(resource: Spec, subject: End, packet: _Packet) -> Iterable[_Outcome]:
     namespace = resource["metadata"].get("namespace", "")
+    name = f"{namespace}/{resource['metadata']['name']}".lstrip("/")
     if resource["kind"] == "NetworkPolicy":
-        yield _network_policy(resource.get("spec", {}), namespace, subject, packet)
+        yield _network_policy(resource.get("spec", {}), name, namespace, subject, packet)
         return
-    for spec in (*([resource["spec"]] if resource.get("spec") else []), *(resource.get("specs") or ())):
-        yield _cilium_spec(spec, namespace, subject, packet)
+    if resource.get("spec"):
+        yield _cilium_spec(resource["spec"], f"{name} ", namespace, subject, packet)
+    for index, spec in enumerate(resource.get("specs") or ()):
+        yield _cilium_spec(spec, f"{name} specs[{index}].", namespace, subject, packet)
 
 
 # ---- networking.k8s.io/v1 NetworkPolicy ----
 
 
-def _network_policy(spec: Spec, namespace: str, subject: End, packet: _Packet) -> _Outcome:
+def _network_policy(spec: Spec, name: str, namespace: str, subject: End, packet: _Packet) -> _Outcome:
     if not _is_pod_of(subject, namespace) or not _selects(spec.get("podSelector", {}), subject.labels, source="k8s"):
         return _Outcome()
     types = spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
@@ -119,10 +158,11 @@ def _network_policy(spec: Spec, namespace: str, subject: End, packet: _Packet) -
     items, peers_field = ("ingress", "from") if packet.direction is Direction.INGRESS else ("egress", "to")
     return _Outcome(
         restricts=True,
-        allows=any(
-            _network_policy_peers(item.get(peers_field), namespace, packet)
+        allowing=frozenset(
+            f"{name} {items}[{index}]"
+            for index, item in enumerate(spec.get(items) or ())
+            if _network_policy_peers(item.get(peers_field), namespace, packet)
             and _network_policy_ports(item.get("ports"), packet)
-            for item in spec.get(items) or ()
         ),
     )
 
@@ -155,18 +195,24 @@ def _network_policy_ports(ports: Sequence[Spec] | None, packet: _Packet) -> bool
 # ---- cilium.io/v2 ----
 
 
-def _cilium_spec(spec: Spec, namespace: str, subject: End, packet: _Packet) -> _Outcome:
+def _cilium_spec(spec: Spec, prefix: str, namespace: str, subject: End, packet: _Packet) -> _Outcome:
+    """`prefix` begins the names of its rules."""
     if not _is_pod(subject) or not _selects(spec["endpointSelector"], subject.labels):
         return _Outcome()
     if namespace and not _is_pod_of(subject, namespace):
         return _Outcome()
     word = packet.direction.name.lower()
     allowing, denying = spec.get(word) or (), spec.get(f"{word}Deny") or ()
+
+    def matching(items: Sequence[Spec], field: str) -> frozenset[str]:
+        found = (index for index, item in enumerate(items) if _cilium_item(item, namespace, packet))
+        return frozenset(f"{prefix}{field}[{index}]" for index in found)
+
     asked = spec.get("enableDefaultDeny", {}).get(word)
     return _Outcome(
         restricts=bool(allowing or denying) if asked is None else asked,
-        allows=any(_cilium_item(item, namespace, packet) for item in allowing),
-        denies=any(_cilium_item(item, namespace, packet) for item in denying),
+        allowing=matching(allowing, word),
+        denying=matching(denying, f"{word}Deny"),
     )
 
 

@@ -325,6 +325,19 @@ def test_an_identity_that_nobody_knows_belongs_to_no_selector():
     assert kernel.ingress(WEB, 0, 443).allowed
 
 
+@pytest.mark.parametrize("cidr_matches_pods", [True, False])
+def test_the_unknown_identity_never_has_bits(cidr_matches_pods):
+    kernel = Kernel(PolicyEngine(cidr_matches_pods=cidr_matches_pods))
+    kernel.add_pods(WEB)
+    block = {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}
+
+    kernel.policies_are(np(ingress=[{"from": [{"ipBlock": block}, {"namespaceSelector": {}}]}]))
+
+    assert kernel.bits
+    assert not [key for key in kernel.bits if key[0] == 0]
+    assert bool(kernel.engine.cidr_identity(ip_address("10.2.0.1"))) == cidr_matches_pods
+
+
 def test_a_new_identity_costs_one_entry_in_each_bank_that_it_has_bits_in():
     kernel = Kernel()
     kernel.add_pods(WEB)

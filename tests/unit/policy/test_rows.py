@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pycilium.model.policy import Direction
-from pycilium.policy import PolicyEngine, _programs, _rows, _selectors
+from pycilium.policy import PolicyEngine, _bits, _programs, _rows
 from tests.unit.policy.builders import Kernel, app, cnp, from_apps, np
 
 WEB, CLIENT, OTHER = app("web"), app("client"), app("other")
@@ -157,7 +157,7 @@ def test_limits_and_lengths_are_those_of_the_kernels_headers():
     values = dict(re.findall(r"(\w+) = (\d+)", (ABI / "policy.h").read_text() + (ABI / "types.h").read_text()))
     key = _rows.RowKey(1, 0, Direction.INGRESS, None, 0, 0)
 
-    assert int(values["POLICY_BANK_WORDS"]) == _selectors.BANK_WORDS
+    assert int(values["POLICY_BANK_WORDS"]) == _bits.BANK_WORDS
     assert int(values["POLICY_MAX_BANKS"]) == _programs.MAX_BANKS_PER_POLICY
     assert int(values["POLICY_ROW_UNENFORCED"]) == _rows.UNENFORCED
     assert int(values["POLICY_ROW_PREFIX_ANY"]) == key.prefix_len
