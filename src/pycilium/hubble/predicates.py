@@ -16,6 +16,8 @@ from pycilium.hubble.store import FlowStore
 
 _DENSE = 1 << 22
 """Values up to this number are looked up in a table."""
+_YES, _NOT_FINAL, _NOT_ASKED = 1, 2, 4
+"""How a table keeps answers: 0 no, 1 yes; from 2 on it has to ask (again)."""
 _SCOPE_SHIFT = 24
 """An identity's upper byte is its scope; numbers are small within each."""
 
@@ -77,11 +79,10 @@ class AnswerTable:
     def __init__(self, answer: Callable[[int], bool], is_final: Callable[[int], bool] = lambda _value: True) -> None:
         self._answer = answer
         self._is_final = is_final
-        self._known = np.zeros(0, dtype=np.bool_)
-        self._holds = np.zeros(0, dtype=np.bool_)
+        self._answers = np.zeros(0, dtype=np.uint8)
 
     def forget(self) -> None:
-        self._known[:] = False
+        self._answers[:] = _NOT_ASKED
 
     def matches(self, column: NDArray[np.uint32]) -> Mask:
         if not len(column):
@@ -89,26 +90,22 @@ class AnswerTable:
         size = int(column.max()) + 1
         if size > _DENSE:
             values, positions = np.unique(column, return_inverse=True)
-            answers: Mask = np.array([self._answer(int(value)) for value in values], dtype=np.bool_)
-            found: Mask = answers[positions]
-            return found
-        if size > len(self._known):
-            grown = np.zeros(max(size, 2 * len(self._known)), dtype=np.bool_)
-            self._known, self._holds = _copied(self._known, grown), _copied(self._holds, grown)
-        if not self._known[column].all():
-            present = np.zeros(size, dtype=np.bool_)
-            present[column] = True
-            for value in np.flatnonzero(present & ~self._known[:size]):
-                self._holds[value] = self._answer(int(value))
-                self._known[value] = self._is_final(int(value))
-        held: Mask = self._holds[column]
-        return held
+            sparse: Mask = np.array([self._answer(int(value)) for value in values], dtype=np.bool_)[positions]
+            return sparse
+        if size > len(self._answers):
+            grown = np.full(max(size, 2 * len(self._answers)), _NOT_ASKED, dtype=np.uint8)
+            grown[: len(self._answers)] = self._answers
+            self._answers = grown
+        found = self._answers[column]
+        if found.max() >= _NOT_FINAL:
+            self._ask(np.unique(column[found >= _NOT_FINAL]))
+            found = self._answers[column] & np.uint8(_YES)
+        return found.view(np.bool_)
 
-
-def _copied(values: Mask, into: Mask) -> Mask:
-    grown = into.copy()
-    grown[: len(values)] = values
-    return grown
+    def _ask(self, values: NDArray[np.uint32]) -> None:
+        for value in values.tolist():
+            final = 0 if self._is_final(value) else _NOT_FINAL
+            self._answers[value] = (_YES if self._answer(value) else 0) | final
 
 
 def by_identity(column: str, answer: Callable[[tuple[str, ...]], bool], context: FilterContext) -> Predicate:
