@@ -17,7 +17,7 @@ from pycilium.hubble.store import FlowStore, Loss, LossSource
 
 CHUNK_ROWS = 65536
 """Rows scanned without a break."""
-TAKEN_ROWS = 128
+TAKEN_ROWS = 256
 """Rows handed out at once."""
 
 

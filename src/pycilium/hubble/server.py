@@ -10,28 +10,34 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing, suppress
 from typing import Any
 
+import grpc
 import numpy as np
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from pycilium.errors import CiliumError, ConfigError
-from pycilium.hubble.agent_events import AgentEventLog, AgentEventRecord
+from pycilium.hubble.agent_events import AgentEventLog
 from pycilium.hubble.directories import Directories
 from pycilium.hubble.field_mask import FlowMask
 from pycilium.hubble.filters import compile_filters
 from pycilium.hubble.flow import FlowConverter
-from pycilium.hubble.grpc_server import CallError, GrpcServer, Message, Method, Status
 from pycilium.hubble.predicates import FilterContext
-from pycilium.hubble.proto import observer_pb2, peer_pb2, relay_pb2
+from pycilium.hubble.proto import (
+    observer_pb2,
+    observer_pb2_grpc,
+    peer_pb2,
+    peer_pb2_grpc,
+    relay_pb2,
+)
 from pycilium.hubble.query import FlowQuery, Found, Reader
 from pycilium.hubble.store import FlowStore, Loss
 
 API_VERSION = "1.19.4"
 """Of Hubble's API that we speak; clients that are older warn their users."""
-HEALTHY_SERVICES = ("", "hubble.server.Observer", "observer.Observer", "peer.Peer")
+HEALTH_SERVICE = "hubble.server.Observer"
 RATE_WINDOW_NS = 60_000_000_000
 SOCKET_MODE = 0o660
 MAX_SOCKET_PATH = 107
@@ -63,36 +69,40 @@ class HubbleServer:
         self._started_ns = time.monotonic_ns()
         self._wakers: set[asyncio.Event] = set()
         self._stopping = False
-        self._server = GrpcServer(_methods(self), _HEADERS)
+        self._server: grpc.aio.Server | None = None
         self._address = ""
-        self._unix_path: str | None = None
         full_name = f"{cluster_name}/{node_name}"
         self._context = FilterContext(store, directories, full_name, tuple(node_labels))
         self._converter = FlowConverter(store, directories, full_name)
 
     async def start(self, unix_path: str | None, tcp_listen: str | None) -> None:
         """Listens on a unix socket and on `[host]:port`, each if given. ConfigError says what cannot be listened on."""
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        observer_pb2_grpc.add_ObserverServicer_to_server(_Observer(self), server)  # type: ignore[no-untyped-call]
+        peer_pb2_grpc.add_PeerServicer_to_server(_Peer(self), server)  # type: ignore[no-untyped-call]
+        checks = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        for service in ("", HEALTH_SERVICE):
+            await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
         if unix_path is not None:
             _free_socket(unix_path)
-            with _listening(unix_path):
-                await self._server.listen_unix(unix_path)
-            os.chmod(unix_path, SOCKET_MODE)
-            self._address, self._unix_path = f"unix://{unix_path}", unix_path
+            _bind(server, f"unix:{unix_path}", unix_path)
+            self._address = f"unix://{unix_path}"
         if tcp_listen is not None:
-            host, port = _host_and_port(tcp_listen)
-            with _listening(tcp_listen):
-                listening = await self._server.listen_tcp(host, port)
-            self._address = f"{tcp_listen.rpartition(':')[0] or self._node_name}:{listening}"
+            port = _bind_tcp(server, tcp_listen)
+            self._address = f"{tcp_listen.rpartition(':')[0] or self._node_name}:{port}"
+        await server.start()
+        if unix_path is not None:
+            os.chmod(unix_path, SOCKET_MODE)
+        self._server = server
 
     async def stop(self, grace_s: float = 0.5) -> None:
         """Ends the streams of followers, and with the grace over whatever else still runs."""
         self._stopping = True
         self.notify()
-        await self._server.close(grace_s)
-        if self._unix_path is not None:
-            with suppress(FileNotFoundError):
-                os.unlink(self._unix_path)
-            self._unix_path = None
+        if self._server is not None:
+            await self._server.stop(grace_s)
+            self._server = None
 
     def notify(self) -> None:
         """To be called after flows were ingested or lost."""
@@ -106,17 +116,17 @@ class HubbleServer:
 
     # What the services need
 
-    async def flows(
-        self, request: observer_pb2.GetFlowsRequest
-    ) -> AsyncGenerator[list[observer_pb2.GetFlowsResponse], None]:
-        """The answer to a request, in batches. CiliumError if it cannot be answered as asked."""
+    async def flows(self, request: observer_pb2.GetFlowsRequest) -> AsyncGenerator[observer_pb2.GetFlowsResponse, None]:
+        """The answer to a request. CiliumError if it cannot be answered as asked."""
         mask = FlowMask(request.field_mask.paths) if request.field_mask.paths else None
         query = self._query(request)
         reader = Reader(self._store, query, time.time_ns())
         for part in reader.history():
-            if part is not None:
-                yield self._responses(part, mask)
-            await asyncio.sleep(0)
+            if part is None:
+                await asyncio.sleep(0)
+                continue
+            for response in self._responses(part, mask):
+                yield response
         if not query.follow:
             return
         waker = asyncio.Event()
@@ -127,8 +137,9 @@ class HubbleServer:
                 if not reader.has_news:
                     await _wait(waker, query)
                 for part in reader.news():
-                    yield self._responses(part, mask)
-                    await asyncio.sleep(0)
+                    for response in self._responses(part, mask):
+                        yield response
+                await asyncio.sleep(0)
         finally:
             self._wakers.discard(waker)
 
@@ -147,18 +158,18 @@ class HubbleServer:
             until_ns=request.until.ToNanoseconds() if request.HasField("until") else None,
         )
 
-    def _responses(self, part: Found | Loss, mask: FlowMask | None) -> list[observer_pb2.GetFlowsResponse]:
+    def _responses(self, part: Found | Loss, mask: FlowMask | None) -> Iterable[observer_pb2.GetFlowsResponse]:
         if isinstance(part, Loss):
-            return [self._converter.loss(part)]
-        responses = list(self._converter.responses(part.sequences, part.columns))
-        if mask is not None:
-            for response in responses:
+            yield self._converter.loss(part)
+            return
+        for response in self._converter.responses(part.sequences, part.columns):
+            if mask is not None:
                 mask.apply(response.flow)
-        return responses
+            yield response
 
     async def agent_event_responses(
         self, request: observer_pb2.GetAgentEventsRequest
-    ) -> AsyncGenerator[list[observer_pb2.GetAgentEventsResponse], None]:
+    ) -> AsyncGenerator[observer_pb2.GetAgentEventsResponse, None]:
         since_ns = request.since.ToNanoseconds() if request.HasField("since") else 0
         until_ns = request.until.ToNanoseconds() if request.HasField("until") else 1 << 63
         log = self.agent_events
@@ -172,7 +183,12 @@ class HubbleServer:
         self._wakers.add(waker)
         try:
             while True:
-                yield [self._agent_event_response(record) for record in kept]
+                for record in kept:
+                    response = observer_pb2.GetAgentEventsResponse(
+                        agent_event=record.event, node_name=self._context.node_name
+                    )
+                    response.time.FromNanoseconds(record.time_ns)
+                    yield response
                 if not request.follow or self._stopping:
                     return
                 await waker.wait()
@@ -180,11 +196,6 @@ class HubbleServer:
                 kept, cursor = log.since(cursor), log.next
         finally:
             self._wakers.discard(waker)
-
-    def _agent_event_response(self, record: AgentEventRecord) -> observer_pb2.GetAgentEventsResponse:
-        response = observer_pb2.GetAgentEventsResponse(agent_event=record.event, node_name=self._context.node_name)
-        response.time.FromNanoseconds(record.time_ns)
-        return response
 
     def status(self) -> observer_pb2.ServerStatusResponse:
         store = self._store
@@ -244,76 +255,68 @@ class HubbleServer:
             self._wakers.discard(waker)
 
 
-def _methods(hubble: HubbleServer) -> dict[str, Method]:
-    """The calls that are served, by path."""
-    observer = "/observer.Observer"
-    return {
-        f"{observer}/GetFlows": Method(observer_pb2.GetFlowsRequest.FromString, _refusing(hubble.flows)),
-        f"{observer}/GetAgentEvents": Method(
-            observer_pb2.GetAgentEventsRequest.FromString, _refusing(hubble.agent_event_responses)
-        ),
-        f"{observer}/GetDebugEvents": Method(
-            observer_pb2.GetDebugEventsRequest.FromString, lambda request: _debug_events(hubble, request)
-        ),
-        f"{observer}/GetNodes": Method(observer_pb2.GetNodesRequest.FromString, _single(hubble.nodes)),
-        f"{observer}/GetNamespaces": Method(observer_pb2.GetNamespacesRequest.FromString, _single(hubble.namespaces)),
-        f"{observer}/ServerStatus": Method(observer_pb2.ServerStatusRequest.FromString, _single(hubble.status)),
-        "/peer.Peer/Notify": Method(peer_pb2.NotifyRequest.FromString, lambda _request: _peers(hubble)),
-        "/grpc.health.v1.Health/Check": Method(health_pb2.HealthCheckRequest.FromString, _check_health),
-        "/grpc.health.v1.Health/Watch": Method(
-            health_pb2.HealthCheckRequest.FromString, lambda request: _watch_health(hubble, request)
-        ),
-    }
+class _Observer(observer_pb2_grpc.ObserverServicer):
+    """observer.Observer: takes requests apart and errors to status codes."""
 
+    def __init__(self, hubble: HubbleServer) -> None:
+        self._hubble = hubble
 
-Answers = AsyncGenerator[Sequence[Message], None]
-
-
-def _single(answer: Callable[[], Message]) -> Callable[[Any], Answers]:
-    async def handler(_request: Any) -> Answers:
-        yield [answer()]
-
-    return handler
-
-
-def _refusing(handler: Callable[[Any], AsyncGenerator[Any, None]]) -> Callable[[Any], Answers]:
-    """Tells the caller what was wrong with the request."""
-
-    async def refusing(request: Any) -> Answers:
+    async def GetFlows(self, request: observer_pb2.GetFlowsRequest, context: Any) -> None:  # noqa: N802
+        await context.send_initial_metadata(_HEADERS)
         try:
-            async with aclosing(handler(request)) as answers:
-                async for messages in answers:
-                    yield messages
+            async with aclosing(self._hubble.flows(request)) as responses:
+                async for response in responses:
+                    await context.write(response)
         except CiliumError as error:
-            raise CallError(Status.INVALID_ARGUMENT, str(error)) from error
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
-    return refusing
+    async def GetAgentEvents(self, request: observer_pb2.GetAgentEventsRequest, context: Any) -> None:  # noqa: N802
+        await context.send_initial_metadata(_HEADERS)
+        async with aclosing(self._hubble.agent_event_responses(request)) as responses:
+            async for response in responses:
+                await context.write(response)
+
+    async def GetDebugEvents(self, request: observer_pb2.GetDebugEventsRequest, context: Any) -> None:  # noqa: N802
+        """The datapath sends no debug events: the stream is empty, and stays open for followers."""
+        await context.send_initial_metadata(_HEADERS)
+        if request.follow:
+            await self._hubble.until_stopped()
+
+    async def GetNodes(self, request: observer_pb2.GetNodesRequest, context: Any) -> observer_pb2.GetNodesResponse:  # noqa: N802
+        del request
+        await context.send_initial_metadata(_HEADERS)
+        return self._hubble.nodes()
+
+    async def GetNamespaces(  # noqa: N802
+        self, request: observer_pb2.GetNamespacesRequest, context: Any
+    ) -> observer_pb2.GetNamespacesResponse:
+        del request
+        await context.send_initial_metadata(_HEADERS)
+        return self._hubble.namespaces()
+
+    async def ServerStatus(  # noqa: N802
+        self, request: observer_pb2.ServerStatusRequest, context: Any
+    ) -> observer_pb2.ServerStatusResponse:
+        del request
+        await context.send_initial_metadata(_HEADERS)
+        return self._hubble.status()
 
 
-async def _debug_events(hubble: HubbleServer, request: observer_pb2.GetDebugEventsRequest) -> Answers:
-    """The datapath sends no debug events: the stream is empty, and stays open for followers."""
-    if request.follow:
-        await hubble.until_stopped()
-    yield []
+class _Peer(peer_pb2_grpc.PeerServicer):
+    """peer.Peer: this node is the only peer that it knows."""
 
+    def __init__(self, hubble: HubbleServer) -> None:
+        self._hubble = hubble
 
-async def _peers(hubble: HubbleServer) -> Answers:
-    """A node knows no peer but itself."""
-    yield [peer_pb2.ChangeNotification(name=hubble.peer_name, address=hubble.address, type=peer_pb2.PEER_ADDED)]
-    await hubble.until_stopped()
-
-
-async def _check_health(request: health_pb2.HealthCheckRequest) -> Answers:
-    if request.service not in HEALTHY_SERVICES:
-        raise CallError(Status.NOT_FOUND, f"there is no service {request.service}")
-    yield [health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)]
-
-
-async def _watch_health(hubble: HubbleServer, request: health_pb2.HealthCheckRequest) -> Answers:
-    known = request.service in HEALTHY_SERVICES
-    states = health_pb2.HealthCheckResponse
-    yield [states(status=states.SERVING if known else states.SERVICE_UNKNOWN)]
-    await hubble.until_stopped()
+    async def Notify(self, request: peer_pb2.NotifyRequest, context: Any) -> None:  # noqa: N802
+        del request
+        await context.send_initial_metadata(_HEADERS)
+        await context.write(
+            peer_pb2.ChangeNotification(
+                name=self._hubble.peer_name, address=self._hubble.address, type=peer_pb2.PEER_ADDED
+            )
+        )
+        await self._hubble.until_stopped()
 
 
 async def _wait(waker: asyncio.Event, query: FlowQuery) -> None:
@@ -337,16 +340,21 @@ def _free_socket(path: str) -> None:
         return
 
 
-def _host_and_port(listen: str) -> tuple[str | None, int]:
+def _bind_tcp(server: grpc.aio.Server, listen: str) -> int:
     host, separator, port = listen.rpartition(":")
     if not separator or not port.isdigit() or int(port) > 65535:
         raise ConfigError(f"hubble_listen: {listen!r} is not an address such as :4244 or 127.0.0.1:4244")
-    return host.strip("[]") or None, int(port)
-
-
-@contextmanager
-def _listening(shown: str) -> Iterator[None]:
+    if host:
+        return _bind(server, listen, listen)
     try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {shown} for Hubble's clients: {error.strerror or error}") from error
+        return _bind(server, f"[::]:{port}", listen)
+    except ConfigError:  # a node without IPv6
+        return _bind(server, f"0.0.0.0:{port}", listen)
+
+
+def _bind(server: grpc.aio.Server, target: str, shown: str) -> int:
+    try:
+        port: int = server.add_insecure_port(target)
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen on {shown} for Hubble's clients: in use, or not allowed?") from error
+    return port
