@@ -223,11 +223,9 @@ def execute(
     elif node:
         netns, argv, log = record.node(node).namespace, list(words), layout.node_folder(node) / "exec.log"
     else:
-        from pycilium.lab import pods
-
         if not words:
             raise click.UsageError("which pod? cilium lab exec [-n NAMESPACE] POD -- COMMAND...")
-        found = pods.find(layout, namespace, words[0])
+        found = labs.find_pod(layout, namespace, words[0])
         netns, argv, log = found.netns, list(words[1:]), layout.pod_log(namespace, words[0])
     argv = argv[1:] if argv[:1] == ["--"] else argv
     if not argv:

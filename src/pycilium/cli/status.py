@@ -76,8 +76,8 @@ def _wait(target: Target, node: str, wait_s: float, ignore_warnings: bool) -> Re
 
 
 def _report(target: Target, node: str) -> Report:
-    agent = target.agent(node)
     try:
+        agent = target.agent(node)
         answer, endpoints = agent.status(), agent.endpoints()
     except AgentUnavailable as error:
         return Report({}, [], (str(error),), ())

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pycilium.errors import StoreUnavailable
+from pycilium.errors import AgentUnavailable, StoreUnavailable
 from pycilium.lab.layout import DEFAULT_LAB, LabLayout
 
 if TYPE_CHECKING:
     from pycilium.api.client import AgentClient
 
 MACHINE_RUN_DIR = Path("/var/run/cilium")
+_MACHINE_SOCKET = str(MACHINE_RUN_DIR / "cilium.sock")
 MACHINE_STORE = Path("/var/lib/cilium/store.db")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -53,7 +54,7 @@ class Target:
     def agent_socket(self, node: str = "node1") -> str:
         if (socket := os.environ.get("CILIUM_SOCK")) and not self.named:
             return socket
-        return str(self.lab.agent_socket(node)) if self.lab else str(MACHINE_RUN_DIR / "cilium.sock")
+        return str(self.lab.agent_socket(node)) if self.lab else _MACHINE_SOCKET
 
     def hubble_socket(self, node: str = "node1") -> str:
         return str(self.lab.hubble_socket(node)) if self.lab else str(MACHINE_RUN_DIR / "hubble.sock")
@@ -69,10 +70,15 @@ class Target:
         return f"sqlite:///{MACHINE_STORE}"
 
     def agent(self, node: str = "node1") -> AgentClient:
-        """A client of the agent. Nothing is sent before its first call."""
+        """A client of the agent; AgentUnavailable if there is none to talk to. Nothing is sent before its first call."""
         from pycilium.api.client import AgentClient
 
-        return AgentClient(self.agent_socket(node))
+        socket = self.agent_socket(node)
+        if socket == _MACHINE_SOCKET and not os.path.exists(socket):
+            raise AgentUnavailable(
+                f"no lab is up, and this machine has no agent at {socket}: `cilium lab up` makes a lab"
+            )
+        return AgentClient(socket)
 
 
 pass_target = click.make_pass_decorator(Target, ensure=True)

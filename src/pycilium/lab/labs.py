@@ -17,7 +17,7 @@ import msgspec
 
 from pycilium.errors import AlreadyExists, CiliumError, ConfigError, NotFound, PermissionRequired
 from pycilium.lab import namespaces, processes
-from pycilium.lab.layout import DEFAULT_LAB, LABS_ROOT, LabLayout, LabRecord, PodRecord, plan
+from pycilium.lab.layout import DEFAULT_LAB, LABS_ROOT, LabLayout, LabRecord, PodRecord, check_pod_name, plan
 
 Tell = Callable[[str], None]
 """Told what happens next, for progress."""
@@ -101,6 +101,17 @@ def pod_records(layout: LabLayout) -> list[PodRecord]:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
             found.append(msgspec.json.decode(path.read_bytes(), type=PodRecord))
     return sorted(found, key=lambda pod: (pod.namespace, pod.name))
+
+
+def find_pod(layout: LabLayout, namespace: str, name: str) -> PodRecord:
+    """One pod; NotFound says where one of that name is."""
+    check_pod_name(namespace, name)
+    try:
+        return msgspec.json.decode(layout.pod_record(namespace, name).read_bytes(), type=PodRecord)
+    except FileNotFoundError as error:
+        elsewhere = [pod.namespace for pod in pod_records(layout) if pod.name == name]
+        hint = f"; there is one in namespace {elsewhere[0]}: add -n {elsewhere[0]}" if elsewhere else ""
+        raise NotFound(f"no pod {namespace}/{name} in lab {layout.name}{hint}") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

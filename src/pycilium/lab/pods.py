@@ -18,7 +18,7 @@ import msgspec
 
 from pycilium.errors import AlreadyExists, CiliumError, NotFound
 from pycilium.lab import agents, namespaces, processes
-from pycilium.lab.labs import pod_records, write_atomically
+from pycilium.lab.labs import find_pod, write_atomically
 from pycilium.lab.layout import LabLayout, LabRecord, PodRecord, check_pod_name
 from pycilium.model.resources import Namespace, ObjectMeta, Pod, validate
 from pycilium.store import BlockingStore, open_blocking
@@ -57,7 +57,7 @@ def add(
 
 def remove(layout: LabLayout, record: LabRecord, namespace: str, name: str) -> None:
     """Ends the pod's processes, detaches it, and removes it. NotFound when there is no such pod."""
-    pod = find(layout, namespace, name)
+    pod = find_pod(layout, namespace, name)
     processes.end_all_in([pod.netns])
     run_plugin(layout, record.node(pod.node).namespace, pod, "DEL")
     namespaces.delete(pod.netns)
@@ -84,16 +84,6 @@ def labels_of(layout: LabLayout) -> dict[tuple[str, str], dict[str, str]]:
     """The labels of every pod that the store knows, by namespace and name."""
     with open_blocking(layout.store_url) as store:
         return {(pod.metadata.namespace, pod.metadata.name): pod.metadata.labels for pod in store.list(Pod).items}
-
-
-def find(layout: LabLayout, namespace: str, name: str) -> PodRecord:
-    check_pod_name(namespace, name)
-    try:
-        return msgspec.json.decode(layout.pod_record(namespace, name).read_bytes(), type=PodRecord)
-    except FileNotFoundError as error:
-        elsewhere = [pod.namespace for pod in pod_records(layout) if pod.name == name]
-        hint = f"; there is one in namespace {elsewhere[0]}: add -n {elsewhere[0]}" if elsewhere else ""
-        raise NotFound(f"no pod {namespace}/{name} in lab {layout.name}{hint}") from error
 
 
 def run_plugin(layout: LabLayout, node_namespace: str, pod: PodRecord, command: str) -> dict[str, Any]:
