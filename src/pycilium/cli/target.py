@@ -70,7 +70,7 @@ class Target:
         return f"sqlite:///{MACHINE_STORE}"
 
     def agent(self, node: str = "node1") -> AgentClient:
-        """A client of the agent; AgentUnavailable if there is none to talk to. Nothing is sent before its first call."""
+        """A client of the agent; AgentUnavailable if there can be none. Nothing is sent before its first call."""
         from pycilium.api.client import AgentClient
 
         socket = self.agent_socket(node)
