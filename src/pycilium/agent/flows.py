@@ -60,6 +60,10 @@ class FlowIngestion:
             self._again = None
             loop.add_reader(self._reader.fileno(), self._readable)
 
+    def drain(self) -> None:
+        """Take what the ring holds now, so that it is named by who the endpoints are now."""
+        self._take()
+
     def _take(self) -> int:
         events = self._reader.read()
         newly_lost = self._reader.lost() - self._lost
@@ -84,6 +88,8 @@ class Names:
     def __init__(self, intent: Intent, cluster_name: str) -> None:
         self.endpoints, self.identities = EndpointTable(), IdentityTable()
         self._cluster_name = cluster_name
+        self.before_change: Callable[[], None] = lambda: None
+        """Called before a name changes or goes: flows that are under way belong to the old one."""
         self._endpoint_changes = intent.endpoints.changes()
         self._identity_changes = intent.identities.changes()
 
@@ -95,7 +101,10 @@ class Names:
                 self.identities.set_identity(identity.new.number, texts)
             elif identity.old is not None:
                 self.identities.remove_identity(identity.old.number)
-        for endpoint in self._endpoint_changes.drain():
+        endpoints = self._endpoint_changes.drain()
+        if any(endpoint.old is not None for endpoint in endpoints):
+            self.before_change()
+        for endpoint in endpoints:
             if endpoint.new is not None:
                 self.endpoints.set_endpoint(endpoint.new.endpoint_id, self._name_of(endpoint.new))
             elif endpoint.old is not None:

@@ -117,6 +117,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         )
         reader = ending.enter_context(EventReader.of(datapath))
         ingestion = FlowIngestion(reader, flows, hubble.notify)
+        names.before_change = ingestion.drain
 
         # Who asks.
         resources: dict[ResourceKey, Any] = {}
