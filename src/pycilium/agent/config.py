@@ -37,7 +37,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     event_aggregation: Literal["none", "low", "medium", "maximum"] = "medium"
     report_interval_s: int = 5
     flow_capacity: int = 65536
-    event_ring_bytes: int = 16 << 20
+    event_ring_bytes: int = 8 << 20
     conntrack_capacity: int = 262144
     endpoint_capacity: int = 4096
     ipcache_capacity: int = 524288
