@@ -16,7 +16,8 @@ knows that the kernel has it. The desired entries depend on the intent alone; nu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Any, TypeVar
 
@@ -37,6 +38,8 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 T = TypeVar("T")
 
+CLEANUPS = 4
+"""Removals wait for one another, so they may need as many rounds: selector, prefix, bits, number."""
 FROM_CONTAINER = "from_container"
 WORLD = (
     (IPv4Network("0.0.0.0/0"), int(ReservedIdentity.WORLD_IPV4)),
@@ -64,7 +67,9 @@ class Controller:
     def run(self, now: float) -> RoundResult:
         """Take in every change since the last round and write what follows from it."""
         result = self._run_once(now)
-        if self.engine.cleanup_due and not result.failed:
+        for _ in range(CLEANUPS):
+            if not self.engine.cleanup_due or not self.in_sync:
+                break
             result = self._run_once(now)
         return result
 
@@ -86,6 +91,8 @@ class Controller:
         self._desire_policy(changes)
         placed = self._place(endpoints, hosts)
         self._desire_ipcache(changes, placed)
+        if changes.cidrs and changes.subjects:
+            self._introduce_cidr_identities(now)
         self._desire_endpoints(endpoints, changes)
         result = self._targets.stages.run_round(now)
         if self._targets.stages.in_sync:
@@ -159,24 +166,19 @@ class Controller:
             else:
                 self._policy_ids[labels] = policy_id
 
-    def _place(self, endpoints: Iterable[Change[Endpoint]], hosts: Iterable[Change[HostAddress]]) -> set[Address]:
+    def _place(self, endpoints: Sequence[Change[Endpoint]], hosts: Sequence[Change[HostAddress]]) -> set[Address]:
         """Note which addresses have an identity of their own; returns those that changed."""
-        touched: set[Address] = set()
-        for change in endpoints:
-            for address in change.old.addresses if change.old is not None else ():
-                self._placed.pop(address, None)
-                touched.add(address)
-            if change.new is not None and change.new.sec_identity:
-                self._placed |= dict.fromkeys(change.new.addresses, change.new.sec_identity)
-                touched.update(change.new.addresses)
-        for host in hosts:
-            if host.old is not None:
-                self._placed.pop(host.old.address, None)
-                touched.add(host.old.address)
-            if host.new is not None:
-                self._placed[host.new.address] = int(ReservedIdentity.HOST)
-                touched.add(host.new.address)
-        return touched
+        old = [change.old for change in endpoints if change.old is not None]
+        new = [change.new for change in endpoints if change.new is not None and change.new.sec_identity]
+        gone = {address for endpoint in old for address in endpoint.addresses}
+        gone |= {change.old.address for change in hosts if change.old is not None}
+        # An address may go from one endpoint to another in one step: so all that went first.
+        for address in gone:
+            self._placed.pop(address, None)
+        placed = {address: endpoint.sec_identity for endpoint in new for address in endpoint.addresses}
+        placed |= {change.new.address: int(ReservedIdentity.HOST) for change in hosts if change.new is not None}
+        self._placed |= placed
+        return gone | placed.keys()
 
     def _desire_ipcache(self, changes: PolicyChanges, touched: set[Address]) -> None:
         prefixes: set[Prefix] = {ip_network(address) for address in touched}
@@ -211,6 +213,21 @@ class Controller:
             return IpcacheTarget(number, 0)
         world = dict(WORLD).get(prefix)
         return IpcacheTarget(world, 0) if world is not None else None
+
+    def _introduce_cidr_identities(self, now: float) -> None:
+        """Addresses get their new CIDR identity while their endpoints still have the old policies.
+
+        Written together with the new policies, one endpoint after the other, there would be a moment in which a new
+        policy met an address that it does not recognise yet: neither the old verdict nor the new.
+        """
+        for reconciler in self._targets.endpoints:
+            for address, entry in list(reconciler.tracker.realized.items()):
+                number = self.engine.cidr_identity(address)
+                if not isinstance(entry, Uncertain) and number != entry.cidr_identity:
+                    reconciler.desired_set(address, replace(entry, cidr_identity=number))
+        for each in self._targets.stages.reconcilers:
+            if each is not self._targets.links:
+                each.run_updates(now)
 
     def _desire_endpoints(self, endpoints: Iterable[Change[Endpoint]], changes: PolicyChanges) -> None:
         targets = self._targets

@@ -247,6 +247,16 @@ def test_a_full_row_map_leaves_working_endpoints_alone_and_says_so():
     assert agent.verdicts(asked) == [(False, False), (True, False)]
 
 
+def test_an_address_that_goes_from_one_endpoint_to_another_stays_known():
+    agent = fresh(ENDPOINTS[:1], [])
+    heir = endpoint_of(9, gen.PODS[0])
+
+    agent.change(gone=[ENDPOINTS[0].endpoint_id], endpoints=[heir])
+
+    assert agent.controller.differences(heir) == []
+    assert (agent.raw()["endpoints4"], agent.raw()["ipcache4"]) == (1, 3)
+
+
 DENY_ALL = {
     "apiVersion": "cilium.io/v2",
     "kind": "CiliumNetworkPolicy",
