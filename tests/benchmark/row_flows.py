@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from pycilium.agent.config import AgentConfig
 from pycilium.agent.flows import WAKEUP_NS, FlowIngestion, clock_offset_ns
 from pycilium.datapath import bpffs, layouts, loader
 from pycilium.datapath.events import EventReader
@@ -40,9 +41,7 @@ from pycilium.hubble.store import FlowStore
 from tests.benchmark.figures import Aim, Figure, Options, Tell, alone
 from tests.benchmark.peers import namespaces, run
 
-RING_BYTES = 16 << 20
-"""As the agent's default."""
-CAPACITY = 65536
+DEFAULTS = AgentConfig(node_name="bench")
 RATE = 300_000
 STORED = 1_000_000
 ENDPOINTS, IDENTITIES = 100, 2000
@@ -100,13 +99,13 @@ def ring() -> Iterator[Ring]:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pycilium-bench-"))) / "bpf"
         stack.callback(bpffs.unmount, root)
         constants = layouts.ProgramConfig(aggregation=layouts.Aggregation.NONE, event_wakeup_ns=WAKEUP_NS)
-        config = loader.DatapathConfig(str(root), constants, {"events": RING_BYTES})
+        config = loader.DatapathConfig(str(root), constants, {"events": DEFAULTS.event_ring_bytes})
         datapath = stack.enter_context(loader.load(config))
         yield Ring(datapath, str(root), netns, ifindex)
 
 
 def _per_cpu_second(made: Ring, reader: EventReader, options: Options) -> Figure:
-    store = FlowStore(CAPACITY, _endpoints())
+    store = FlowStore(DEFAULTS.flow_capacity, _endpoints())
     rates = []
     for _ in range(options.sized(20, 4)):
         with _running(made.source(0, reader.capacity - 1)) as source:
@@ -123,7 +122,7 @@ def _per_cpu_second(made: Ring, reader: EventReader, options: Options) -> Figure
 
 
 def _mixed_per_cpu_second(options: Options) -> Figure:
-    store = FlowStore(CAPACITY, _endpoints())
+    store = FlowStore(DEFAULTS.flow_capacity, _endpoints())
     events, rates = _mix(131_072), []
     flows = 0
     for _ in range(options.sized(20, 4)):
@@ -156,14 +155,14 @@ def _follow(
     made: Ring, reader: EventReader, rate: int, count: int, *, late_s: float = 0
 ) -> tuple[int, float, int, int, float]:
     """(sent, seconds, taken, lost, CPU seconds of the reader) with the agent's ingestion at work, or some time later."""
-    store, lost_before = FlowStore(CAPACITY, _endpoints()), reader.lost()
+    store, lost_before = FlowStore(DEFAULTS.flow_capacity, _endpoints()), reader.lost()
 
     async def follow() -> tuple[dict[str, Any], float]:
         ingestion = FlowIngestion(reader, store, lambda: None)
         with _running(made.source(rate, count)) as source:
             result = asyncio.create_task(asyncio.to_thread(_result, source))
-            while late_s and not reader.lost() - lost_before:
-                await asyncio.sleep(late_s)  # noqa: ASYNC110 - nobody tells when the ring has run over
+            while late_s and not reader.lost() - lost_before:  # noqa: ASYNC110 - nobody tells when the ring has run over
+                await asyncio.sleep(late_s)
             used = time.thread_time()
             ingestion.start()
             answer = await result

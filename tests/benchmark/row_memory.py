@@ -1,5 +1,6 @@
-"""What a busy node's agent takes (see `scenario`): resident memory with 10,000 identities, 1,000 rules and 200 pods,
-and with them in the store, how long a new identity takes from there into the kernel and a restart until ready.
+"""What a busy node's agent takes (see `scenario`): resident memory with 10,000 identities, 1,000 rules, 200 pods and a
+full flow store; and with all of that, how long a new identity takes from the store into the kernel, and how long a
+restart until the agent is ready again.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from pycilium.agent.config import AgentConfig
 from pycilium.datapath import layouts
 from pycilium.datapath.maps import Map
 from pycilium.lab import agents
@@ -18,7 +21,8 @@ from pycilium.model.resources import CiliumIdentity, Namespace, ObjectMeta
 from pycilium.store import open_blocking
 from tests.benchmark import scenario
 from tests.benchmark.figures import Aim, Figure, Options, Tell, alone
-from tests.benchmark.ours import NODE, Lab, lab, resident_kb
+from tests.benchmark.ours import NODE, Lab, pod_pair, resident_kb
+from tests.benchmark.peers import Pair, built_traffic
 
 SETTLE_S, PATIENCE_S = 2.0, 120.0
 MB = 1024
@@ -26,7 +30,7 @@ MB = 1024
 
 def measure(options: Options, tell: Tell) -> list[Figure]:
     local = scenario.local_workloads()[: options.sized(200, 20)]
-    with lab(tell) as made:
+    with built_traffic() as traffic, pod_pair(tell) as (made, pair), pair.serving(traffic):
         _use_default_sizes(made)
         empty = resident_kb(made.agent_pid())
         tell("writing 10,000 identities and 1,000 rules")
@@ -40,6 +44,8 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
         tell("waiting until the kernel has everything")
         with _identity_bits(made) as bits:
             _wait_for(bits, known[-1].number)
+            tell("filling the flow store")
+            _fill_flow_store(made, pair, traffic)
             time.sleep(SETTLE_S)
             full = resident_kb(made.agent_pid())
             tell("new identities")
@@ -51,6 +57,7 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
             agents.stop(made.layout, NODE)
             agents.start(made.layout, made.record, NODE)
             ready_s.append(time.monotonic() - started)
+        _fill_flow_store(made, pair, traffic)
         time.sleep(SETTLE_S)
         again = resident_kb(made.agent_pid())
     return [
@@ -73,6 +80,12 @@ def _use_default_sizes(made: Lab) -> None:
     agents.stop(made.layout, NODE)
     path.write_text(json.dumps(config), encoding="utf-8")
     agents.start(made.layout, made.record, NODE)
+
+
+def _fill_flow_store(made: Lab, pair: Pair, traffic: Path) -> None:
+    """New connections until every row of it has been written."""
+    while made.events_seen_and_lost()[0] < AgentConfig(node_name=NODE).flow_capacity:
+        pair.measure(traffic, "crr", 0.5)
 
 
 def _parts(found: dict[str, int]) -> str:
