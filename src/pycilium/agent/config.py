@@ -33,7 +33,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """always: the node reaches its own pods whatever the policy allows, as Kubernetes says; deny rules still hold."""
     cidr_matches: Literal["all", "world"] = "all"
     """all: CIDR rules match pods and nodes too, as the Kubernetes API says; world: only what is outside, as Cilium."""
-    hubble_listen: str | None = ":4244"
+    hubble_listen: str | None = "127.0.0.1:4244"
+    """Where Hubble listens besides its unix socket. Not encrypted, so by default for this machine alone."""
     event_aggregation: Literal["none", "low", "medium", "maximum"] = "medium"
     report_interval_s: int = 5
     flow_capacity: int = 65536

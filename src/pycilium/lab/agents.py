@@ -74,6 +74,7 @@ def _config(layout: LabLayout, record: LabRecord, node: str) -> bytes:
         "run_dir": str(folder),
         "bpf_root": str(folder / "bpf"),
         "store": layout.store_url,
+        "hubble_listen": ":4244",  # the node's namespace is closed: nobody outside the lab comes near
         "ipv4_pod_cidr": place.ipv4_pod_cidr,
         "ipv6_pod_cidr": place.ipv6_pod_cidr,
         "devices": ["eth0"],
