@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,23 @@ class TestLife:
 
         assert set(pod.address) == {family}
         assert connects(pod.netns, {4: "1.1.1.1", 6: "2606:4700:4700::1111"}[family], 80)
+
+    def test_a_first_use_of_ip_netns_in_between_is_no_obstacle(self, name):
+        """It mounts /run/netns over itself. In a mount namespace of the test's own, on a /run of its own."""
+        steps = (
+            "mount -t tmpfs tmpfs /run",
+            f"{BIN}/cilium --lab {name} lab up",
+            f"ip netns add {name}",
+            f"{BIN}/cilium --lab {name} lab down",
+            "ls /run/netns /run",
+        )
+
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-ec", "; ".join(steps)], capture_output=True, text=True, timeout=60
+        )
+
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-5:] == ["/run:", "netns", "", "/run/netns:", name]
 
 
 class TestUndone:
@@ -199,7 +217,7 @@ class TestPods:
 
         lab.remove_pod(pod)
 
-        assert "4242" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.split()
+        assert not any(words[-1:] == ["4242"] for words in command_lines())
         assert not os.path.exists(f"/run/netns/{pod.netns}")
         assert lab.cilium("get", "pod", "busy", check=False).returncode == 1
 
@@ -307,6 +325,15 @@ class TestRefused:
         assert done.returncode == 1
         assert "needs root" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def command_lines() -> list[list[str]]:
+    """The words of every process on the machine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(path.read_text(errors="replace").rstrip("\0").split("\0"))
+    return found
 
 
 def start_up(name: str) -> subprocess.Popen[bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +22,10 @@ from pycilium.errors import AlreadyExists, CiliumError, NotFound, PermissionRequ
 NETNS_ROOT = Path("/run/netns")
 
 _CLONE_NEWNET = 0x40000000
+_CLONE_NEWNS = 0x00020000
 _MS_BIND = 0x1000
+_MS_REC = 0x4000
+_MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -55,8 +59,13 @@ def delete(name: str) -> None:
     if not path.exists():
         return
     _libc.umount2(os.fsencode(path), _MNT_DETACH)
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+    with _said_for(name), contextlib.suppress(FileNotFoundError):
+        try:
+            path.unlink()
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            _in_new_thread(lambda: _unlink_covered(path))
 
 
 def run_in(name: str, function: Callable[[], Result]) -> Result:
@@ -93,6 +102,21 @@ def _unshare_and_bind(path: Path) -> None:
     _checked(_libc.unshare(_CLONE_NEWNET), "unshare")
     own = f"/proc/self/task/{threading.get_native_id()}/ns/net"
     _checked(_libc.mount(os.fsencode(own), os.fsencode(path), b"none", _MS_BIND, None), "mount")
+
+
+def _unlink_covered(path: Path) -> None:
+    """Unlinks a name whose mount another one covers.
+
+    The first `ip netns add` of a machine mounts the folder over itself, and the mounts in it with it: of two equal ones
+    only the upper can be reached. A file that is nowhere mounted in the caller's own mount namespace may be unlinked,
+    and loses its mounts everywhere else by that.
+    """
+    root = os.fsencode(path.parent)
+    _checked(_libc.unshare(_CLONE_NEWNS), "unshare")
+    _checked(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount")
+    while _libc.umount2(os.fsencode(path), _MNT_DETACH) == 0 or _libc.umount2(root, _MNT_DETACH) == 0:
+        pass
+    path.unlink()
 
 
 def _in_new_thread(function: Callable[[], None]) -> None:
