@@ -263,7 +263,9 @@ class Controller:
                     host_mac=endpoint.host_mac,
                 ),
             )
-        self._targets.links.desired_set(endpoint.host_ifname, LinkTarget(endpoint.ifindex, FROM_CONTAINER))
+        self._targets.links.desired_set(
+            endpoint.host_ifname, LinkTarget(endpoint.ifindex, FROM_CONTAINER, own_device=True)
+        )
 
 
 def _upserted(changes: Iterable[Change[T]]) -> list[T]:

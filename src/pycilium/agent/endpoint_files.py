@@ -9,7 +9,6 @@ A damaged file is set aside as `<name>.damaged` and named to the caller: it cost
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,9 +123,7 @@ def _write_whole(path: Path, data: bytes) -> None:
     new = path.with_suffix(".new")
     try:
         with new.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            file.write(data)  # no fsync: what these files speak of does not outlive the kernel either
         new.replace(path)
     except OSError:
         new.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,7 @@ class Endpoints:
         self._config, self._intent, self._store = config, intent, store
         self._identities, self._plumbing, self._files, self._loop = identities, plumbing, files, loop
         self.ipam, self.ids = ipam, EndpointIds()
+        self._last_call_s = 0.0
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="plumbing")
 
@@ -97,6 +99,11 @@ class Endpoints:
         for endpoint in list(self.all()):
             if (endpoint.container_id, endpoint.ifname) not in valid:
                 await self.delete(endpoint.container_id, endpoint.ifname)
+
+    @property
+    def quiet_for_s(self) -> float:
+        """Since when nobody has asked for anything, in seconds."""
+        return time.monotonic() - self._last_call_s
 
     # == what changes while they live ==
 
@@ -306,8 +313,10 @@ class Endpoints:
     @contextlib.asynccontextmanager
     async def _one_at_a_time(self, owner: str) -> AsyncIterator[None]:
         lock = self._locks[owner]
+        self._last_call_s = time.monotonic()
         async with lock:
             yield
+        self._last_call_s = time.monotonic()
         if not lock.locked() and owner not in self.ipam.held:
             self._locks.pop(owner, None)
 

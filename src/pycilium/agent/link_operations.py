@@ -1,5 +1,8 @@
 """Attaching as a reconciler's target: which program runs where, by the device's name.
 
+A new tcx link makes the kernel wait for a grace period, some 10 ms with the routing lock held; a filter takes 0.1 ms.
+So a pod's new device gets a filter, which is as good, and its link later, when nobody waits (`settle_one`).
+
 What a restarted agent finds pinned with an older program counts as "something else is there", so the next round
 exchanges it in place; pins of devices that are gone are swept. Filters of the tc mode have no pins and die with their
 device: they are simply exchanged again.
@@ -7,9 +10,10 @@ device: they are simply exchanged again.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pycilium.datapath import links
@@ -17,6 +21,7 @@ from pycilium.datapath.links import Hook
 from pycilium.datapath.loader import Datapath
 from pycilium.errors import DatapathError
 
+_DOT = "%2e"  # a BPF file system refuses names with dots
 OUTDATED = ""
 """Stands for a program that is not among the loaded ones."""
 
@@ -28,6 +33,8 @@ class LinkTarget:
     ifindex: int
     program: str
     hook: Hook = Hook.INGRESS
+    own_device: bool = field(default=False, compare=False)
+    """Whether the device is ours altogether, so that it may have a filter first."""
 
 
 class LinkOperations:
@@ -37,15 +44,18 @@ class LinkOperations:
         self._datapath, self._mode = datapath, mode
         self._folder = Path(bpf_root) / "links"
         self._attached: dict[str, LinkTarget] = {}
+        self._unsettled: dict[str, LinkTarget] = {}
 
     def update(self, entries: Mapping[str, LinkTarget]) -> dict[str, Exception]:
         """Attach each program, in place of an older one."""
         failures: dict[str, Exception] = {}
         for device, target in entries.items():
             try:
-                program = self._datapath.programs[target.program]
-                links.attach(target.ifindex, program.fd, self._pin(device), hook=target.hook, mode=self._mode)
+                first = target.own_device and device not in self._attached and self._mode == "auto" and links.has_tcx()
+                self._attach(device, target, "tc" if first else self._mode)
                 self._attached[device] = target
+                if first:
+                    self._unsettled[device] = target
             except DatapathError as error:
                 failures[device] = error
         return failures
@@ -54,6 +64,7 @@ class LinkOperations:
         """Detach; a device that is gone took its program along."""
         failures: dict[str, Exception] = {}
         for device in keys:
+            self._unsettled.pop(device, None)
             target = self._attached.get(device)
             try:
                 if target is not None and _exists(target.ifindex):
@@ -69,13 +80,33 @@ class LinkOperations:
         links.sweep(self._folder)
         names = {program.info().id: program.name for program in self._datapath.programs.values()}
         for found in links.pinned_links(self._folder):
+            device = Path(found.pin).name.replace(_DOT, ".")
             target = LinkTarget(found.ifindex, names.get(found.program_id, OUTDATED), found.hook)
-            device = Path(found.pin).name
             self._attached[device] = target
             yield device, target
 
+    @property
+    def unsettled(self) -> int:
+        """How many devices still have a filter instead of their link."""
+        return len(self._unsettled)
+
+    def settle_one(self) -> None:
+        """Give one device its link. Blocks for a grace period; may run beside the other methods, in another thread."""
+        device, target = next(iter(self._unsettled.items()), (None, None))
+        if device is None or target is None:
+            return
+        with contextlib.suppress(DatapathError):  # the device may be on its way out; its filter works as well
+            self._attach(device, target, self._mode)
+        self._unsettled.pop(device, None)
+
+    def _attach(self, device: str, target: LinkTarget, mode: links.Mode) -> None:
+        program = self._datapath.programs[target.program]
+        links.attach(
+            target.ifindex, program.fd, self._pin(device), hook=target.hook, mode=mode, own_device=target.own_device
+        )
+
     def _pin(self, device: str) -> Path:
-        return self._folder / device.replace(".", "-")  # a BPF file system refuses names with dots
+        return self._folder / device.replace(".", _DOT)
 
 
 def _exists(ifindex: int) -> bool:

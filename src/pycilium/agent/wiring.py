@@ -66,6 +66,7 @@ log = structlog.get_logger()
 
 POLICY_KINDS = (NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy)
 CONNTRACK_INTERVAL_S = 30.0
+QUIET_S = 2.0
 NEWS_BYTES = 1 << 16
 
 
@@ -155,6 +156,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(source.run(store, intent.db), name=source.kind.__name__) for source in sources]
             running.append(tasks.create_task(follow_addresses(intent, plumbing), name="addresses"))
+            running.append(tasks.create_task(settle_links(attached, endpoints), name="links"))
             running.append(tasks.create_task(conntrack_collection(datapath), name="conntrack"))
             ready = tasks.create_task(
                 become_ready(config, intent, sources, endpoints, control, hubble, store, started), name="ready"
@@ -311,6 +313,14 @@ async def follow_addresses(intent: Intent, plumbing: Plumbing) -> None:
             except OSError as error:
                 log.debug("address news overran", error=str(error))  # listing again is the answer to that too
             await read_addresses(intent, plumbing)
+
+
+async def settle_links(attached: LinkOperations, endpoints: Endpoints) -> None:
+    """Give new devices their links, one at a time, whenever no pod has come or gone for a while."""
+    while True:
+        await asyncio.sleep(QUIET_S)
+        while attached.unsettled and endpoints.quiet_for_s >= QUIET_S:
+            await asyncio.to_thread(attached.settle_one)
 
 
 async def conntrack_collection(datapath: loader.Datapath) -> None:

@@ -78,9 +78,9 @@ def _config(layout: LabLayout, record: LabRecord, node: str) -> bytes:
         "ipv4_pod_cidr": place.ipv4_pod_cidr,
         "ipv6_pod_cidr": place.ipv6_pod_cidr,
         "devices": ["eth0"],
-        "conntrack_capacity": 65536,
+        "conntrack_capacity": 262144,
         "ipcache_capacity": 65536,
-        "identity_capacity": 16384,
+        "identity_capacity": 65536,
         "policy_row_capacity": 65536,
         "endpoint_capacity": 1024,
     }
