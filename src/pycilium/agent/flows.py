@@ -97,8 +97,7 @@ class Names:
         """Take in what changed; call after each commit."""
         for identity in self._identity_changes.drain():
             if identity.new is not None:
-                texts = tuple(sorted(str(label) for label in identity.new.labels))
-                self.identities.set_identity(identity.new.number, texts)
+                self.identities.set_identity(identity.new.number, identity.new.labels)
             elif identity.old is not None:
                 self.identities.remove_identity(identity.old.number)
         endpoints = self._endpoint_changes.drain()

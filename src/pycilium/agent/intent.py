@@ -47,11 +47,7 @@ class Intent:
             policies=db.table("policies", key=lambda policy: policy.key),
             namespaces=db.table("namespaces", key=lambda namespace: namespace.key),
             pods=db.table("pods", key=lambda pod: pod.key),
-            identities=db.table(
-                "identities",
-                key=lambda identity: identity.number,
-                indexes={"labels": lambda identity: (identity.labels,)},
-            ),
+            identities=db.table("identities", key=lambda identity: identity.number),
             endpoints=db.table(
                 "endpoints",
                 key=lambda endpoint: endpoint.endpoint_id,

@@ -57,6 +57,7 @@ class Source(Generic[R, T]):
                         self.synced.set()
                     else:
                         self._apply(db, step)
+                    del step  # the next one may be long in coming
             except StoreError as error:
                 if not self.error:
                     log.warning("store cannot be read", kind=self.kind.__name__, error=str(error))
@@ -73,8 +74,7 @@ class Source(Generic[R, T]):
                 if key not in wanted:
                     txn.delete(self.table, key)
             for obj in converted:
-                if txn.get(self.table, self.table.key(obj)) != obj:
-                    txn.insert(self.table, obj)
+                txn.insert(self.table, obj)
 
     def _apply(self, db: Database, event: WatchEvent[R]) -> None:
         resource = event.object
@@ -86,8 +86,7 @@ class Source(Generic[R, T]):
         converted = self._convert(resource)
         if converted is not None:
             with db.write() as txn:
-                if txn.get(self.table, self.table.key(converted)) != converted:
-                    txn.insert(self.table, converted)
+                txn.insert(self.table, converted)
 
     def _convert(self, resource: R) -> T | None:
         """What the table should hold. A resource that turned invalid keeps its last valid form: nothing is lost."""

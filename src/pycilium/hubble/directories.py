@@ -12,7 +12,10 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeVar
+
+from pycilium.model.labels import Labels
 
 Key = TypeVar("Key")
 
@@ -177,19 +180,23 @@ RESERVED_IDENTITY_LABELS: dict[int, tuple[str, ...]] = {
 
 
 class IdentityTable:
-    """An IdentityDirectory that its owner keeps up to date; removed identities stay until `history` newer ones went."""
+    """An IdentityDirectory that its owner keeps up to date; removed identities stay until `history` newer ones went.
+
+    Labels are taken as they are and become text when somebody asks: flows know few of the identities that there are.
+    """
 
     def __init__(self, history: int = 65536) -> None:
-        self._labels: dict[int, tuple[str, ...]] = dict(RESERVED_IDENTITY_LABELS)
+        self._labels: dict[int, Labels | tuple[str, ...]] = dict(RESERVED_IDENTITY_LABELS)
         self._removed: OrderedDict[int, None] = OrderedDict()
         self._history = history
 
     def labels(self, identity: int) -> tuple[str, ...] | None:
-        return self._labels.get(identity)
+        labels = self._labels.get(identity)
+        return None if labels is None else _texts(labels)
 
-    def set_identity(self, identity: int, labels: tuple[str, ...]) -> None:
+    def set_identity(self, identity: int, labels: Labels | tuple[str, ...]) -> None:
         self._removed.pop(identity, None)
-        self._labels[identity] = tuple(sorted(labels))
+        self._labels[identity] = labels
 
     def remove_identity(self, identity: int) -> None:
         if identity not in self._labels or identity in RESERVED_IDENTITY_LABELS:
@@ -198,6 +205,11 @@ class IdentityTable:
         while len(self._removed) > self._history:
             oldest, _ = self._removed.popitem(last=False)
             del self._labels[oldest]
+
+
+@lru_cache(maxsize=1024)
+def _texts(labels: Labels | tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(map(str, labels)))
 
 
 class NoRules:

@@ -49,7 +49,8 @@ class IdentityAllocator:
     def __init__(self, identities: Iterable[Identity] = (), *, grace_s: float = DEFAULT_GRACE_S) -> None:
         self._grace_s = grace_s
         self._labels: dict[int, Labels] = {}
-        self._numbers: dict[Labels, set[int]] = {}
+        self._numbers: dict[Labels, tuple[int, ...]] = {}
+        """Sorted; hardly ever more than one."""
         self._holders: Counter[Labels] = Counter()
         self._unused_since: dict[int, float] = {}
         self._resting: dict[int, tuple[Labels, float]] = {}
@@ -63,7 +64,7 @@ class IdentityAllocator:
             return Proposal(reserved, known=True)
         numbers = self._numbers.get(labels)
         if numbers:
-            return Proposal(Identity(min(numbers), labels), known=True)
+            return Proposal(Identity(numbers[0], labels), known=True)
         return Proposal(Identity(self._free_number(labels, now), labels), known=False)
 
     def observe(self, identity: Identity) -> None:
@@ -74,7 +75,7 @@ class IdentityAllocator:
         if known is not None:
             self._drop(identity.number)
         self._labels[identity.number] = identity.labels
-        self._numbers.setdefault(identity.labels, set()).add(identity.number)
+        self._numbers[identity.labels] = tuple(sorted((*self._numbers.get(identity.labels, ()), identity.number)))
         self._resting.pop(identity.number, None)
 
     def forget(self, number: int, now: float) -> None:
@@ -123,9 +124,9 @@ class IdentityAllocator:
         labels = self._labels.pop(number, None)
         self._unused_since.pop(number, None)
         if labels is not None:
-            self._numbers[labels].discard(number)
-            if not self._numbers[labels]:
-                del self._numbers[labels]
+            left = tuple(other for other in self._numbers.pop(labels) if other != number)
+            if left:
+                self._numbers[labels] = left
         return labels
 
     def _free_number(self, labels: Labels, now: float) -> int:

@@ -1,4 +1,4 @@
-"""Labels as identities carry them: `source:key=value`, kept sorted, hashable and interned where it saves memory.
+"""Labels as identities carry them: `source:key=value`, kept sorted, hashable and shared where it saves memory.
 
 Owns the rule of which labels of a pod make its security labels. Invariant: two equal label sets compare and hash equal
 whatever order they were given in.
@@ -45,8 +45,7 @@ class Label(NamedTuple):
     def parse(cls, text: str) -> Self:
         """The label that `source:key=value` writes; no source means any, no `=` an empty value."""
         name, _, value = text.partition("=")
-        source, key = split_key(name)
-        return cls(source, key, intern(value))
+        return cls(*split_key(name), intern(value))
 
     def __str__(self) -> str:
         return f"{self.source}:{self.key}={self.value}" if self.value else f"{self.source}:{self.key}"
@@ -59,18 +58,20 @@ def split_key(name: str) -> tuple[str, str]:
     return (intern(source), intern(key)) if colon else (ANY_SOURCE, intern(name))
 
 
+@lru_cache(maxsize=16384)
+def _shared(name: str, value: str) -> Label:
+    """The label `name=value`. Thousands of identities have most of their labels in common, so they share them."""
+    return Label(*split_key(name), intern(value))
+
+
 class Labels:
     """A label set: sorted, immutable, hashable."""
 
-    __slots__ = ("_by_key", "_hash", "_items")
+    __slots__ = ("_hash", "_items")
 
     def __init__(self, labels: Iterable[Label] = ()) -> None:
         self._items: tuple[Label, ...] = tuple(sorted(set(labels)))
         self._hash = hash(self._items)
-        by_key: dict[str, tuple[Label, ...]] = {}
-        for label in self._items:
-            by_key[label.key] = (*by_key.get(label.key, ()), label)
-        self._by_key = by_key
 
     @classmethod
     def parse(cls, *texts: str) -> Self:
@@ -80,7 +81,7 @@ class Labels:
     @classmethod
     def from_map(cls, labels: Mapping[str, str]) -> Self:
         """Labels from `source:key` → value, the form of CiliumIdentity's security-labels."""
-        return cls(Label(*split_key(name), intern(value)) for name, value in labels.items())
+        return cls(_shared(name, value) for name, value in labels.items())
 
     def to_map(self) -> dict[str, str]:
         """`source:key` → value."""
@@ -88,8 +89,8 @@ class Labels:
 
     def values_of(self, source: str, key: str) -> tuple[str, ...]:
         """The values that `key` has, in one source or in any."""
-        found = self._by_key.get(key, ())
-        return tuple(label.value for label in found if source in (ANY_SOURCE, label.source))
+        # They are few: looking through them costs less than an index in each of ten thousand label sets.
+        return tuple([value for of, name, value in self._items if name == key and source in (ANY_SOURCE, of)])
 
     def get(self, source: str, key: str) -> str | None:
         """The value of `key`, or None."""

@@ -21,9 +21,11 @@ async def follow(store: Store, kind: type[R]) -> AsyncGenerator[ResourceList[R] 
     """
     while True:
         listed = await store.list(kind)
+        version = listed.resource_version
         yield listed
+        del listed  # not to be held for as long as the watch lasts
         try:
-            async with aclosing(store.watch(kind, listed.resource_version)) as events:
+            async with aclosing(store.watch(kind, version)) as events:
                 async for event in events:
                     yield event
         except WatchExpired:
