@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from pycilium.policy._numbers import Words
 
@@ -18,6 +19,7 @@ BitsKey = tuple[int, int]
 """Identity and bank."""
 
 
+@lru_cache(maxsize=4096)  # identities of alike pods have equal masks, and share the words
 def words_of(mask: int) -> Words:
     """The eight words of a bank, as the kernel has them."""
     w0, w1, w2, w3, w4, w5, w6, w7 = ((mask >> shift) & _WORD for shift in range(0, BANK_BITS, 64))
@@ -30,14 +32,18 @@ class IdentityBits:
     def __init__(self) -> None:
         self._masks: dict[BitsKey, int] = {}
         self._before: dict[BitsKey, int] = {}
+        self._banks: set[int] = set()
+        """Those that anybody has or had a mask in: few of all that there may be."""
 
-    def assign(self, identity: int, masks: dict[int, int], banks: Iterable[int]) -> None:
-        """The identity has these masks (bank → mask) and no others in `banks`."""
-        for bank in banks:
+    def assign(self, identity: int, masks: dict[int, int]) -> None:
+        """The identity has these masks (bank → mask) and no others."""
+        self._banks.update(masks)
+        for bank in self._banks:
             self._set((identity, bank), masks.get(bank, 0))
 
     def add(self, identities: Iterable[int], bank: int, bit: int) -> None:
         """Each of them belongs to this selector."""
+        self._banks.add(bank)
         for identity in identities:
             self._set((identity, bank), self._masks.get((identity, bank), 0) | bit)
 

@@ -1,15 +1,17 @@
 """Two indexes over labels: which selectors match a label set, and which label sets match a selector.
 
-Both narrow the search to a few candidates and then ask the selector itself, so they can only be slow, never wrong.
+The first narrows the search to a few candidates and then asks the selector itself, so it can only be slow, never wrong.
+The second computes with sets, as a new selector may match thousands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable
+from collections.abc import Set as AbstractSet
 from typing import Generic, TypeVar
 
-from pycilium.model.labels import Labels
-from pycilium.model.selector import LabelSelector, Operator
+from pycilium.model.labels import ANY_SOURCE, Labels
+from pycilium.model.selector import LabelSelector, Operator, Requirement
 
 T = TypeVar("T", bound=Hashable)
 
@@ -74,58 +76,68 @@ class SelectorIndex(Generic[T]):
 
 
 class LabelsIndex:
-    """Numbered label sets, found by the selector that matches them."""
+    """Numbered label sets, found by the selector that matches them.
+
+    Each requirement is a union of sets of numbers, and a selector what is in all of them: no label set is looked at.
+    """
 
     def __init__(self) -> None:
         self._labels: dict[int, Labels] = {}
-        self._by_value: dict[tuple[str, str], set[int]] = {}
-        self._by_key: dict[str, set[int]] = {}
+        self._numbers: dict[str, dict[str, dict[str, set[int]]]] = {}
+        """key → source → value → who has that label"""
 
     def add(self, number: int, labels: Labels) -> None:
         """Note that `number` stands for `labels`; it must not be there yet."""
         self._labels[number] = labels
-        for label in labels:
-            self._by_value.setdefault((label.key, label.value), set()).add(number)
-            self._by_key.setdefault(label.key, set()).add(number)
+        for source, key, value in labels:
+            self._numbers.setdefault(key, {}).setdefault(source, {}).setdefault(value, set()).add(number)
 
     def remove(self, number: int) -> Labels | None:
         """Forget `number`; returns its labels. Absent is success."""
         labels = self._labels.pop(number, None)
-        for label in labels or ():
-            _discard(self._by_value, (label.key, label.value), number)
-            _discard(self._by_key, label.key, number)
+        for source, key, value in labels or ():
+            by_source = self._numbers[key]
+            by_value = by_source[source]
+            by_value[value].remove(number)
+            if not by_value[value]:
+                del by_value[value]
+            if not by_value:
+                del by_source[source]
+            if not by_source:
+                del self._numbers[key]
         return labels
 
     def get(self, number: int) -> Labels | None:
         """What `number` stands for."""
         return self._labels.get(number)
 
-    def matching(self, selector: LabelSelector) -> Iterator[int]:
-        """All numbers whose labels match."""
-        return (number for number in self._candidates(selector) if selector.matches(self._labels[number]))
+    def matching(self, selector: LabelSelector) -> Collection[int]:
+        """All numbers whose labels match, as they are now: not to be kept or changed."""
+        asked = [(requirement.operator, self._having(requirement)) for requirement in selector.requirements]
+        wanted = sorted((found for operator, found in asked if operator in _ASKS_FOR), key=len)
+        matching: AbstractSet[int] = wanted[0] if wanted else self._labels.keys()
+        for other in wanted[1:]:
+            matching = matching & other
+        for operator, unwanted in asked:
+            if operator not in _ASKS_FOR and unwanted:
+                matching = matching - unwanted
+        return matching
 
     def __len__(self) -> int:
         return len(self._labels)
 
-    def _candidates(self, selector: LabelSelector) -> Collection[int]:
-        """A superset of what `selector` matches: the smallest that one requirement allows."""
-        best: list[set[int]] | None = None
-        for requirement in selector.requirements:
-            if requirement.operator is Operator.EXISTS:
-                postings = [self._by_key.get(requirement.key, set())]
-            elif requirement.operator is Operator.IN:
-                postings = [self._by_value.get((requirement.key, value), set()) for value in requirement.values]
-            else:
-                continue
-            if best is None or sum(map(len, postings)) < sum(map(len, best)):
-                best = postings
-        if best is None:
-            return self._labels
-        return best[0] if len(best) == 1 else set[int]().union(*best)
+    def _having(self, requirement: Requirement) -> AbstractSet[int]:
+        """Who has one of the labels that `requirement` is about, be it for or against them."""
+        by_source = self._numbers.get(requirement.key, {})
+        sources = by_source if requirement.source == ANY_SOURCE else (requirement.source,)
+        found = [
+            numbers
+            for by_value in (by_source.get(source, {}) for source in sources)
+            for numbers in map(by_value.get, requirement.values if requirement.operator in _NAMES_VALUES else by_value)
+            if numbers is not None
+        ]
+        return found[0] if len(found) == 1 else set[int]().union(*found)
 
 
-def _discard(index: dict[T, set[int]], key: T, number: int) -> None:
-    numbers = index.get(key, set())  # a key that stands in two sources is discarded twice
-    numbers.discard(number)
-    if not numbers:
-        index.pop(key, None)
+_NAMES_VALUES = (Operator.IN, Operator.NOT_IN)
+_ASKS_FOR = (Operator.IN, Operator.EXISTS)

@@ -115,7 +115,7 @@ class SelectorTable:
     def remove_identity(self, number: int) -> None:
         """An identity is gone. Absent is success; reserved ones stay."""
         if number > ReservedIdentity.WORLD_IPV6 and self._identities.remove(number) is not None:
-            self._bits.assign(number, {}, self._banks)
+            self._bits.assign(number, {})
 
     def labels_of(self, number: int) -> Labels | None:
         """The labels of an identity, local ones too."""
@@ -292,7 +292,7 @@ class SelectorTable:
         for peers in self._index.sets_with(self._identities.get(number), self._network_of.get(number)):
             for selector in self._selectors[peers]:
                 masks[selector.bank] = masks.get(selector.bank, 0) | selector.bit
-        self._bits.assign(number, masks, self._banks)
+        self._bits.assign(number, masks)
 
     def _members(self, peers: PeerSet) -> Collection[int]:
         """Every identity that belongs to the set."""

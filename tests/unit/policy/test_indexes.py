@@ -53,17 +53,40 @@ def test_selectors_that_match_labels(selectors, removed, labels):
     assert found == {number for number, each in enumerate(selectors) if number not in removed and each.matches(labels)}
 
 
-@given(st.lists(LABELS, max_size=12), st.sets(st.integers(0, 11)), SELECTORS)
-def test_labels_that_match_a_selector(several, removed, selector):
+@given(
+    st.lists(LABELS, max_size=12), st.sets(st.integers(0, 11)), st.dictionaries(st.integers(0, 11), LABELS), SELECTORS
+)
+def test_labels_that_match_a_selector(several, removed, changed, selector):
     index = LabelsIndex()
     for number, labels in enumerate(several):
         index.add(number, labels)
     for number in removed:
         index.remove(number)
+    for number, labels in changed.items():
+        index.remove(number)
+        index.add(number, labels)
+    left = {number: labels for number, labels in enumerate(several) if number not in removed} | changed
 
-    assert sorted(index.matching(selector)) == [
-        number for number, labels in enumerate(several) if number not in removed and selector.matches(labels)
-    ]
+    found = index.matching(selector)
+
+    assert sorted(found) == sorted(number for number, labels in left.items() if selector.matches(labels))
+    assert len(index) == len(left)
+
+
+def test_a_requirement_that_names_a_source_looks_at_no_other():
+    index = LabelsIndex()
+    index.add(1, Labels.parse("k8s:app=a"))
+    index.add(2, Labels.parse("other:app=a"))
+    index.add(3, Labels.parse("k8s:app=b,other:app=a"))
+
+    def found(source, operator, *values):
+        return set(index.matching(LabelSelector((Requirement(source, "app", operator, values),))))
+
+    assert found("k8s", Operator.IN, "a") == {1}
+    assert found("any", Operator.IN, "a") == {1, 2, 3}
+    assert found("k8s", Operator.NOT_IN, "a") == {2, 3}
+    assert found("any", Operator.NOT_IN, "a") == set()
+    assert found("k8s", Operator.DOES_NOT_EXIST) == {2}
 
 
 @given(st.lists(NETWORKS, max_size=20, unique=True), st.sets(st.integers(0, 19)), NETWORKS)
