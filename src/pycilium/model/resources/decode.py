@@ -9,15 +9,17 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import msgspec
 
 from pycilium.errors import InvalidResource
 from pycilium.model.resources.base import Resource
 from pycilium.model.resources.checks import did_you_mean
-from pycilium.model.resources.documents import Document, read_documents, write_documents
 from pycilium.model.resources.kinds import Kind, kind_of, kind_on_wire, known_kinds
+
+if TYPE_CHECKING:  # it brings the YAML library, which agents never need
+    from pycilium.model.resources.documents import Document
 
 R = TypeVar("R", bound=Resource)
 
@@ -47,11 +49,15 @@ def decode_documents(text: str, source: str = "", *, namespace: str = DEFAULT_NA
         source: its name, for errors.
         namespace: for resources that need one and name none.
     """
+    from pycilium.model.resources.documents import read_documents
+
     return [resource for document in read_documents(text, source) for resource in _decode(document, source, namespace)]
 
 
 def decode_object(value: Any, source: str = "", *, namespace: str = DEFAULT_NAMESPACE) -> Resource:
     """One resource from plain values (as JSON gives them), with all checks."""
+    from pycilium.model.resources.documents import Document
+
     (resource,) = _decode(Document([value], 1), source, namespace)
     return resource
 
@@ -86,6 +92,8 @@ def to_plain(resource: Resource) -> dict[str, Any]:
 
 def encode_yaml(*resources: Resource) -> str:
     """YAML, one document for each resource."""
+    from pycilium.model.resources.documents import write_documents
+
     return write_documents([to_plain(resource) for resource in resources])
 
 
