@@ -220,8 +220,12 @@ class Controller:
         Written together with the new policies, one endpoint after the other, there would be a moment in which a new
         policy met an address that it does not recognise yet: neither the old verdict nor the new.
         """
+        endpoints = self._intent.db.snapshot().all(self._intent.endpoints)
+        live = {address for endpoint in endpoints for address in endpoint.addresses}
         for reconciler in self._targets.endpoints:
             for address, entry in list(reconciler.tracker.realized.items()):
+                if address not in live:
+                    continue  # left by one that is gone: to be removed, not to be desired again
                 number = self.engine.cidr_identity(address)
                 if not isinstance(entry, Uncertain) and number != entry.cidr_identity:
                     reconciler.desired_set(address, replace(entry, cidr_identity=number))
