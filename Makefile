@@ -39,7 +39,7 @@ check: build ## without root: formatting, lint, types, imports, generated files,
 	$(MAKE) --no-print-directory unit
 
 unit: build ## the tests that need neither root nor a kernel
-	$(BIN)/pytest tests/unit tests/scenario -m "not root" $(PYTEST_OPTIONS)
+	$(BIN)/pytest $(wildcard tests/unit tests/scenario) -m "not root" $(PYTEST_OPTIONS)
 
 bench: ## as root: the figures of the README, ours and theirs side by side; JSON under bench/
 	@tools/prepare.sh packages bench
