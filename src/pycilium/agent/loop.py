@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from itertools import islice
 
 import structlog
 
@@ -20,6 +21,9 @@ from pycilium.model.endpoint import Endpoint, EndpointState
 from pycilium.reconcile import RoundResult
 
 log = structlog.get_logger()
+
+NAMED_FAILURES = 3
+"""Of each target in the log; a map that is full refuses thousands of entries for one reason."""
 
 
 @dataclass(slots=True)
@@ -41,6 +45,7 @@ class ControlLoop:
         self._open = False
         self._scheduled: asyncio.Handle | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._reported: dict[str, frozenset[Hashable]] = {}
         self.stats = RoundStats()
         intent.db.on_commit(self._committed)
 
@@ -124,6 +129,21 @@ class ControlLoop:
         stats.deleted += result.deleted
         stats.failed += result.failed
         stats.last_s = took_s
-        if result.failed:
-            for name, key, status in self._controller.failing():
-                log.error("kernel refused an entry", target=name, key=str(key), error=str(status.error))
+        self._report_failing()
+
+    def _report_failing(self) -> None:
+        """Log which entries the kernel refuses, a few of each target, when they are others than the last time."""
+        failing: dict[str, dict[Hashable, str]] = {}
+        for name, key, status in self._controller.failing():
+            failing.setdefault(name, {})[key] = str(status.error)
+        keys = {name: frozenset(errors) for name, errors in failing.items()}
+        if keys == self._reported:
+            return
+        for name, errors in failing.items():
+            if keys[name] == self._reported.get(name):
+                continue
+            for key, error in islice(errors.items(), NAMED_FAILURES):
+                log.error("kernel refused an entry", target=name, key=str(key), error=error)
+            if len(errors) > NAMED_FAILURES:
+                log.error("kernel refused more entries", target=name, number=len(errors) - NAMED_FAILURES)
+        self._reported = keys
