@@ -7,12 +7,28 @@ import asyncio
 import logging
 import signal
 import sys
-
-import structlog
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pycilium import __version__
 from pycilium.agent.config import AgentConfig, load_config
 from pycilium.errors import CiliumError
+
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Let an import within find that `module` is not installed."""
+    before = {module: sys.modules[module]} if module in sys.modules else {}
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+        sys.modules.update(before)
+
+
+with _hidden("rich"):  # structlog would draw tracebacks with it, which takes 16 MB and 100 ms and which nobody asks for
+    import structlog
 
 
 def main() -> int:
