@@ -257,6 +257,16 @@ def test_an_address_that_goes_from_one_endpoint_to_another_stays_known():
     assert (agent.raw()["endpoints4"], agent.raw()["ipcache4"]) == (1, 3)
 
 
+def test_a_pod_that_went_while_the_agent_was_down_is_gone_although_a_cidr_rule_covers_its_address():
+    policy = gen.parsed([{**DENY_ALL, "spec": {"endpointSelector": {}, "ingress": [{"fromCIDR": ["10.0.0.0/8"]}]}}])
+    kernel = fresh(ENDPOINTS[:2], []).kernel
+
+    agent = Agent(kernel)
+    agent.change(endpoints=ENDPOINTS[:1], policies=policy)
+
+    assert (agent.raw()["endpoints4"], set(kernel.links.attached)) == (1, {ENDPOINTS[0].host_ifname})
+
+
 DENY_ALL = {
     "apiVersion": "cilium.io/v2",
     "kind": "CiliumNetworkPolicy",
