@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -239,13 +240,19 @@ def _banks_padded(value: PolicyEntry) -> layouts.PolicyEntry:
     return layouts.PolicyEntry(revision=value.revision, bank_count=len(value.banks), banks=(*value.banks, *padding))
 
 
+@lru_cache(maxsize=4096)
+def _shared(words: Words) -> Words:
+    """Equal words as one object: thousands of entries of a dump hold the same few."""
+    return words
+
+
 _same: Callable[[Any], Any] = lambda value: value  # noqa: E731
 
 _BITS: Translation[Any, Any, Any, Any] = Translation(
     to_key=lambda key: layouts.IdentityBitsKey(sec_identity=key[0], bank=key[1]),
     to_value=lambda words: layouts.SelectorBits(words=tuple(words)),
     from_key=lambda raw: (raw.sec_identity, raw.bank),
-    from_value=lambda raw: tuple(raw.words),
+    from_value=lambda raw: _shared(tuple(raw.words)),
 )
 _ROWS: Translation[Any, Any, Any, Any] = Translation(
     to_key=_row_key,
@@ -256,7 +263,7 @@ _ROWS: Translation[Any, Any, Any, Any] = Translation(
         flags=row.flags,
     ),
     from_key=_row_key_back,
-    from_value=lambda raw: Row(tuple(raw.allow.words), tuple(raw.deny.words), raw.row_id, raw.flags),
+    from_value=lambda raw: Row(_shared(tuple(raw.allow.words)), _shared(tuple(raw.deny.words)), raw.row_id, raw.flags),
 )
 _POLICIES: Translation[Any, Any, Any, Any] = Translation(
     to_key=_same,

@@ -40,7 +40,7 @@ from pycilium.agent.service import Parts, Service
 from pycilium.agent.sources import Source
 from pycilium.agent.targets import Targets, make_targets, numbers_in_use
 from pycilium.api.server import ApiServer
-from pycilium.datapath import conntrack, features, layouts, links, loader, netlink
+from pycilium.datapath import conntrack, features, layouts, links, loader, netlink, process
 from pycilium.datapath.events import EventReader
 from pycilium.datapath.gateway_device import HOST_NAME, Gateway
 from pycilium.datapath.links import Hook
@@ -272,6 +272,7 @@ async def become_ready(  # the last step of the start
     # What is there now stays; looking through it again and again would stop everything for up to half a second.
     gc.collect()
     gc.freeze()
+    process.return_free_memory()
     log.info("ready", node=config.node_name, seconds=round(time.monotonic() - started, 3))
     publisher = Publisher(config, intent, store, hubble.agent_events)
     async with asyncio.TaskGroup() as tasks:

@@ -57,9 +57,10 @@ class SqliteStore:
     async def list(self, kind: type[R], namespace: str | None = None) -> ResourceList[R]:
         def listed() -> ResourceList[R]:
             known = kind_of(kind)
-            rows, version = self._file.rows(known.name, namespace)
-            items = tuple(self._decoded(known, row.body, row.namespace, row.name) for row in rows)
-            return ResourceList(items, str(version))
+            items, version = self._file.rows(
+                known.name, namespace, lambda row: self._decoded(known, row.body, row.namespace, row.name)
+            )
+            return ResourceList(tuple(items), str(version))
 
         return await self._run(self._reader, listed)
 

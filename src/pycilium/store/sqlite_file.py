@@ -121,13 +121,16 @@ class SqliteFile:
         with self._reading() as connection:
             return _read(connection, key)
 
-    def rows(self, kind: str, namespace: str | None) -> tuple[list[Row], int]:
-        """All resources of a kind in order, and the version at which they were so."""
+    def rows(self, kind: str, namespace: str | None, made: Callable[[Row], T]) -> tuple[list[T], int]:
+        """What is `made` of each resource of a kind, in order, and the version at which they were so.
+
+        Made while reading: thousands of bodies at once would take memory that a process does not get rid of.
+        """
         where, values = ("AND namespace = ?", (kind, namespace)) if namespace is not None else ("", (kind,))
         with self._reading() as connection:
             (version,) = connection.execute("SELECT version FROM state").fetchone()
             statement = f"SELECT namespace, name, body FROM resources WHERE kind = ? {where} ORDER BY namespace, name"  # noqa: S608
-            return [Row(*row) for row in connection.execute(statement, values)], version
+            return [made(Row(*row)) for row in connection.execute(statement, values)], version
 
     def changes(self, kind: str, after: int) -> ChangeBatch:
         """The next changes of a kind after a version; WatchExpired if some of those are no longer kept."""
