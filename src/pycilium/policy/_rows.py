@@ -6,7 +6,7 @@ Port prefixes are nested or apart, never half over one another, so "beneath" is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -108,8 +108,9 @@ def fold(
             places.setdefault(place, []).append(contribution)
     silent = not enforced and not any(parts for places in own.values() for parts in places.values())
     for bank, places in own.items():
+        lengths = sorted({prefix for protocol, _, prefix in places if protocol is not None}, reverse=True)
         for place in places:
-            parts = dict.fromkeys(part for above in _lineage(place) for part in places.get(above, ()))
+            parts = dict.fromkeys(part for above in _lineage(place, lengths) for part in places.get(above, ()))
             flags = UNENFORCED if silent else 0
             yield bank, place, RowContent(bank, tuple(parts), flags, default_allow=not enforced)
 
@@ -122,11 +123,12 @@ def _places(ports: PortRange) -> Iterator[_Place]:
         yield ports.protocol, port, prefix
 
 
-def _lineage(place: _Place) -> Iterator[_Place]:
-    """The place and all that are less specific, from the most specific on."""
+def _lineage(place: _Place, lengths: Sequence[int]) -> Iterator[_Place]:
+    """The place and all less specific ones of these prefix lengths, from the most specific on."""
     protocol, port, prefix = place
     if protocol is not None:
-        for length in range(prefix, -1, -1):
-            shift = 16 - length
-            yield protocol, port >> shift << shift, length
+        for length in lengths:
+            if length <= prefix:
+                shift = 16 - length
+                yield protocol, port >> shift << shift, length
     yield _ANYTHING
