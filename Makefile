@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON_CODE := src tests tools examples setup.py
 C_CODE := $(wildcard bpf/abi/*.h bpf/maps/*.h bpf/lib/*.h bpf/prog/*.c)
+TIERS := unit scenario bpf integration e2e
 GENERATORS := tools/gen_layouts.py tools/gen_proto.py tools/gen_docs.py
 
 .DEFAULT_GOAL := help
@@ -27,7 +28,7 @@ test: ## as root: every test tier (unit, scenario, bpf, integration, e2e), from 
 	@[ "$$(id -u)" = 0 ] || { echo "Error: make test needs root (it loads eBPF programs): use sudo, or make check" >&2; exit 1; }
 	@tools/prepare.sh packages test
 	@$(MAKE) --no-print-directory build
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(PYTEST_OPTIONS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(wildcard $(TIERS:%=tests/%)) $(PYTEST_OPTIONS)
 
 check: build ## without root: formatting, lint, types, imports, generated files, unit and scenario tests
 	$(BIN)/ruff format --check $(PYTHON_CODE)
