@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -53,6 +54,7 @@ def main() -> int:
 async def _run(config: AgentConfig) -> None:
     from pycilium.agent import wiring
 
+    gc.disable()  # until the agent is ready: nearly all that its start makes stays
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

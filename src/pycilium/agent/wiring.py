@@ -269,9 +269,9 @@ async def become_ready(  # the last step of the start
         await endpoints.delete(queued.request.container_id, queued.request.ifname)
         queued.done()
     hubble.agent_events.agent_started(time.time_ns())
-    # What is there now stays; looking through it again and again would stop everything for up to half a second.
-    gc.collect()
+    # What is there now stays: it is never looked through again, which would stop everything for up to half a second.
     gc.freeze()
+    gc.enable()
     process.return_free_memory()
     log.info("ready", node=config.node_name, seconds=round(time.monotonic() - started, 3))
     publisher = Publisher(config, intent, store, hubble.agent_events)
