@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -19,19 +19,20 @@ from typing import TypeVar
 import structlog
 
 from pycilium.agent.config import AgentConfig
-from pycilium.agent.endpoint_files import EndpointFiles
+from pycilium.agent.endpoint_files import EndpointFiles, Found
 from pycilium.agent.identities import Identities
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
-from pycilium.agent.plumbing import Plumbing
+from pycilium.agent.plumbing import Plumbing, PodLink
+from pycilium.agent.targets import KernelMemory
 from pycilium.api.cni_messages import CniAddress, CniInterface, CniRequest, CniResult, CniRoute, contradictions
 from pycilium.datapath.pod_interface import host_ifname
 from pycilium.endpoint import EndpointEvent, advance, restored
 from pycilium.errors import CiliumError, DatapathError, EndpointConflict, NotFound, StoreError
 from pycilium.ipam import Addresses, EndpointIds, HostScope
-from pycilium.model.endpoint import Endpoint, attachment_name, mac_text
+from pycilium.model.endpoint import Endpoint, EndpointState, attachment_name, mac_text
 from pycilium.model.labels import Labels, pod_labels
-from pycilium.model.resources import Pod, ResourceKey
+from pycilium.model.resources import CiliumEndpoint, Pod, ResourceKey
 from pycilium.store import Store
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class Endpoints:
         self._identities, self._plumbing, self._files, self._loop = identities, plumbing, files, loop
         self.ipam, self.ids = ipam, EndpointIds()
         self._last_call_s = 0.0
+        self._callers: Counter[str] = Counter()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="plumbing")
 
@@ -94,10 +96,10 @@ class Endpoints:
         if differences:
             raise DatapathError(f"{endpoint}: {'; '.join(differences)}")
 
-    async def collect(self, valid: set[tuple[str, str]]) -> None:
-        """Detach everything that is not in `valid` (container id, interface)."""
-        for endpoint in list(self.all()):
-            if (endpoint.container_id, endpoint.ifname) not in valid:
+    async def collect(self, network: str, valid: set[tuple[str, str]]) -> None:
+        """Detach everything that `network` attached and that is not in `valid` (container id, interface)."""
+        for endpoint in self.all():
+            if endpoint.network == network and (endpoint.container_id, endpoint.ifname) not in valid:
                 await self.delete(endpoint.container_id, endpoint.ifname)
 
     @property
@@ -136,33 +138,68 @@ class Endpoints:
 
     # == after a restart ==
 
-    async def restore(self) -> None:
-        """Take up the endpoints that an earlier agent left, before the first control round."""
-        found = await self._in_thread(self._files.load)
+    async def restore(self, found: Found[Endpoint], remembered: Mapping[int, KernelMemory]) -> None:
+        """Take up the endpoints that an earlier agent left, before the first control round.
+
+        `found` is what its files say; an interface that no file speaks of any more is taken up by what the kernel
+        remembers of it, and removed only if that is nothing.
+        """
         for why in found.damaged:
             log.error("endpoint file is damaged", reason=why)
         for endpoint in found.items:
-            owner = endpoint.attachment
-            try:
-                self.ids.claim(endpoint.endpoint_id, owner)
-                self.ipam.claim(owner, Addresses(endpoint.ipv4, endpoint.ipv6))
-            except EndpointConflict as error:
-                log.warning("endpoint cannot be restored", endpoint=str(endpoint), reason=str(error))
-                continue
             if not await self._in_thread(self._plumbing.exists, endpoint):
                 log.info("endpoint is gone", endpoint=str(endpoint))
-                self._release(endpoint)
+                self._files.remove(endpoint.endpoint_id)
                 continue
-            self._insert(restored(endpoint))
+            self._take_up(restored(endpoint))
         known = {endpoint.host_ifname for endpoint in self.all()}
         for link in await self._in_thread(self._plumbing.pod_interfaces):
-            if link not in known:
-                log.info("interface that nobody remembers is removed", interface=link)
-                await self._in_thread(self._plumbing.delete, link)
+            if link.name in known:
+                continue
+            memory = remembered.get(link.ifindex)
+            if memory is None or not link.attachment:
+                log.info("interface that nobody remembers is removed", interface=link.name)
+                await self._in_thread(self._plumbing.delete, link.name)
+                continue
+            endpoint = self._remembered(link, memory)
+            log.warning("endpoint taken up as the kernel remembers it", endpoint=str(endpoint))
+            self._take_up(endpoint)
+
+    def _take_up(self, endpoint: Endpoint) -> None:
+        try:
+            self.ids.claim(endpoint.endpoint_id, endpoint.attachment)
+            self.ipam.claim(endpoint.attachment, Addresses(endpoint.ipv4, endpoint.ipv6))
+        except EndpointConflict as error:
+            self.ids.release(endpoint.endpoint_id)
+            log.error("endpoint cannot be taken up", endpoint=str(endpoint), reason=str(error))  # noqa: TRY400
+            return
+        self._insert(endpoint)
+
+    def _remembered(self, link: PodLink, memory: KernelMemory) -> Endpoint:
+        container_id, _, ifname = link.attachment.rpartition(":")
+        return Endpoint(
+            endpoint_id=memory.endpoint_id,
+            container_id=container_id,
+            ifname=ifname,
+            netns="",
+            host_ifname=link.name,
+            ifindex=link.ifindex,
+            mac=memory.mac,
+            host_mac=memory.host_mac,
+            ipv4=memory.ipv4,
+            ipv6=memory.ipv6,
+            mtu_bytes=self._config.pod_mtu_bytes,
+            pod_name="",
+            namespace="",
+            labels=Labels(),
+            sec_identity=memory.sec_identity,
+            state=EndpointState.RESTORING,
+        )
 
     async def settle_restored(self) -> None:
         """Once the sources are synced: identities for what was restored. What cannot be settled stays as it was."""
-        for endpoint in self.all():
+        for nameless in self.all():
+            endpoint = nameless if nameless.labels else await self._named(nameless)
             labels = endpoint.labels
             key = ResourceKey("Pod", endpoint.namespace, endpoint.pod_name)
             pod = self._intent.db.snapshot().get(self._intent.pods, key)
@@ -175,6 +212,20 @@ class Endpoints:
                 continue
             changed = replace(endpoint, labels=labels, sec_identity=number)
             self._insert(advance(changed, EndpointEvent.IDENTITY_KNOWN))
+            if endpoint is not nameless:
+                self._files.save(changed)
+
+    async def _named(self, endpoint: Endpoint) -> Endpoint:
+        """What the store knows of an endpoint whose file was lost: its labels by its identity, its pod by its id."""
+        identity = self._intent.db.snapshot().get(self._intent.identities, endpoint.sec_identity)
+        labels = identity.labels if identity is not None else pod_labels({}, "default")
+        pod_name = ""
+        for published in (await self._store.list(CiliumEndpoint)).items:
+            status = published.status
+            if status is not None and status.id == endpoint.endpoint_id and status.networking is not None:
+                here = status.networking.node == self._config.node_name
+                pod_name = published.metadata.name if here else pod_name
+        return replace(endpoint, labels=labels, namespace=labels.namespace, pod_name=pod_name)
 
     # == the steps ==
 
@@ -243,6 +294,7 @@ class Endpoints:
                 namespace=request.pod_namespace or "default",
                 labels=labels,
                 sec_identity=await identity,
+                network=str(request.config.get("name", "")),
             )
             undo.callback(self._forget, endpoint)
             self._insert(advance(endpoint, EndpointEvent.IDENTITY_KNOWN))
@@ -312,13 +364,16 @@ class Endpoints:
 
     @contextlib.asynccontextmanager
     async def _one_at_a_time(self, owner: str) -> AsyncIterator[None]:
-        lock = self._locks[owner]
         self._last_call_s = time.monotonic()
-        async with lock:
-            yield
-        self._last_call_s = time.monotonic()
-        if not lock.locked() and owner not in self.ipam.held:
-            self._locks.pop(owner, None)
+        self._callers[owner] += 1
+        try:
+            async with self._locks[owner]:
+                yield
+        finally:
+            self._last_call_s = time.monotonic()
+            self._callers[owner] -= 1
+            if not self._callers[owner]:
+                del self._callers[owner], self._locks[owner]
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

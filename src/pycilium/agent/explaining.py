@@ -5,7 +5,7 @@ Who a name or an address is, is looked up here; what the rules say of it is the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 
@@ -16,7 +16,7 @@ from pycilium.errors import InvalidResource, NotFound
 from pycilium.hubble import directories as hubble
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.identity import RESERVED_IDENTITIES, ReservedIdentity
-from pycilium.model.l4 import ANY_PORT, Protocol
+from pycilium.model.l4 import ANY_PORT, MAX_PORT, PortRange, Protocol
 from pycilium.model.labels import Labels
 from pycilium.model.peer import Address, AnyPeer
 from pycilium.model.policy import Direction, PolicyRef, Rule, RuleRef
@@ -24,35 +24,46 @@ from pycilium.policy import PolicyEngine
 from pycilium.policy.explain import Decision, Party, Reason, entity, outside
 
 REMEMBERED = 4096
+FAMILIES = (4, 6)
+MAX_ICMP_TYPE = 255
+ICMP_ECHO = {8: 128, 0: 129}
+"""Echo request and reply, the only types that mean the same in both families: ICMP's and ICMPv6's."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Peer:
-    """An end of the question and how to show it."""
+    """An end of the question and how to show it. `families`: those in which it can have a connection."""
 
     party: Party
     shown: messages.ExplainPeer
+    families: frozenset[int]
 
 
 class Explainer:
-    """Answers from the intent tables and the engine; sends no packet and reads no map."""
+    """Answers from the intent tables and the engine; sends no packet and reads no map.
 
-    def __init__(self, intent: Intent, engine: PolicyEngine) -> None:
+    `families`: those that the node has on; every connection is of one of them.
+    """
+
+    def __init__(self, intent: Intent, engine: PolicyEngine, families: Collection[int] = FAMILIES) -> None:
         self._intent, self._engine = intent, engine
+        self._families = frozenset(families)
 
     def answer(self, request: ExplainRequest) -> ExplainReply:
         """Whether the source may open the connection, and which rules say so. NotFound for an unknown name."""
+        asked = _asked(request)
         source, destination = self._peer(request.source), self._peer(request.destination)
-        family = _family(request.protocol, source.party, destination.party)
-        protocol = _protocol(request.protocol, family)
+        family = self._family(Protocol(asked.protocol), source, destination)
+        what = _in_words_of(asked, family)
         source, destination = self._in_family(source, family), self._in_family(destination, family)
-        explained = self._engine.explain(source.party, destination.party, protocol, request.port)
+        explained = self._engine.explain(source.party, destination.party, what.protocol, what.first)
         halves = [half for half in (explained.egress, explained.ingress) if half is not None]
         return ExplainReply(
             verdict="allowed" if explained.allowed else "denied",
             source=source.shown,
             destination=destination.shown,
             decisions=[_decision(half) for half in halves],
+            what=str(what),
             text=str(explained),
         )
 
@@ -78,12 +89,13 @@ class Explainer:
             except KeyError:
                 namespace = "default"
             else:
-                return _Peer(party, _shown(party, _number_of(party.labels)))
+                return _Peer(party, _shown(party, _number_of(party.labels)), frozenset(FAMILIES))
         found = self._intent.db.snapshot().by(self._intent.endpoints, "pod", (namespace or "default", name))
         endpoint = next(iter(found), None)
         if endpoint is None:
             raise NotFound(f"no pod {namespace}/{name} on this node; name a pod, an address or an entity such as world")
-        return _of_endpoint(endpoint, endpoint.addresses[0])
+        families = frozenset(address.version for address in endpoint.addresses)
+        return replace(_of_endpoint(endpoint, endpoint.addresses[0]), families=families)
 
     def _at(self, address: Address) -> _Peer:
         snapshot = self._intent.db.snapshot()
@@ -92,10 +104,25 @@ class Explainer:
                 return _of_endpoint(endpoint, address)
         if snapshot.get(self._intent.host_addresses, address) is not None:
             party = replace(entity("host"), address=address)
-            return _Peer(party, _shown(party, ReservedIdentity.HOST))
+            return _Peer(party, _shown(party, ReservedIdentity.HOST), frozenset({address.version}))
         party = outside(address)
         number = self._engine.world_identity(address)
-        return _Peer(party, _shown(party, number))
+        return _Peer(party, _shown(party, number), frozenset({address.version}))
+
+    def _family(self, protocol: Protocol, source: _Peer, destination: _Peer) -> int:
+        """The family that the connection would be of: IPv4 where both are possible."""
+        for end in (source, destination):
+            if not end.families & self._families:
+                raise InvalidResource(f"{end.party.name} has {_named(end.families)} only, which is off on this node")
+        common = source.families & destination.families & self._families
+        if not common:
+            ends = " and ".join(f"{end.party.name} has {_named(end.families)}" for end in (source, destination))
+            raise InvalidResource(f"no connection is possible: {ends}, and this node has {_named(self._families)} on")
+        if protocol is not Protocol.ICMPV6:
+            return min(common)
+        if 6 not in common:
+            raise InvalidResource(f"ICMPv6 needs IPv6 at both ends, and these have {_named(common)} in common")
+        return 6
 
     def _in_family(self, peer: _Peer, family: int) -> _Peer:
         """The same pod by its address of that family, where it has one."""
@@ -176,26 +203,41 @@ def match_type_of(rule: Rule) -> int:
     return 3 if any_peer else 2
 
 
-def _family(protocol: str, source: Party, destination: Party) -> int:
-    """The family that the connection would be of: an end that is no pod has one address only."""
-    for party in (destination, source):
-        if not party.managed and party.address is not None:
-            return party.address.version
-    return 6 if protocol.upper() == Protocol.ICMPV6.name else 4
-
-
-def _protocol(word: str, family: int) -> Protocol:
+def _asked(request: ExplainRequest) -> PortRange:
+    """Protocol and port (or ICMP type) of the question. InvalidResource for what no packet can have."""
     try:
-        protocol = Protocol[word.upper()]
+        protocol = Protocol[request.protocol.upper()]
     except KeyError:
         known = ", ".join(protocol.name for protocol in Protocol)
-        raise InvalidResource(f"protocol {word!r} is not known; {known} are", path="protocol") from None
-    return Protocol.ICMPV6 if protocol is Protocol.ICMP and family == 6 else protocol
+        raise InvalidResource(f"protocol {request.protocol!r} is not known; {known} are", path="protocol") from None
+    is_icmp = protocol in (Protocol.ICMP, Protocol.ICMPV6)
+    name, last = ("ICMP type", MAX_ICMP_TYPE) if is_icmp else ("port", MAX_PORT)
+    if not 0 <= request.port <= last:
+        raise InvalidResource(f"{name} {request.port} is impossible; 0 to {last} are possible", path="port")
+    return PortRange.single(protocol, request.port)
+
+
+def _in_words_of(asked: PortRange, family: int) -> PortRange:
+    """ICMP between IPv6 ends is ICMPv6, whose types are others."""
+    if asked.protocol != Protocol.ICMP or family == 4:
+        return asked
+    if asked.first not in ICMP_ECHO:
+        raise InvalidResource(
+            f"the connection is of IPv6 and ICMP type {asked.first} has no counterpart there; "
+            "name the type of ICMPv6, such as 1/ICMPv6",
+            path="port",
+        )
+    return PortRange.single(Protocol.ICMPV6, ICMP_ECHO[asked.first])
+
+
+def _named(families: Collection[int]) -> str:
+    return " and ".join(f"IPv{family}" for family in sorted(families)) or "no family"
 
 
 def _of_endpoint(endpoint: Endpoint, address: Address) -> _Peer:
     party = Party(endpoint.qualified_pod_name or endpoint.attachment, endpoint.labels, address, managed=True)
-    return _Peer(party, _shown(party, endpoint.sec_identity, endpoint.endpoint_id))
+    shown = _shown(party, endpoint.sec_identity, endpoint.endpoint_id)
+    return _Peer(party, shown, frozenset({address.version}))
 
 
 def _shown(party: Party, identity: int, endpoint_id: int = 0) -> messages.ExplainPeer:

@@ -11,9 +11,9 @@ import contextlib
 import time
 
 from pycilium.agent.intent import Intent
-from pycilium.errors import AlreadyExists, NotFound, StoreError
+from pycilium.errors import AlreadyExists, InvalidResource, NotFound, StoreError
 from pycilium.identity import IdentityAllocator
-from pycilium.model.identity import CLUSTER_IDENTITIES, RESERVED_IDENTITIES, Identity
+from pycilium.model.identity import CLUSTER_IDENTITIES, RESERVED_IDENTITIES, Identity, cluster_identity_number
 from pycilium.model.labels import Labels
 from pycilium.model.resources import CiliumIdentity, ObjectMeta
 from pycilium.store import Store
@@ -22,8 +22,15 @@ ATTEMPTS = 16
 
 
 def identity_of_resource(resource: CiliumIdentity) -> Identity:
-    """The table's object for a CiliumIdentity, whose name is its number."""
-    return Identity(int(resource.metadata.name), Labels.from_map(resource.security_labels))
+    """The table's object for a CiliumIdentity, whose name is its number.
+
+    InvalidResource for a number that the cluster does not give out: nobody redefines reserved or local identities.
+    """
+    name = resource.metadata.name
+    number = cluster_identity_number(name)
+    if number is None:
+        raise InvalidResource(f"{name!r} is not the number of an identity of the cluster", path="metadata.name")
+    return Identity(number, Labels.from_map(resource.security_labels))
 
 
 def is_cluster_identity(identity: Identity) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from pycilium.agent.config import AgentConfig
@@ -13,6 +14,15 @@ from pycilium.datapath.netlink import Netlink
 from pycilium.datapath.pod_interface import HostSide, PodInterface
 from pycilium.ipam import Addresses
 from pycilium.model.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class PodLink:
+    """The node's side of a pod's interface; `attachment` is `container id:interface`."""
+
+    name: str
+    ifindex: int
+    attachment: str
 
 
 class Plumbing:
@@ -48,9 +58,11 @@ class Plumbing:
         """Absent is success."""
         pod_interface.delete(host_ifname)
 
-    def pod_interfaces(self) -> list[str]:
+    def pod_interfaces(self) -> list[PodLink]:
         """The node's sides of all pods' interfaces that are there."""
-        return [link.name for link in pod_interface.interfaces()]
+        return [
+            PodLink(link.name, link.ifindex, pod_interface.attachment_of(link)) for link in pod_interface.interfaces()
+        ]
 
     def exists(self, endpoint: Endpoint) -> bool:
         """Whether the endpoint's own interface is still there."""

@@ -35,6 +35,7 @@ from pycilium.model.endpoint import Endpoint
 from pycilium.model.resources import to_plain
 
 SHOWN_ENTRIES = 100_000
+NEED_ROOM = ("identity_bits", "policy_rows", "policies")
 CONNTRACK_MAPS = ("ct4", "ct6")
 
 
@@ -178,7 +179,7 @@ class Service:
 
     async def cni_gc(self, request: CniGcRequest) -> None:
         valid = {(attachment.container_id, attachment.ifname) for attachment in request.valid_attachments}
-        await self._parts.endpoints.collect(valid)
+        await self._parts.endpoints.collect(str(request.config.get("name", "")), valid)
 
     async def cni_status(self, request: CniStatusRequest) -> None:  # noqa: ARG002  the protocol's
         self._require_open()
@@ -209,7 +210,18 @@ class Service:
         problems += [f"{key}: {reason}" for source in parts.sources for key, reason in source.rejected.items()]
         problems += [f"policy of {labels}: {why}" for labels, why in parts.controller.engine.problems().items()]
         problems += [f"{name}: {key}: {status.error}" for name, key, status in parts.controller.failing()]
+        problems += self._too_full()
         return problems
+
+    def _too_full(self) -> list[str]:
+        """Maps of which more than half is in use, so that a restart would not find room for its new numbers."""
+        sizes = self._parts.sizes
+        return [
+            f"map {name} holds {count} entries; with more than {sizes[name] // 2} a restart has no room for new ones: "
+            f"raise its capacity in the agent's configuration"
+            for name, count in self._parts.controller.entry_counts().items()
+            if name in NEED_ROOM and count > sizes[name] // 2
+        ]
 
     def _controllers(self) -> list[messages.ControllerStatus]:
         failing: dict[str, list[str]] = {}

@@ -81,7 +81,9 @@ class Source(Generic[R, T]):
         if event.type == "DELETED":
             self.rejected.pop(self.key(resource), None)
             with db.write() as txn:
-                txn.delete(self.table, self.key(resource))
+                known = txn.get(self.table, self.key(resource))
+                if known is not None and self.owns(known):
+                    txn.delete(self.table, self.key(resource))
             return
         converted = self._convert(resource)
         if converted is not None:

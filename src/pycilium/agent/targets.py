@@ -12,8 +12,8 @@ Waiting is what makes a full map fail closed for what is new and leave alone wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Generic, Protocol, TypeVar
@@ -158,6 +158,50 @@ def numbers_in_use(targets: Targets) -> NumbersInUse:
         max_revision=max((entry.revision for entry in policies.values()), default=0),
         max_row_id=max((row.row_id for row in rows.values()), default=0),
     )
+
+
+def discard_unreferenced(targets: Targets, now: float) -> None:
+    """Remove policies that no endpoint has, their rows and their banks, before numbers are given out.
+
+    An agent that ended before it had flipped its endpoints left them; a start after the next would find no room.
+    """
+    policy_ids = {entry.policy_id for each in targets.endpoints for entry in _known(each).values()}
+    policies = {number: entry for number, entry in _known(targets.policies).items() if number in policy_ids}
+    banks = {bank for entry in policies.values() for bank in entry.banks}
+    _keep_only(targets.policies, policies, now)
+    _keep_only(targets.rows, {key: row for key, row in _known(targets.rows).items() if key.policy_id in policies}, now)
+    _keep_only(targets.bits, {key: words for key, words in _known(targets.bits).items() if key[1] in banks}, now)
+
+
+def _keep_only(reconciler: Reconciler[K, V], kept: Mapping[K, V], now: float) -> None:
+    reconciler.desired_replace(kept)
+    reconciler.run_deletes(now)
+    reconciler.desired_replace({})
+
+
+@dataclass(frozen=True, slots=True)
+class KernelMemory:
+    """What the kernel's entries say of one endpoint."""
+
+    endpoint_id: int
+    sec_identity: int
+    mac: bytes
+    host_mac: bytes
+    ipv4: IPv4Address | None = None
+    ipv6: IPv6Address | None = None
+
+
+def kernel_memory(targets: Targets) -> dict[int, KernelMemory]:
+    """What the kernel remembers of the endpoints of an earlier agent, by interface index; call after the resync."""
+    found: dict[int, KernelMemory] = {}
+    for reconciler in targets.endpoints:
+        for address, entry in _known(reconciler).items():
+            memory = found.get(entry.ifindex) or KernelMemory(
+                entry.endpoint_id, entry.sec_identity, entry.mac, entry.host_mac
+            )
+            own = {"ipv4": address} if address.version == 4 else {"ipv6": address}
+            found[entry.ifindex] = replace(memory, **own)
+    return found
 
 
 def _known(reconciler: Reconciler[K, V]) -> dict[K, V]:

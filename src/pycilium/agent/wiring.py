@@ -16,6 +16,7 @@ import contextlib
 import gc
 import os
 import time
+from collections.abc import Sequence
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -38,7 +39,7 @@ from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.publishing import Publisher
 from pycilium.agent.service import Parts, Service
 from pycilium.agent.sources import Source
-from pycilium.agent.targets import Targets, make_targets, numbers_in_use
+from pycilium.agent.targets import Targets, discard_unreferenced, kernel_memory, make_targets, numbers_in_use
 from pycilium.api.server import ApiServer
 from pycilium.datapath import conntrack, features, layouts, links, loader, netlink, process
 from pycilium.datapath.events import EventReader
@@ -49,6 +50,7 @@ from pycilium.hubble.directories import Directories, KernelInterfaces
 from pycilium.hubble.server import HubbleServer
 from pycilium.hubble.store import FlowStore
 from pycilium.ipam import HostScope
+from pycilium.model.endpoint import Endpoint
 from pycilium.model.policy import Policy
 from pycilium.model.resources import (
     CiliumClusterwideNetworkPolicy,
@@ -67,6 +69,8 @@ log = structlog.get_logger()
 POLICY_KINDS = (NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy)
 CONNTRACK_INTERVAL_S = 30.0
 QUIET_S = 2.0
+ROOM_FOR_RESTART = 2
+"""A restarted agent writes all policy under new numbers before it removes the old: the maps hold both."""
 NEWS_BYTES = 1 << 16
 
 
@@ -81,6 +85,9 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             IPv6Network(config.ipv6_pod_cidr) if config.ipv6_pod_cidr else None,
         )
         plumbing = Plumbing(config, ipam.ipv4.gateway if ipam.ipv4 else None, ipam.ipv6.gateway if ipam.ipv6 else None)
+        files = EndpointFiles(config.run_dir)
+        found = files.load()
+        refuse_other_addresses(config, plumbing, found.items)
         gateway = plumbing.make_gateway()
         for change in gateway.changes:
             log.info("setting of the node changed", change=change)
@@ -88,6 +95,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         attached = LinkOperations(datapath, config.bpf_root, config.attach_mode)
         targets = make_targets(datapath, attached)
         targets.stages.resync()
+        discard_unreferenced(targets, started)
+        remembered = kernel_memory(targets)
 
         # Intent and what follows from it.
         intent = Intent.new()
@@ -96,7 +105,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             numbers_in_use(targets),
             allow_localhost=config.allow_localhost == "always",
             cidr_matches_pods=config.cidr_matches == "all",
-            max_policies=config.policy_capacity,
+            max_policies=ROOM_FOR_RESTART * config.policy_capacity,
         )
         desire_node_links(config, targets, plumbing, gateway)
         controller = Controller(intent, engine, targets)
@@ -104,13 +113,13 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         store = open_store(config.store)
         ending.push_async_callback(store.close)
         identities = Identities(store, intent)
-        endpoints = Endpoints(config, intent, store, identities, plumbing, EndpointFiles(config.run_dir), control, ipam)
+        endpoints = Endpoints(config, intent, store, identities, plumbing, files, control, ipam)
 
         # Flows.
         names = Names(intent, config.cluster_name)
         intent.db.on_commit(lambda _: names.refresh())
         flows = FlowStore(config.flow_capacity, names.endpoints)
-        explainer = Explainer(intent, engine)
+        explainer = Explainer(intent, engine, plumbing.gateways)
         rules = Rules(intent, engine, explainer)
         directories = Directories(names.endpoints, names.identities, rules, KernelInterfaces())
         hubble = HubbleServer(
@@ -146,7 +155,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         # The start.
         os.makedirs(config.run_dir, exist_ok=True)
         await read_addresses(intent, plumbing)
-        await endpoints.restore()
+        await endpoints.restore(found, remembered)
         await api.start()
         ending.push_async_callback(api.stop)
         await hubble.start(str(Path(config.run_dir) / "hubble.sock"), config.hubble_listen)
@@ -165,6 +174,21 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             for task in (*running, ready):
                 task.cancel()
         log.info("agent ends; the kernel goes on")
+
+
+def refuse_other_addresses(config: AgentConfig, plumbing: Plumbing, endpoints: Sequence[Endpoint]) -> None:
+    """ConfigError if pods run with addresses that the configured pod CIDRs do not hold: they would lose them."""
+    cidrs: dict[int, Any] = {
+        4: IPv4Network(config.ipv4_pod_cidr or "0.0.0.0/0"),
+        6: IPv6Network(config.ipv6_pod_cidr or "::/0"),
+    }
+    for endpoint in endpoints:
+        for address in endpoint.addresses:
+            if address not in cidrs[address.version] and plumbing.exists(endpoint):
+                raise ConfigError(
+                    f"ipv{address.version}_pod_cidr: {cidrs[address.version]} does not hold {address} of {endpoint}: "
+                    "set the CIDR back, or remove the pods that have other addresses first"
+                )
 
 
 def datapath_config(config: AgentConfig, plumbing: Plumbing, gateway: Gateway) -> loader.DatapathConfig:
@@ -189,9 +213,9 @@ def datapath_config(config: AgentConfig, plumbing: Plumbing, gateway: Gateway) -
             "endpoints6": config.endpoint_capacity,
             "ipcache4": config.ipcache_capacity,
             "ipcache6": config.ipcache_capacity,
-            "identity_bits": config.identity_capacity,
-            "policies": config.policy_capacity,
-            "policy_rows": config.policy_row_capacity,
+            "identity_bits": ROOM_FOR_RESTART * config.identity_capacity,
+            "policies": ROOM_FOR_RESTART * config.policy_capacity,
+            "policy_rows": ROOM_FOR_RESTART * config.policy_row_capacity,
         },
     )
 

@@ -137,6 +137,11 @@ def interfaces() -> list[Link]:
         return [link for link in outside.links() if _is_ours(link)]
 
 
+def attachment_of(link: Link) -> str:
+    """`container id:interface`, of one of our interfaces."""
+    return link.alias.removeprefix(_ALIAS_PREFIX)
+
+
 def _create_pair(outside: Netlink, wanted: PodInterface, netns_fd: int) -> bool:
     """False if one of the names is taken."""
     name = wanted.host_ifname

@@ -37,6 +37,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     labels: list[str]
     sec_identity: int
     state: str
+    network: str = ""
 
 
 def encode_endpoint(endpoint: Endpoint) -> bytes:
@@ -59,6 +60,7 @@ def encode_endpoint(endpoint: Endpoint) -> bytes:
         labels=[str(label) for label in endpoint.labels],
         sec_identity=endpoint.sec_identity,
         state=endpoint.state,
+        network=endpoint.network,
     )
     return msgspec.json.encode(file)
 
@@ -86,6 +88,7 @@ def decode_endpoint(data: bytes, source: str = "") -> Endpoint:
             labels=Labels(Label.parse(text) for text in file.labels),
             sec_identity=file.sec_identity,
             state=EndpointState(file.state),
+            network=file.network,
         )
     except ValueError as error:  # msgspec's errors are ValueErrors too
         raise InvalidResource(str(error), source=source) from error

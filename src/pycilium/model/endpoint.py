@@ -57,6 +57,8 @@ class Endpoint:
     sec_identity: int = 0
     """0: not known yet."""
     state: EndpointState = EndpointState.WAITING_FOR_IDENTITY
+    network: str = ""
+    """Name of the CNI network that attached it: GC of another one leaves it alone."""
 
     @property
     def attachment(self) -> str:

@@ -16,15 +16,18 @@ from hypothesis import strategies as st
 from pycilium.agent.controller import Controller
 from pycilium.agent.intent import HostAddress, Intent
 from pycilium.agent.link_operations import LinkTarget
-from pycilium.agent.targets import make_targets, numbers_in_use
+from pycilium.agent.targets import discard_unreferenced, kernel_memory, make_targets, numbers_in_use
 from pycilium.datapath import layouts
 from pycilium.errors import MapFull
 from pycilium.model.endpoint import Endpoint, EndpointState
 from pycilium.model.identity import RESERVED_IDENTITIES, Identity
 from pycilium.policy import PolicyEngine
 from pycilium.policy.lookup import KernelTables
+from pycilium.reconcile import Outcome
 from pycilium.testing import policies as gen
 from pycilium.testing.fake_map import FakeMap
+
+NOTHING = Outcome()
 
 
 class FakeLinks:
@@ -64,6 +67,7 @@ class Agent:
         self.kernel = kernel
         self.targets = make_targets(kernel, kernel.links)
         self.targets.stages.resync()
+        discard_unreferenced(self.targets, 0.0)
         self.intent = Intent.new()
         with self.intent.db.write() as txn:
             for identity in (*RESERVED_IDENTITIES, *gen.IDENTITIES):
@@ -225,6 +229,34 @@ def test_a_new_identity_is_one_write():
     agent.run()
 
     assert sum(fake.writes for fake in agent.kernel.maps.values()) - before == 1
+
+
+def test_starts_that_end_before_the_endpoints_flip_do_not_fill_the_maps():
+    """Each start writes everything under new numbers; what an interrupted one left is removed by the next."""
+    policies = gen.parsed([DENY_ALL])
+    kernel = fresh(ENDPOINTS, policies).kernel
+    before = {name: len(list(fake.items())) for name, fake in sorted(kernel.maps.items())}
+
+    for _ in range(3):
+        interrupted = Agent(kernel)
+        for reconciler in interrupted.targets.endpoints:
+            reconciler.run_updates = lambda now: NOTHING
+        interrupted.change(endpoints=ENDPOINTS, policies=policies)
+    agent = Agent(kernel)
+    agent.change(endpoints=ENDPOINTS, policies=policies)
+
+    assert before == agent.raw()
+    assert agent.controller.in_sync
+
+
+def test_the_kernel_remembers_endpoints_whose_files_are_lost():
+    agent = Agent(fresh(ENDPOINTS[:1], []).kernel)
+
+    (memory,) = kernel_memory(agent.targets).values()
+
+    lost = ENDPOINTS[0]
+    assert (memory.endpoint_id, memory.sec_identity, memory.ipv4) == (lost.endpoint_id, lost.sec_identity, lost.ipv4)
+    assert (memory.mac, memory.host_mac) == (lost.mac, lost.host_mac)
 
 
 def test_a_full_row_map_leaves_working_endpoints_alone_and_says_so():

@@ -1,0 +1,50 @@
+"""What the agent takes in from the store, and what it sets aside."""
+
+import pytest
+
+from pycilium.agent.identities import identity_of_resource, insert_reserved, is_cluster_identity
+from pycilium.agent.intent import Intent
+from pycilium.agent.sources import Source
+from pycilium.model.identity import RESERVED_IDENTITIES, Identity
+from pycilium.model.labels import Labels
+from pycilium.model.resources import CiliumIdentity, ObjectMeta
+from pycilium.store import WatchEvent
+
+
+def resource(name: str) -> CiliumIdentity:
+    return CiliumIdentity(metadata=ObjectMeta(name=name), security_labels={"k8s:app": "web"})
+
+
+@pytest.fixture
+def intent():
+    intent = Intent.new()
+    insert_reserved(intent)
+    return intent
+
+
+@pytest.fixture
+def source(intent):
+    return Source(
+        CiliumIdentity,
+        intent.identities,
+        identity_of_resource,
+        lambda identity: int(identity.metadata.name),
+        is_cluster_identity,
+    )
+
+
+class TestIdentities:
+    @pytest.mark.parametrize("name", ["9", "1", "0300", "65536", "16777217"])
+    def test_one_that_redefines_a_number_the_cluster_does_not_give_out_is_set_aside(self, intent, source, name):
+        source._replace(intent.db, [resource(name), resource("300")])
+        source._apply(intent.db, WatchEvent("MODIFIED", resource(name)))
+        rejected = dict(source.rejected)
+        if int(name) != 300:
+            source._apply(intent.db, WatchEvent("DELETED", resource(name)))
+
+        assert set(intent.db.snapshot().all(intent.identities)) == {
+            *RESERVED_IDENTITIES,
+            Identity(300, Labels.from_map({"k8s:app": "web"})),
+        }
+        assert list(rejected) == [int(name)]
+        assert "not the number of an identity of the cluster" in rejected[int(name)]
