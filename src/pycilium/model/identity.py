@@ -72,6 +72,12 @@ def cidr_labels(network: IPv4Network | IPv6Network) -> Labels:
     return Labels((Label(CIDR_SOURCE, str(network)), *world))
 
 
+def cluster_identity_number(name: str) -> int | None:
+    """The number that names an identity of the cluster, in its one way of writing it; None for any other name."""
+    number = int(name) if name.isascii() and name.isdigit() and len(name) <= 5 else 0
+    return number if number in CLUSTER_IDENTITIES and name == str(number) else None
+
+
 def is_local(number: int) -> bool:
     """Whether the number was given out by this node."""
     return number in LOCAL_IDENTITIES

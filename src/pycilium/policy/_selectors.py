@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from pycilium.model.identity import RESERVED_IDENTITIES, Identity, ReservedIdentity, cidr_labels
+from pycilium.model.identity import LOCAL_IDENTITIES, RESERVED_IDENTITIES, Identity, cidr_labels
 from pycilium.model.labels import Labels
 from pycilium.model.peer import Address, CidrPeer, LabelPeer, Network, PeerSet
 from pycilium.policy._bits import ANY_BIT, BANK_BITS, BitsKey, IdentityBits
@@ -34,6 +34,7 @@ from pycilium.policy._prefixes import PrefixMap
 MAX_BANKS = 128
 """Selector numbers are u16 in conntrack entries and flow events."""
 
+_RESERVED = {identity.number: identity.labels for identity in RESERVED_IDENTITIES}
 _FULL_BANK = (1 << BANK_BITS) - 1
 
 
@@ -103,7 +104,12 @@ class SelectorTable:
     # ---- identities ----
 
     def add_identity(self, identity: Identity) -> None:
-        """A new identity, or new labels for one: only the selectors that may match are looked at."""
+        """A new identity, or new labels for one: only the selectors that may match are looked at.
+
+        Reserved and local identities have the labels that they have: whoever says otherwise is not heard.
+        """
+        if identity.number in LOCAL_IDENTITIES or _RESERVED.get(identity.number, identity.labels) != identity.labels:
+            return
         known = self._identities.get(identity.number)
         if known == identity.labels:
             return
@@ -113,8 +119,8 @@ class SelectorTable:
         self._compute_bits(identity.number)
 
     def remove_identity(self, number: int) -> None:
-        """An identity is gone. Absent is success; reserved ones stay."""
-        if number > ReservedIdentity.WORLD_IPV6 and self._identities.remove(number) is not None:
+        """An identity is gone. Absent is success; reserved and local ones stay."""
+        if number not in _RESERVED and number not in LOCAL_IDENTITIES and self._identities.remove(number) is not None:
             self._bits.assign(number, {})
 
     def labels_of(self, number: int) -> Labels | None:

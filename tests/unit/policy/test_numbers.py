@@ -4,6 +4,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from pycilium.model.identity import Identity
 from pycilium.model.policy import Direction
 from pycilium.policy import NO_POLICY, NumbersInUse, PolicyEngine
 from tests.unit.policy.builders import Kernel, app, cnp, from_apps, np
@@ -347,3 +348,26 @@ def test_a_new_identity_costs_one_entry_in_each_bank_that_it_has_bits_in():
 
     assert list(changes.bits) == [(kernel.numbers[CLIENT], 0)]
     assert not [key for key in changes.rows if key.policy_id == kernel.subjects[WEB]]
+
+
+class TestReservedAndLocalIdentities:
+    def test_an_identity_that_says_it_is_the_world_or_a_cidr_opens_nothing(self):
+        kernel = Kernel()
+        kernel.add_pods(WEB, CLIENT)
+        kernel.policies_are(cnp(ingress=[from_apps("client"), {"fromCIDR": ["203.0.113.0/24"]}]))
+        local = kernel.outside_identity(ip_address("203.0.113.1"))
+
+        changes = kernel.update(identities_upserted=[Identity(number, CLIENT) for number in (1, 9, 10, local)])
+
+        assert not changes.bits
+        assert not kernel.ingress(WEB, "8.8.8.8").allowed
+        assert kernel.ingress(WEB, "203.0.113.1").allowed
+        assert kernel.ingress(WEB, CLIENT).allowed
+
+    def test_nobody_removes_them(self):
+        kernel = Kernel()
+        kernel.add_pods(WEB)
+        kernel.policies_are(cnp(ingress=[{"fromEntities": ["world"]}]))
+
+        assert not kernel.update(identities_removed=[1, 9, kernel.outside_identity(ip_address("8.8.8.8"))]).bits
+        assert kernel.ingress(WEB, "8.8.8.8").allowed

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pycilium.model.identity import CLUSTER_IDENTITIES, cluster_identity_number
 from pycilium.model.resources import checks
 from pycilium.model.resources.base import ObjectMeta
 from pycilium.model.resources.checks import refuse
@@ -141,8 +142,9 @@ def _check_ports(ports: Sequence[NetworkPolicyPort], path: str) -> None:
 
 def check_identity(identity: CiliumIdentity) -> None:
     name = identity.metadata.name
-    if not (name.isascii() and name.isdigit() and 0 < int(name) < 1 << 32):
-        refuse("metadata.name", f"a CiliumIdentity is named by its number, not {name!r}")
+    if cluster_identity_number(name) is None:
+        least, most = CLUSTER_IDENTITIES[0], CLUSTER_IDENTITIES[-1]
+        refuse("metadata.name", f"a CiliumIdentity is named by its number, {least} to {most}, not {name!r}")
     for key in identity.security_labels:
         if ":" not in key:
             refuse("security-labels", f"the label {key!r} names no source: write it like k8s:{key}")

@@ -164,6 +164,10 @@ RULES = [
     ("KNP types", network_policy("{policyTypes: [Ingress, Ingress]}"), "spec.policyTypes", "once"),
     ("KNP type", network_policy("{policyTypes: [ingress]}"), "spec.policyTypes[0]", "not one of Ingress, Egress"),
     ("identity name", resource("CiliumIdentity", "cilium.io/v2") | {"security-labels": {}}, "metadata.name", "named by its number"),
+    *(
+        (f"identity {name}, which the cluster does not give out", resource("CiliumIdentity", "cilium.io/v2", f"{{name: '{name}'}}") | {"security-labels": {}}, "metadata.name", "256 to 65535")
+        for name in ("0", "1", "9", "255", "0300", "65536", "16777217")
+    ),
     ("identity label", resource("CiliumIdentity", "cilium.io/v2", "{name: '300'}") | {"security-labels": {"app": "web"}}, "security-labels", "write it like k8s:app"),
     ("node CIDR", resource("CiliumNode", "cilium.io/v2", spec="{ipam: {podCIDRs: [10.0.0.0]}}"), "spec.ipam.podCIDRs[0]", "not a CIDR"),
     ("node address", resource("CiliumNode", "cilium.io/v2", spec="{addresses: [{type: InternalIP, ip: here}]}"), "spec.addresses[0].ip", "not an IP address"),
