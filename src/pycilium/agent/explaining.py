@@ -113,15 +113,15 @@ class Explainer:
         """The family that the connection would be of: IPv4 where both are possible."""
         for end in (source, destination):
             if not end.families & self._families:
-                raise InvalidResource(f"{end.party.name} has {_named(end.families)} only, which is off on this node")
+                raise InvalidResource(f"{end.party.name} has {_words(end.families)} only, which is off on this node")
         common = source.families & destination.families & self._families
         if not common:
-            ends = " and ".join(f"{end.party.name} has {_named(end.families)}" for end in (source, destination))
-            raise InvalidResource(f"no connection is possible: {ends}, and this node has {_named(self._families)} on")
+            ends = " and ".join(f"{end.party.name} has {_words(end.families)}" for end in (source, destination))
+            raise InvalidResource(f"no connection is possible: {ends}, and this node has {_words(self._families)} on")
         if protocol is not Protocol.ICMPV6:
             return min(common)
         if 6 not in common:
-            raise InvalidResource(f"ICMPv6 needs IPv6 at both ends, and these have {_named(common)} in common")
+            raise InvalidResource(f"ICMPv6 needs IPv6 at both ends, and these have {_words(common)} in common")
         return 6
 
     def _in_family(self, peer: _Peer, family: int) -> _Peer:
@@ -230,7 +230,7 @@ def _in_words_of(asked: PortRange, family: int) -> PortRange:
     return PortRange.single(Protocol.ICMPV6, ICMP_ECHO[asked.first])
 
 
-def _named(families: Collection[int]) -> str:
+def _words(families: Collection[int]) -> str:
     return " and ".join(f"IPv{family}" for family in sorted(families)) or "no family"
 
 

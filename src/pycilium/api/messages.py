@@ -323,5 +323,7 @@ class ExplainReply(Message, frozen=True):
     source: ExplainPeer
     destination: ExplainPeer
     decisions: list[ExplainDecision]
+    what: str = ""
+    """What was judged: `80/TCP`, or `ICMPv6 type 128`."""
     text: str = ""
     """The answer in a sentence."""

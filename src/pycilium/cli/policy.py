@@ -13,7 +13,8 @@ from pycilium.cli.target import Target, lab_option, pass_target
 from pycilium.errors import ConfigError
 
 _RESERVED = ("host", "world", "remote-node", "kube-apiserver", "health", "unmanaged", "init", "ingress")
-_ICMP = ("ICMP", "ICMPV4", "ICMPV6")
+_ECHO_REQUEST = {"ICMP": 8, "ICMPV6": 128}
+_MAX_ICMP_TYPE = 255
 _PROTOCOLS = ("TCP", "UDP", "SCTP", "ICMP", "ICMPV6")
 
 
@@ -26,7 +27,9 @@ def policy() -> None:
 @policy.command()
 @click.option("--from", "source", required=True, metavar="[NS/]POD|IP|ENTITY", help="Who opens the connection.")
 @click.option("--to", "destination", required=True, metavar="[NS/]POD|IP|ENTITY", help="Whom to.")
-@click.option("--port", "port", required=True, metavar="PORT/PROTOCOL", help="80/TCP, 53/UDP, 8/ICMP (the type), ICMP.")
+@click.option(
+    "--port", "port", required=True, metavar="PORT/PROTOCOL", help="80/TCP, 53/UDP, 8/ICMP (the type); ICMP is a ping."
+)
 @click.option("--exit-code", "by_code", is_flag=True, help="Exit with 3 when it would be denied.")
 @output_option("json")
 @lab_option
@@ -55,31 +58,39 @@ def _peer(word: str) -> str:
 
 def _parsed_port(text: str) -> tuple[int, str]:
     first, slash, last = text.partition("/")
-    word, protocol = (first, last.upper()) if slash else ("0", first.upper())
-    if not slash and first.isdigit():
+    word, protocol = (first, last.upper()) if slash else ("", first.upper())
+    if not slash and first.isdecimal():
         word, protocol = first, "TCP"
     protocol = "ICMP" if protocol == "ICMPV4" else protocol
-    if protocol not in _PROTOCOLS or not word.isdigit() or int(word) > 65535:
+    if not slash and protocol in _ECHO_REQUEST:
+        return _ECHO_REQUEST[protocol], protocol
+    if protocol not in _PROTOCOLS or not (word.isascii() and word.isdecimal()) or int(word) > 65535:
         raise ConfigError(f"--port {text!r}: write a port and a protocol, such as 80/TCP, 53/UDP or 8/ICMP (the type)")
-    if protocol not in _ICMP and int(word) == 0:
+    if protocol in _ECHO_REQUEST and int(word) > _MAX_ICMP_TYPE:
+        raise ConfigError(f"--port {text!r}: write an ICMP type of 0 to {_MAX_ICMP_TYPE}, such as 8/ICMP")
+    if protocol not in _ECHO_REQUEST and int(word) == 0:
         raise ConfigError(f"--port {text!r}: port 0 is impossible; write 1 to 65535, such as 80/TCP")
     return int(word), protocol
 
 
 def _print_reply(reply: dict[str, Any], port: str) -> None:
     source, destination = reply["source"], reply["destination"]
-    click.echo(f"{_described(source)} -> {_described(destination)} port {port}: {reply['verdict'].upper()}")
+    what = reply.get("what") or port
+    what = what if what.upper().startswith("ICMP") else f"port {what}"
+    click.echo(f"{_described(source)} -> {_described(destination)} {what}: {reply['verdict'].upper()}")
     for decision in reply.get("decisions", []):
         end = source if decision["direction"] == "egress" else destination
         click.echo(f"\n  {decision['direction']} of {end['name']}: {decision['verdict']}: {decision['reason']}")
         for rule in decision.get("rules", []):
-            click.echo(
-                f"    {rule.get('action', 'allow')} by {rule.get('kind')} {rule.get('text') or rule.get('name')}"
-            )
+            click.echo(f"    {rule.get('action', 'allow')} by {_rule(rule)}")
         if nearest := decision.get("nearest"):
             missing = f" ({nearest['missing']})" if nearest.get("missing") else ""
-            text = nearest.get("text") or nearest.get("name")
-            click.echo(f"    nearest rule: {nearest.get('kind')} {text}{missing}")
+            click.echo(f"    nearest rule: {_rule(nearest)}{missing}")
+
+
+def _rule(rule: dict[str, Any]) -> str:
+    """Kind and name; what no resource says (`the local host always`) has no kind."""
+    return " ".join(filter(None, (rule.get("kind"), rule.get("text") or rule.get("name"))))
 
 
 def _described(peer: dict[str, Any]) -> str:

@@ -1,0 +1,168 @@
+"""`policy explain` asks about connections that there can be: one family at both ends, and types of that family."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import pytest
+
+from pycilium.agent.explaining import FAMILIES, Explainer
+from pycilium.agent.intent import HostAddress, Intent
+from pycilium.api.messages import ExplainReply, ExplainRequest
+from pycilium.errors import InvalidResource, NotFound
+from pycilium.model.endpoint import Endpoint, EndpointState
+from pycilium.model.labels import pod_labels
+from pycilium.model.policy import Policy
+from pycilium.model.resources import CiliumNetworkPolicy, decode_object
+from pycilium.policy import PolicyEngine, parse_policy
+
+BOTH, ONLY_4, ONLY_6 = (4, 6), (4,), (6,)
+
+
+def pod(number: int, name: str, families: tuple[int, ...] = BOTH) -> Endpoint:
+    return Endpoint(
+        endpoint_id=number,
+        container_id=f"container{number}",
+        ifname="eth0",
+        netns="/none",
+        host_ifname=f"lxc{number}",
+        ifindex=number + 100,
+        mac=bytes(6),
+        host_mac=bytes(6),
+        ipv4=IPv4Address(f"10.0.0.{number}") if 4 in families else None,
+        ipv6=IPv6Address(f"fd00::{number}") if 6 in families else None,
+        mtu_bytes=1500,
+        pod_name=name,
+        namespace="default",
+        labels=pod_labels({"app": name}, "default", cluster="default"),
+        sec_identity=1000 + number,
+        state=EndpointState.READY,
+    )
+
+
+CLIENT, WEB = pod(1, "client"), pod(2, "web")
+
+
+def policy(**spec: object) -> Policy:
+    document = {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumNetworkPolicy",
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"endpointSelector": {"matchLabels": {"app": "web"}}, **spec},
+    }
+    return parse_policy(decode_object(document, CiliumNetworkPolicy))
+
+
+def icmps(family: str, kind: int) -> dict[str, object]:
+    return {"icmps": [{"fields": [{"family": family, "type": kind}]}]}
+
+
+def ask(
+    source: str,
+    destination: str,
+    protocol: str = "TCP",
+    port: int = 80,
+    *,
+    pods: tuple[Endpoint, ...] = (CLIENT, WEB),
+    policies: tuple[Policy, ...] = (),
+    families: tuple[int, ...] = FAMILIES,
+) -> ExplainReply:
+    intent, engine = Intent.new(), PolicyEngine()
+    with intent.db.write() as txn:
+        for endpoint in pods:
+            txn.insert(intent.endpoints, endpoint)
+        for address in ("10.0.0.254", "fd00::fe"):
+            txn.insert(intent.host_addresses, HostAddress(ip_address(address), "cilium_host"))
+    engine.update(policies_upserted=list(policies))
+    request = ExplainRequest(source=source, destination=destination, protocol=protocol, port=port)
+    return Explainer(intent, engine, families).answer(request)
+
+
+def judged(reply: ExplainReply) -> tuple[str, str, str, str]:
+    return reply.verdict, reply.what, reply.source.address, reply.destination.address
+
+
+class TestFamily:
+    def test_pods_of_both_families_are_judged_as_ipv4(self):
+        assert judged(ask("default/client", "web")) == ("allowed", "80/TCP", "10.0.0.1", "10.0.0.2")
+
+    @pytest.mark.parametrize("families", [BOTH, ONLY_6])
+    def test_two_pods_of_an_ipv6_only_node_are_judged_as_ipv6(self, families):
+        pods = (pod(1, "client", ONLY_6), pod(2, "web", ONLY_6))
+
+        echo = ask("client", "web", "ICMP", 8, pods=pods, families=families)
+
+        assert judged(echo) == ("allowed", "ICMPv6 type 128", "fd00::1", "fd00::2")
+
+    @pytest.mark.parametrize("destination", ["fd00::2", "2606:4700:4700::1111", "fd00::fe"])
+    def test_a_pod_uses_its_address_of_the_other_ends_family(self, destination):
+        assert judged(ask("client", destination)) == ("allowed", "80/TCP", "fd00::1", destination)
+
+    def test_icmpv6_is_asked_of_the_ipv6_addresses(self):
+        assert judged(ask("client", "web", "ICMPv6", 128)) == ("allowed", "ICMPv6 type 128", "fd00::1", "fd00::2")
+
+    @pytest.mark.parametrize(
+        ("source", "destination"), [("1.1.1.1", "fd00::2"), ("10.0.0.1", "fd00::2"), ("fd00::fe", "10.0.0.2")]
+    )
+    def test_addresses_of_two_families_have_no_connection(self, source, destination):
+        with pytest.raises(InvalidResource, match=r"has IPv[46] and .* has IPv[46]"):
+            ask(source, destination)
+
+    def test_pods_without_a_family_in_common_have_no_connection(self):
+        with pytest.raises(InvalidResource, match="default/client has IPv4 and default/web has IPv6"):
+            ask("client", "web", pods=(pod(1, "client", ONLY_4), pod(2, "web", ONLY_6)))
+
+    @pytest.mark.parametrize(("address", "on"), [("2606:4700:4700::1111", 4), ("1.1.1.1", 6)])
+    def test_an_address_of_a_family_that_is_off_is_refused(self, address, on):
+        pods = (pod(1, "client", (on,)), pod(2, "web", (on,)))
+
+        with pytest.raises(InvalidResource, match=f"{address} has IPv{10 - on} only, which is off on this node"):
+            ask("client", address, pods=pods, families=(on,))
+
+    def test_icmpv6_to_an_ipv4_address_is_refused(self):
+        with pytest.raises(InvalidResource, match="ICMPv6 needs IPv6 at both ends"):
+            ask("client", "1.1.1.1", "ICMPv6", 128)
+
+    def test_an_entity_is_of_either_family(self):
+        assert judged(ask("host", "fd00::2")) == ("allowed", "80/TCP", "", "fd00::2")
+        assert judged(ask("host", "web")) == ("allowed", "80/TCP", "", "10.0.0.2")
+
+
+class TestIcmp:
+    @pytest.mark.parametrize(("kind", "of_ipv6"), [(8, 128), (0, 129)])
+    def test_echo_between_ipv6_ends_is_icmpv6(self, kind, of_ipv6):
+        allowing = policy(ingress=[icmps("IPv6", of_ipv6)])
+
+        found = ask("client", "fd00::2", "ICMP", kind, policies=(allowing,))
+
+        assert judged(found) == ("allowed", f"ICMPv6 type {of_ipv6}", "fd00::1", "fd00::2")
+
+    def test_a_rule_for_icmp_does_not_allow_icmpv6(self):
+        allowing = policy(ingress=[icmps("IPv4", 8)])
+
+        assert ask("client", "web", "ICMP", 8, policies=(allowing,)).verdict == "allowed"
+        assert ask("client", "fd00::2", "ICMP", 8, policies=(allowing,)).verdict == "denied"
+
+    def test_a_type_without_a_counterpart_in_ipv6_is_refused(self):
+        with pytest.raises(InvalidResource, match="ICMP type 11 has no counterpart"):
+            ask("client", "fd00::2", "ICMP", 11)
+
+    @pytest.mark.parametrize(("protocol", "port"), [("ICMP", 256), ("ICMPv6", 300), ("ICMP", -1), ("TCP", 65536)])
+    def test_what_no_packet_can_have_is_refused(self, protocol, port):
+        with pytest.raises(InvalidResource, match="is impossible"):
+            ask("client", "web", protocol, port)
+
+
+def test_an_unknown_pod_is_not_found():
+    with pytest.raises(NotFound, match="no pod default/nobody"):
+        ask("nobody", "web")
+
+
+def test_the_pod_by_its_address_is_that_pod():
+    by_name, by_address = ask("client", "web"), ask("10.0.0.1", "10.0.0.2")
+
+    assert without_text(by_address) == without_text(by_name)
+
+
+def without_text(reply: ExplainReply) -> tuple[object, ...]:
+    return reply.source, reply.destination, reply.decisions, reply.what
