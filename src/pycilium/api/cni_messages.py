@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pycilium.errors import InvalidResource
+from pycilium.model.resources.checks import check_labels
 
 CNI_VERSION = "1.1.0"
 
@@ -48,14 +49,23 @@ class CniRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels of the configuration (`args.cni.labels`): a list of {key, value}, as CNI says, or a map."""
-        labels = self._cni_args().get("labels", {})
+        """Labels of the configuration (`args.cni.labels`): a list of {key, value}, as CNI says, or a map.
+
+        InvalidResource for what could not be the label of a pod.
+        """
+        written = self._cni_args().get("labels", {})
+        path, source = "args.cni.labels", "network configuration"
         try:
-            if isinstance(labels, list):
-                return {label.key: label.value for label in msgspec.convert(labels, list[_ConfiguredLabel])}
-            return msgspec.convert(labels, dict[str, str])
+            if isinstance(written, list):
+                labels = {label.key: label.value for label in msgspec.convert(written, list[_ConfiguredLabel])}
+            else:
+                labels = msgspec.convert(written, dict[str, str])
+            check_labels(labels, path)
         except msgspec.ValidationError as error:
-            raise InvalidResource(str(error), path="args.cni.labels", source="network configuration") from error
+            raise InvalidResource(str(error), path=path, source=source) from error
+        except InvalidResource as error:
+            raise InvalidResource(error.reason, path=error.path, source=source) from error
+        return labels
 
     def _cni_args(self) -> dict[str, Any]:
         part: dict[str, Any] = self.config

@@ -53,6 +53,26 @@ def test_labels_of_another_shape_are_an_error_with_their_path(args, path):
     assert failure.value.path == path
 
 
+@pytest.mark.parametrize(
+    ("labels", "path", "words"),
+    [
+        ({"app": "x" * 80}, "args.cni.labels.app", f"the label value '{'x' * 80}' is too long: 80 characters"),
+        ({"x" * 80: "web"}, "args.cni.labels", f"the label key '{'x' * 80}' is too long: 80 characters"),
+        ({"app": "not a value"}, "args.cni.labels.app", "'not a value' is not a label value"),
+        ({"k8s:app": "web"}, "args.cni.labels", "'k8s:app' is not a label key"),
+    ],
+    ids=["long value", "long key", "value", "key"],
+)
+@pytest.mark.parametrize("as_list", [False, True], ids=["map", "list"])
+def test_a_label_that_no_pod_could_have_is_an_error_that_names_it(labels, path, words, as_list):
+    written = [{"key": key, "value": value} for key, value in labels.items()] if as_list else labels
+
+    with pytest.raises(InvalidResource, match=words) as failure:
+        _ = request(config={"args": {"cni": {"labels": written}}}).labels
+
+    assert (failure.value.path, failure.value.source) == (path, "network configuration")
+
+
 class TestPreviousResult:
     @pytest.mark.parametrize("version", ["0.4.0", "1.0.0", "1.1.0"])
     def test_what_add_returned_is_no_contradiction_in_any_version(self, version):
