@@ -172,7 +172,7 @@ class _CiliumSection:
         if cidr_rules is not None:
             return peer_set(_cidr_rule(rule, f"{path}.{prefix}CIDRSet[{n}]") for n, rule in enumerate(cidr_rules))
         if entities is not None:
-            return peer_set(peer for entity in entities for peer in entity_peers(entity, self._cluster))
+            return peer_set(self._entities(entities, f"{path}.{prefix}Entities"))
         return None
 
     def _endpoints(self, selector: written.LabelSelector, path: str) -> LabelPeer:
@@ -183,6 +183,12 @@ class _CiliumSection:
         if not self._namespace or any(map(_speaks_of_namespace, requirements)):
             return LabelPeer(LabelSelector((*requirements, _IS_ENDPOINT)))
         return LabelPeer(LabelSelector((*requirements, self._in_own_namespace())))
+
+    def _entities(self, entities: Sequence[str], path: str) -> Iterator[Peer]:
+        for index, entity in enumerate(entities):
+            if entity in _UNBUILT_ENTITIES:
+                _not_built(f"{path}[{index}]", f"the entity {entity} ({_UNBUILT_ENTITIES[entity]})")
+            yield from entity_peers(entity, self._cluster)
 
     def _subject(self, selector: written.LabelSelector, path: str) -> LabelSelector:
         requirements = list(_requirements(selector, path))
@@ -306,6 +312,17 @@ _UNBUILT = {
     "listener": "redirection to a listener",
     "rules": "L7 rules",
 }
+
+_UNBUILT_ENTITIES = {
+    "cluster-mesh": "other clusters",
+    "health": "health endpoints",
+    "ingress": "an ingress of ours",
+    "init": "endpoints without an identity",
+    "kube-apiserver": "finding the API server",
+    "remote-node": "more than one node",
+    "unmanaged": "telling pods that are not ours",
+}
+"""Those that nobody could have: a rule for one would match nothing, in silence."""
 
 
 def _refuse_unbuilt(part: _CiliumItem | cilium.PortRule | cilium.PortDenyRule, path: str) -> None:

@@ -117,6 +117,22 @@ class TestRefusals:
 
         assert refused.value.path == path
 
+    @pytest.mark.parametrize(
+        "entity", ["cluster-mesh", "health", "ingress", "init", "kube-apiserver", "remote-node", "unmanaged"]
+    )
+    @pytest.mark.parametrize("direction", ["ingress", "egressDeny"])
+    def test_an_entity_that_nobody_could_have_is_refused(self, direction, entity):
+        member = "fromEntities" if direction == "ingress" else "toEntities"
+
+        with pytest.raises(NotSupported, match=rf"the entity {entity} .*not built yet") as refused:
+            policy(cnp(**{direction: [{member: ["host", entity]}]}))
+
+        assert refused.value.path == f"spec.{direction}[0].{member}[1]"
+
+    @pytest.mark.parametrize("entity", ["all", "cluster", "host", "none", "world"])
+    def test_the_other_entities_are_built(self, entity):
+        policy(cnp(ingress=[{"fromEntities": [entity]}], egressDeny=[{"toEntities": [entity]}]))
+
     def test_a_field_in_specs_is_named_there(self):
         document = cnp()
         del document["spec"]
