@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from pycilium.errors import ConfigError
+
+IPV6_MIN_MTU_BYTES = 1280
 
 
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,16 +40,18 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     hubble_listen: str | None = "127.0.0.1:4244"
     """Where Hubble listens besides its unix socket. Not encrypted, so by default for this machine alone."""
     event_aggregation: Literal["none", "low", "medium", "maximum"] = "medium"
-    report_interval_s: int = 5
-    flow_capacity: int = 65536
-    event_ring_bytes: int = 8 << 20
-    conntrack_capacity: int = 262144
-    endpoint_capacity: int = 4096
-    ipcache_capacity: int = 524288
-    identity_capacity: int = 131072
-    policy_capacity: int = 4096
-    policy_row_capacity: int = 262144
-    pod_mtu_bytes: int = 1500
+    report_interval_s: Annotated[int, Meta(ge=1, le=3600)] = 5
+    flow_capacity: Annotated[int, Meta(ge=1, le=1 << 24)] = 65536
+    event_ring_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = 8 << 20
+    """A power of two."""
+    conntrack_capacity: Annotated[int, Meta(ge=1024, le=1 << 24)] = 262144
+    endpoint_capacity: Annotated[int, Meta(ge=1, le=65535)] = 4096
+    ipcache_capacity: Annotated[int, Meta(ge=16, le=1 << 24)] = 524288
+    identity_capacity: Annotated[int, Meta(ge=16, le=1 << 24)] = 131072
+    policy_capacity: Annotated[int, Meta(ge=2, le=1 << 24)] = 4096
+    policy_row_capacity: Annotated[int, Meta(ge=16, le=1 << 24)] = 262144
+    pod_mtu_bytes: Annotated[int, Meta(ge=576, le=65535)] = 1500
+    """With IPv6 at least 1280."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -56,9 +62,15 @@ def load_config(path: str | Path) -> AgentConfig:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{path}: {_in_words(str(error))}") from error
     _check(config, path)
     return config
+
+
+def _in_words(reason: str) -> str:
+    """The field first: msgspec names it last."""
+    found = re.fullmatch(r"(.*) - at `\$\.(.*)`", reason)
+    return f"{found[2]}: {found[1]}" if found else reason
 
 
 def _check(config: AgentConfig, path: str | Path) -> None:
@@ -74,3 +86,7 @@ def _check(config: AgentConfig, path: str | Path) -> None:
                 network(value)
         except ValueError as error:
             raise ConfigError(f"{path}: {field}: {error}") from error
+    if config.event_ring_bytes & (config.event_ring_bytes - 1):
+        raise ConfigError(f"{path}: event_ring_bytes: {config.event_ring_bytes} is no power of two, such as {8 << 20}")
+    if config.ipv6_pod_cidr and config.pod_mtu_bytes < IPV6_MIN_MTU_BYTES:
+        raise ConfigError(f"{path}: pod_mtu_bytes: IPv6 needs at least {IPV6_MIN_MTU_BYTES}, or ipv6_pod_cidr: null")

@@ -12,6 +12,7 @@ from pycilium.datapath import gateway_device, pod_interface
 from pycilium.datapath.gateway_device import Gateway, GatewayWanted
 from pycilium.datapath.netlink import Netlink
 from pycilium.datapath.pod_interface import HostSide, PodInterface
+from pycilium.errors import ConfigError
 from pycilium.ipam import Addresses
 from pycilium.model.endpoint import Endpoint
 
@@ -84,10 +85,14 @@ class Plumbing:
                 if not entry.address.is_loopback and not entry.address.is_link_local
             ]
 
-    def ifindex(self, name: str) -> int:
-        """0 if there is no such device."""
+    def devices(self) -> dict[str, int]:
+        """The node's devices towards the outside, with their ifindex. ConfigError for one that does not exist."""
         with Netlink.open() as node:
-            return node.ifindex(name)
+            found = {name: node.ifindex(name) for name in self._config.devices}
+        for name, ifindex in found.items():
+            if not ifindex:
+                raise ConfigError(f"devices: there is no device {name}")
+        return found
 
     def _wanted(self, container_id: str, ifname: str, netns: str, addresses: Addresses) -> PodInterface:
         return PodInterface(

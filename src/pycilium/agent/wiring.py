@@ -16,7 +16,7 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -88,6 +88,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         files = EndpointFiles(config.run_dir)
         found = files.load()
         refuse_other_addresses(config, plumbing, found.items)
+        devices = plumbing.devices()
         gateway = plumbing.make_gateway()
         for change in gateway.changes:
             log.info("setting of the node changed", change=change)
@@ -107,7 +108,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             cidr_matches_pods=config.cidr_matches == "all",
             max_policies=ROOM_FOR_RESTART * config.policy_capacity,
         )
-        desire_node_links(config, targets, plumbing, gateway)
+        desire_node_links(devices, targets, gateway)
         controller = Controller(intent, engine, targets)
         control = ControlLoop(intent, controller)
         store = open_store(config.store)
@@ -227,13 +228,10 @@ def attach_mode(config: AgentConfig) -> str:
     return "tcx" if links.has_tcx() else "tc"
 
 
-def desire_node_links(config: AgentConfig, targets: Targets, plumbing: Plumbing, gateway: Gateway) -> None:
+def desire_node_links(devices: Mapping[str, int], targets: Targets, gateway: Gateway) -> None:
     """The programs that are not a pod's: on the gateway device and on the node's devices towards the outside."""
     targets.links.desired_set(HOST_NAME, LinkTarget(gateway.ifindex, "from_host", Hook.EGRESS))
-    for device in config.devices:
-        ifindex = plumbing.ifindex(device)
-        if not ifindex:
-            raise ConfigError(f"devices: there is no device {device}")
+    for device, ifindex in devices.items():
         targets.links.desired_set(device, LinkTarget(ifindex, "from_netdev", Hook.INGRESS))
 
 

@@ -1,0 +1,67 @@
+"""A configuration that cannot work is refused by file and field before anything is touched."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pycilium.agent.config import AgentConfig, load_config
+from pycilium.errors import ConfigError
+
+
+DEFAULTS = AgentConfig(node_name="node1")
+FIELDS = AgentConfig.__struct_fields__
+
+
+def written(tmp_path, **values: object):
+    path = tmp_path / "agent.json"
+    path.write_text(json.dumps({"node_name": "node1"} | values))
+    return path
+
+
+def test_the_defaults_are_within_their_own_bounds(tmp_path):
+    assert load_config(written(tmp_path, **{name: getattr(DEFAULTS, name) for name in FIELDS})) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("report_interval_s", 0),
+        ("flow_capacity", 0),
+        ("flow_capacity", -1),
+        ("flow_capacity", 1 << 40),
+        ("event_ring_bytes", 2048),
+        ("event_ring_bytes", 4097),
+        ("event_ring_bytes", 3 << 20),
+        ("conntrack_capacity", 0),
+        ("endpoint_capacity", 0),
+        ("endpoint_capacity", 65536),
+        ("ipcache_capacity", 0),
+        ("identity_capacity", -5),
+        ("policy_capacity", 0),
+        ("policy_row_capacity", 0),
+        ("pod_mtu_bytes", 100),
+        ("pod_mtu_bytes", 1279),
+        ("pod_mtu_bytes", 65536),
+        ("pod_mtu_bytes", "1500"),
+        ("devices", [1]),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_file_and_field(tmp_path, field, value):
+    path = written(tmp_path, **{field: value})
+
+    with pytest.raises(ConfigError) as refused:
+        load_config(path)
+
+    assert str(refused.value).startswith(f"{path}: {field}")
+
+
+def test_every_number_has_bounds():
+    numbers = [name for name in FIELDS if isinstance(getattr(DEFAULTS, name), int)]
+
+    assert [name for name in numbers if not str(AgentConfig.__annotations__[name]).startswith("Annotated")] == []
+
+
+def test_a_small_mtu_is_good_enough_without_ipv6(tmp_path):
+    assert load_config(written(tmp_path, pod_mtu_bytes=576, ipv6_pod_cidr=None)).pod_mtu_bytes == 576
