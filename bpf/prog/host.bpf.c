@@ -12,6 +12,15 @@
 #include "../lib/fragment.h"
 #include "../lib/parse.h"
 
+/* What a pod of this node sends to another never passes the stack: with a pod's address it is not from that pod. */
+static __always_inline int host_check_source(struct flow *flow, __u8 family)
+{
+	if (endpoint_lookup(&flow->tuple.source, family))
+		return DROP_INVALID_SOURCE_IP;
+	end_set_remote(&flow->source, &flow->tuple.source, family);
+	return STEP_DONE;
+}
+
 static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	const struct endpoint_entry *endpoint;
@@ -24,7 +33,9 @@ static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, 
 	reason = parse_l4(skb, flow, family);
 	if (reason)
 		return reason;
-	end_set_remote(&flow->source, &flow->tuple.source, family);
+	reason = host_check_source(flow, family);
+	if (reason)
+		return reason;
 	endpoint = endpoint_lookup(&flow->tuple.destination, family);
 	if (!endpoint)
 		return DROP_UNKNOWN_L3_TARGET;

@@ -10,8 +10,8 @@ from scapy.packet import Packet, Raw
 
 from tests.bpf.cases import Case, check, dropped
 from tests.bpf.conftest import NodeWith
-from tests.bpf.node import DB, EGRESS, INGRESS, WEB, Node, Verdict
-from tests.bpf.packets import from_host, from_network, from_pod, tcp, udp
+from tests.bpf.node import DB, EGRESS, INGRESS, WEB, Node, Pod, Verdict
+from tests.bpf.packets import address, from_host, from_network, from_pod, tcp, udp
 
 pytestmark = pytest.mark.root
 
@@ -75,6 +75,21 @@ CASES = [
     refused("a frame of old Ethernet", old_ethernet, 166, ether_type=0x0004),
     refused("a frame with a tag that the device left in", tagged, 139),
 ]
+
+
+def forwarded_under_a_pods_address(family: int, whose: Pod) -> Case:
+    """The stack forwards it, from wherever it came; the pod itself would have reached the other without the stack."""
+    packet = from_host(address(whose, family), DB, family) / tcp(40000, 80, "S")
+    return Case(
+        f"IPv{family}: what the stack forwards has not the address of {whose.name}",
+        packet,
+        Verdict.DROP,
+        lambda node: [dropped(node, packet, 132, INGRESS, device="cilium_host")],
+        program="from_host",
+    )
+
+
+CASES += [forwarded_under_a_pods_address(family, whose) for whose in (WEB, DB) for family in (4, 6)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
