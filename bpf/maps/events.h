@@ -8,7 +8,7 @@
 /* struct flow_event after struct flow_event. When full, the new event is not sent but counted in events_lost. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 16 << 20); /* bytes */
+	__uint(max_entries, 8 << 20); /* bytes */
 } events SEC(".maps");
 
 /* One counter: events that found no room. */

@@ -1192,7 +1192,7 @@ EVENT_WAKEUP: Final[MapSpec[int, int]] = MapSpec(
     "event_wakeup", MapType.PERCPU_ARRAY, U32, U64, 1
 )
 EVENTS: Final[MapSpec[None, None]] = MapSpec(
-    "events", MapType.RINGBUF, NOTHING, NOTHING, 16777216
+    "events", MapType.RINGBUF, NOTHING, NOTHING, 8388608
 )
 EVENTS_LOST: Final[MapSpec[int, int]] = MapSpec(
     "events_lost", MapType.PERCPU_ARRAY, U32, U64, 1

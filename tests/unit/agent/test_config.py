@@ -7,8 +7,8 @@ import json
 import pytest
 
 from pycilium.agent.config import AgentConfig, load_config
+from pycilium.datapath import layouts
 from pycilium.errors import ConfigError
-
 
 DEFAULTS = AgentConfig(node_name="node1")
 FIELDS = AgentConfig.__struct_fields__
@@ -61,6 +61,20 @@ def test_every_number_has_bounds():
     numbers = [name for name in FIELDS if isinstance(getattr(DEFAULTS, name), int)]
 
     assert [name for name in numbers if not str(AgentConfig.__annotations__[name]).startswith("Annotated")] == []
+
+
+def test_a_map_has_the_same_size_by_default_whoever_says_it():
+    said = {
+        "events": DEFAULTS.event_ring_bytes,
+        "ct4": DEFAULTS.conntrack_capacity,
+        "endpoints4": DEFAULTS.endpoint_capacity,
+        "ipcache4": DEFAULTS.ipcache_capacity,
+        "identity_bits": DEFAULTS.identity_capacity,
+        "policies": DEFAULTS.policy_capacity,
+        "policy_rows": DEFAULTS.policy_row_capacity,
+    }
+
+    assert {spec.name: spec.max_entries for spec in layouts.MAPS.values() if spec.name in said} == said
 
 
 def test_a_small_mtu_is_good_enough_without_ipv6(tmp_path):
