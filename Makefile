@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON_CODE := src tests tools examples setup.py
 C_CODE := $(wildcard bpf/abi/*.h bpf/maps/*.h bpf/lib/*.h bpf/prog/*.c)
-TIERS := unit scenario bpf integration e2e
+TIERS := unit bpf integration e2e
 GENERATORS := tools/gen_layouts.py tools/gen_proto.py tools/gen_docs.py
 
 .DEFAULT_GOAL := help
@@ -24,13 +24,13 @@ demo: ## as root: a lab with pods, policies and flows, from nothing; leaves it r
 	@$(MAKE) --no-print-directory build
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
-test: ## as root: every test tier (unit, scenario, bpf, integration, e2e), from nothing
+test: ## as root: every test tier (unit, bpf, integration, e2e), from nothing
 	@[ "$$(id -u)" = 0 ] || { echo "Error: make test needs root (it loads eBPF programs): use sudo, or make check" >&2; exit 1; }
 	@tools/prepare.sh packages test
 	@$(MAKE) --no-print-directory build
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(wildcard $(TIERS:%=tests/%)) $(PYTEST_OPTIONS)
 
-check: build ## without root: formatting, lint, types, imports, generated files, unit and scenario tests
+check: build ## without root: formatting, lint, types, imports, generated files, unit tests
 	$(BIN)/ruff format --check $(PYTHON_CODE)
 	$(BIN)/ruff check $(PYTHON_CODE)
 	$(BIN)/clang-format --dry-run -Werror $(C_CODE)
@@ -40,7 +40,7 @@ check: build ## without root: formatting, lint, types, imports, generated files,
 	$(MAKE) --no-print-directory unit
 
 unit: build ## the tests that need neither root nor a kernel
-	$(BIN)/pytest $(wildcard tests/unit tests/scenario) -m "not root" $(PYTEST_OPTIONS)
+	$(BIN)/pytest tests/unit -m "not root" $(PYTEST_OPTIONS)
 
 bench: ## as root: the figures of the README, ours and theirs side by side; JSON under bench/
 	@tools/prepare.sh packages bench
