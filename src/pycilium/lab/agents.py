@@ -22,7 +22,7 @@ _POLL_S = 0.02
 
 
 def start(layout: LabLayout, record: LabRecord, node: str) -> int:
-    """Starts the node's agent and returns once it is ready; gives its pid. Its last words are shown if it dies."""
+    """Starts the node's agent and returns once it is ready; gives its pid. If it dies, its last words are shown."""
     namespace = record.node(node).namespace
     if (pid := pid_of(layout, node)) is not None:
         raise AlreadyExists(f"the agent of {node} is running already (pid {pid})")
@@ -31,9 +31,13 @@ def start(layout: LabLayout, record: LabRecord, node: str) -> int:
         config.write_bytes(_config(layout, record, node))
     log = log_of(layout, node)
     argv = [*command("cilium-agent", "pycilium.agent.main"), "--config", str(config)]
+    before = processes.size_of(log)
     pid = processes.start_in(namespace, argv, log=log)
     processes.write_pid_file(_pid_file(layout, node), pid)
-    _wait_until_ready(layout, node, pid, log)
+    try:
+        _wait_until_ready(layout, node, pid)
+    except CiliumError as error:
+        raise CiliumError(f"{error}; the end of {log}:\n{processes.last_lines(log, since=before)}") from error
     return pid
 
 
@@ -87,22 +91,18 @@ def _config(layout: LabLayout, record: LabRecord, node: str) -> bytes:
     return msgspec.json.format(msgspec.json.encode(values), indent=2)
 
 
-def _wait_until_ready(layout: LabLayout, node: str, pid: int, log: Path) -> None:
+def _wait_until_ready(layout: LabLayout, node: str, pid: int) -> None:
     from pycilium.api.client import AgentClient
 
     client = AgentClient(str(layout.agent_socket(node)))
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         if not processes.is_running(pid):
-            raise _failed(f"the agent of {node} ended while it started", log)
+            raise CiliumError(f"the agent of {node} ended while it started")
         try:
             if client.status().get("cilium", {}).get("state") == "Ok":
                 return
         except AgentUnavailable:
             pass
         time.sleep(_POLL_S)
-    raise _failed(f"the agent of {node} was not ready after {READY_TIMEOUT_S:.0f} s", log)
-
-
-def _failed(what: str, log: Path) -> CiliumError:
-    return CiliumError(f"{what}; the end of {log}:\n{processes.last_lines(log)}")
+    raise CiliumError(f"the agent of {node} was not ready after {READY_TIMEOUT_S:.0f} s")

@@ -117,10 +117,19 @@ def pids_in(names: Iterable[str]) -> list[int]:
     return found
 
 
-def last_lines(log: Path, count: int = 15) -> str:
-    """The end of a log, for messages."""
-    with contextlib.suppress(OSError):
-        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+def size_of(log: Path) -> int:
+    """Where what is written next will begin."""
+    try:
+        return log.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def last_lines(log: Path, count: int = 15, *, since: int = 0) -> str:
+    """The end of a log, for messages; of what was written after its first `since` bytes."""
+    with contextlib.suppress(OSError), log.open("rb") as opened:
+        opened.seek(since)
+        return "\n".join(opened.read().decode("utf-8", errors="replace").splitlines()[-count:])
     return ""
 
 

@@ -63,3 +63,16 @@ def test_ending_what_has_ended_is_no_error():
         process.wait()
 
         processes.end([process.pid])
+
+
+def test_the_last_lines_of_a_run_are_those_it_wrote_itself(tmp_path):
+    log = tmp_path / "x.log"
+    before_all = processes.size_of(log)
+    log.write_text("earlier\n")
+    before = processes.size_of(log)
+    with log.open("a") as opened:
+        opened.writelines(f"line {number}\n" for number in range(4))
+
+    assert processes.last_lines(log, 3, since=before) == "line 1\nline 2\nline 3"
+    assert processes.last_lines(log, since=before_all).startswith("earlier")
+    assert processes.last_lines(tmp_path / "absent.log") == ""
