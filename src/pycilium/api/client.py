@@ -9,7 +9,7 @@ import os
 
 from pycilium.api import failures
 from pycilium.api.transport import NoAnswerError, decode_json, encode_json, exchange
-from pycilium.errors import AgentUnavailable
+from pycilium.errors import AgentUnavailable, PermissionRequired
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class AgentClient:
         return self.post(f"/cni/{command}", request)
 
     def get(self, target: str) -> Any:
-        """Raises AgentUnavailable, or what the agent raised."""
+        """Raises AgentUnavailable, PermissionRequired, or what the agent raised."""
         return self._call("GET", target, b"")
 
     def post(self, target: str, request: dict[str, Any]) -> Any:
@@ -90,6 +90,8 @@ class AgentClient:
         try:
             status, answer = exchange(self.socket_path, method, BASE + target, body, self._timeout_s)
         except NoAnswerError as error:
+            if isinstance(error.__cause__, PermissionError):
+                raise PermissionRequired(f"{self.socket_path}: root is needed; run the command with sudo") from error
             raise AgentUnavailable(f"the agent does not answer: {error}; is it running?") from error
         try:
             content = decode_json(answer.decode("utf-8")) if answer else None

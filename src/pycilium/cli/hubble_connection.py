@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2_grpc
 from pycilium.cli.hubble_arguments import WrongUseError
 from pycilium.cli.hubble_time import parse_duration_ns
 from pycilium.cli.target import MACHINE_RUN_DIR, Target
-from pycilium.errors import CiliumError
+from pycilium.errors import CiliumError, PermissionRequired
 from pycilium.hubble.proto import observer_pb2_grpc, peer_pb2_grpc
 
 DEFAULT_SERVER = "localhost:4245"
@@ -108,6 +108,10 @@ def _check_reachable(address: str, timeout_s: float) -> None:
         elif match := _HOST_PORT.fullmatch(address):
             host = match["host"].strip("[]")
             socket.create_connection((host, int(match["port"])), timeout_s).close()
+    except PermissionError as error:
+        if not address.startswith("unix:"):
+            raise HubbleUnavailableError(f"no Hubble server at {address}: {error.strerror}. {_HINT}") from error
+        raise PermissionRequired(f"{address}: root is needed; run the command with sudo") from error
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise HubbleUnavailableError(f"no Hubble server at {address}: {reason}. {_HINT}") from error

@@ -7,7 +7,7 @@ import click
 from pycilium import __version__
 from pycilium.cli.render import output_option, print_json
 from pycilium.cli.target import Target, lab_option, pass_target
-from pycilium.errors import AgentUnavailable
+from pycilium.errors import AgentUnavailable, PermissionRequired
 
 
 @click.command()
@@ -29,3 +29,5 @@ def _agent_version(target: Target) -> str | None:
         return str(target.agent().status().get("cilium", {}).get("version") or __version__)
     except AgentUnavailable:
         return None
+    except PermissionRequired:
+        return "unknown (root is needed)"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from pycilium.errors import StoreUnavailable, WatchExpired
+from pycilium.errors import PermissionRequired, StoreUnavailable, WatchExpired
 from pycilium.model.resources import ResourceKey
 from pycilium.store.wakeups import waking_watchers
 
@@ -31,6 +31,8 @@ EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 APPLICATION_ID = 0x63696C6D
 """Says in the file's header that it is a store of ours."""
 SCHEMA_VERSION = 1
+FILE_MODE = 0o600
+"""Resources are nobody's business but root's: they say who may talk to whom."""
 BATCH = 1000
 """How many changes a watch reads at once."""
 
@@ -107,7 +109,7 @@ class SqliteFile:
         self._lock_timeout_s = lock_timeout_s
         self._read_lock, self._write_lock = threading.Lock(), threading.Lock()
         with self._errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_private(path)
             self._writer = self._connect()
             try:
                 self._reader = self._connect()
@@ -288,6 +290,23 @@ def _transaction(connection: sqlite3.Connection, mode: str) -> Iterator[None]:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
         raise
+
+
+def _make_private(path: Path) -> None:
+    """Makes the file, if it is not there, for its owner alone; SQLite gives those beside it the same mode.
+
+    A file that is there is only asked about: closing it would drop the locks that this process has on it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+        allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
+    except PermissionError:
+        allowed = False
+    if not allowed and os.geteuid() != 0:  # what root may not do has other reasons, which SQLite finds
+        raise PermissionRequired(f"{path}: root is needed; run the command with sudo")
 
 
 def _create(connection: sqlite3.Connection) -> None:

@@ -12,8 +12,17 @@ from pycilium import errors
 from pycilium.api import failures
 from pycilium.api.client import AgentClient
 from pycilium.api.transport import exchange
-from pycilium.errors import AgentUnavailable, CiliumError, ConfigError, IpamExhausted, MapFull, NotFound
+from pycilium.errors import (
+    AgentUnavailable,
+    CiliumError,
+    ConfigError,
+    IpamExhausted,
+    MapFull,
+    NotFound,
+    PermissionRequired,
+)
 from pycilium.testing.fake_agent import ADD_RESULT, FakeAgent, served
+from pycilium.testing.unprivileged import unprivileged
 
 REQUEST = {"container_id": "abc", "ifname": "eth0", "netns": "/run/netns/pod"}
 
@@ -131,6 +140,12 @@ class TestErrors:
     def test_no_agent_is_said_with_the_socket(self, tmp_path):
         with pytest.raises(AgentUnavailable, match=r"nobody\.sock: No such file.*is it running"):
             AgentClient(str(tmp_path / "nobody.sock")).status()
+
+    def test_who_may_not_connect_is_told_that_root_is_needed(self, client):
+        os.chmod(client.socket_path, 0)
+
+        with unprivileged(), pytest.raises(PermissionRequired, match=r"cilium\.sock: root is needed"):
+            client.status()
 
 
 class TestSocket:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from pycilium.errors import ConfigError, NotFound, StoreUnavailable
+from pycilium.errors import ConfigError, NotFound, PermissionRequired, StoreUnavailable
 from pycilium.model.resources import Namespace, ObjectMeta, Pod
 from pycilium.store import open_blocking, open_store
 from pycilium.store.sqlite import SqliteStore
 from pycilium.store.sqlite_file import SqliteFile
+from pycilium.testing.unprivileged import unprivileged
 from tests.unit.store.conformance import NOW, StoreConformance, names, pod, watching
 
 SOURCE = Path(__file__).parents[3] / "src"
@@ -314,6 +315,32 @@ class TestObstacles:
 
         assert process.returncode == 0
         assert "no space left on its file system: nothing was changed" in output
+
+    async def test_nobody_else_can_read_what_is_kept(self, backend):
+        before = os.umask(0)
+        try:
+            store = backend.open()
+            await store.create(pod("web"))
+        finally:
+            os.umask(before)
+
+        modes = {file.name: file.stat().st_mode & 0o777 for file in backend.folder.iterdir()}
+        assert modes == dict.fromkeys(("store.db", "store.db-wal", "store.db-shm", "store.db-notify"), 0o600)
+        await store.close()
+
+    async def test_who_may_not_open_it_is_told_that_root_is_needed(self, backend):
+        await backend.open().close()
+        backend.folder.chmod(0o755)
+        backend.path.chmod(0)
+
+        with unprivileged(), pytest.raises(PermissionRequired, match=r"store\.db: root is needed"):
+            backend.open()
+
+    def test_who_may_not_make_it_is_told_that_root_is_needed(self, backend):
+        backend.folder.chmod(0o555)
+
+        with unprivileged(), pytest.raises(PermissionRequired, match=r"store\.db: root is needed"):
+            backend.open()
 
     def test_a_path_that_cannot_be_made_is_named(self):
         with pytest.raises(StoreUnavailable, match=r"/dev/null/store\.db cannot be used: /dev/null: "):
