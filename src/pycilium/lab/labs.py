@@ -12,12 +12,16 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from pycilium.errors import AlreadyExists, CiliumError, ConfigError, NotFound, PermissionRequired
+from pycilium.errors import AlreadyExists, CiliumError, ConfigError, NotFound, PermissionRequired, StoreUnavailable
 from pycilium.lab import namespaces, processes
 from pycilium.lab.layout import DEFAULT_LAB, LABS_ROOT, LabLayout, LabRecord, PodRecord, check_pod_name, plan
+
+if TYPE_CHECKING:
+    from pycilium.store import BlockingStore
 
 Tell = Callable[[str], None]
 """Told what happens next, for progress."""
@@ -121,6 +125,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
+def open_store(layout: LabLayout) -> BlockingStore:
+    """The lab's store, which `up` made; StoreUnavailable if it is gone, for a new one would be empty."""
+    from pycilium.store import open_blocking
+
+    if not layout.store_path.exists():
+        option = "" if layout.name == DEFAULT_LAB else f" --lab {layout.name}"
+        raise StoreUnavailable(
+            f"the store of lab {layout.name} is gone: {layout.store_path} does not exist; restore it from a copy, or "
+            f"make the lab anew with `cilium{option} lab down` and `cilium{option} lab up`"
+        )
+    return open_blocking(layout.store_url)
+
+
 def require_root(what: str) -> None:
     if os.geteuid() != 0:
         raise PermissionRequired(f"{what} needs root (it makes network namespaces and loads eBPF programs): use sudo")
@@ -159,7 +176,9 @@ def _taken(layout: LabLayout) -> AlreadyExists:
 
 def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell) -> None:
     from pycilium.lab import agents, network, world
+    from pycilium.store import open_blocking
 
+    open_blocking(layout.store_url).close()
     layout.pods_folder.mkdir()
     layout.world_folder.mkdir()
     tell("making namespaces")

@@ -18,10 +18,10 @@ import msgspec
 
 from pycilium.errors import AlreadyExists, CiliumError, NotFound
 from pycilium.lab import agents, namespaces, processes
-from pycilium.lab.labs import find_pod, write_atomically
+from pycilium.lab.labs import find_pod, open_store, write_atomically
 from pycilium.lab.layout import LabLayout, LabRecord, PodRecord, check_pod_name
 from pycilium.model.resources import Namespace, ObjectMeta, Pod, validate
-from pycilium.store import BlockingStore, open_blocking
+from pycilium.store import BlockingStore
 
 INTERFACE = "eth0"
 PLUGIN_TIMEOUT_S = 60
@@ -38,7 +38,7 @@ def add(
     if path.exists() or namespaces.exists(netns):
         raise AlreadyExists(f"pod {namespace}/{name} exists already in lab {layout.name}")
     pod = PodRecord(name=name, namespace=namespace, node=node, netns=netns, container_id=secrets.token_hex(16))
-    with open_blocking(layout.store_url) as store, contextlib.ExitStack() as undo:
+    with open_store(layout) as store, contextlib.ExitStack() as undo:
         _claim(layout, pod)
         undo.callback(path.unlink, missing_ok=True)
         _create_resource(store, pod, labels)
@@ -61,7 +61,7 @@ def remove(layout: LabLayout, record: LabRecord, namespace: str, name: str) -> N
     processes.end_all_in([pod.netns])
     run_plugin(layout, record.node(pod.node).namespace, pod, "DEL")
     namespaces.delete(pod.netns)
-    with open_blocking(layout.store_url) as store:
+    with open_store(layout) as store:
         _delete_resource(store, pod)
     layout.pod_log(namespace, name).unlink(missing_ok=True)
     layout.pod_record(namespace, name).unlink(missing_ok=True)
@@ -73,7 +73,7 @@ def relabel(
     """Changes the labels of a running pod; gives those it has now. The agent follows on its own."""
     check_pod_name(namespace, name)
     gone = set(removed)
-    with open_blocking(layout.store_url) as store:
+    with open_store(layout) as store:
         pod = store.get(Pod, name, namespace)
         labels = {key: value for key, value in pod.metadata.labels.items() if key not in gone} | dict(added)
         store.replace(pod.with_metadata(labels=labels))
@@ -82,7 +82,7 @@ def relabel(
 
 def labels_of(layout: LabLayout) -> dict[tuple[str, str], dict[str, str]]:
     """The labels of every pod that the store knows, by namespace and name."""
-    with open_blocking(layout.store_url) as store:
+    with open_store(layout) as store:
         return {(pod.metadata.namespace, pod.metadata.name): pod.metadata.labels for pod in store.list(Pod).items}
 
 
