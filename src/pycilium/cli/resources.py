@@ -43,6 +43,9 @@ def apply(target: Target, files: tuple[str, ...], namespace: str) -> None:
     for source, resource in decoded:
         _check_built(source, resource)
     resources = [resource for _, resource in decoded]
+    if not resources:
+        sources = ", ".join("standard input" if name == "-" else name for name in files)
+        raise ConfigError(f"{sources}: nothing to apply: there is no resource in it")
     _check_unique(resources)
     with _store(target) as store:
         for applied in store.apply(resources):
@@ -111,6 +114,10 @@ def delete(
 
 
 def _store(target: Target) -> BlockingStore:
+    if (lab := target.lab) is not None:
+        from pycilium.lab import labs
+
+        return labs.open_store(lab)
     from pycilium.store import open_blocking
 
     return open_blocking(target.store_url())

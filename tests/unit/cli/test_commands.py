@@ -77,6 +77,16 @@ class TestApply:
 
         assert (done.returncode, done.stderr) == (1, "Error: Namespace shop is there twice: which one is meant?\n")
 
+    @pytest.mark.parametrize("text", ["", "---\n", "[]", "# nothing\n---\n---\n"], ids=repr)
+    def test_nothing_is_not_applied_in_silence(self, cilium, text, tmp_path):
+        (tmp_path / "empty.yaml").write_text(text)
+
+        piped, named = cilium("apply", "-f", "-", text=text), cilium("apply", "-f", f"{tmp_path}/empty.yaml")
+
+        assert (piped.returncode, named.returncode) == (1, 1)
+        assert piped.stderr.startswith("Error: standard input: nothing to apply")
+        assert named.stderr.startswith(f"Error: {tmp_path}/empty.yaml: nothing to apply")
+
     def test_a_missing_file_is_named(self, cilium):
         done = cilium("apply", "-f", "/nonexistent.yaml")
 
