@@ -12,12 +12,16 @@ _NOBODY = 65534
 @contextmanager
 def unprivileged() -> Iterator[None]:
     """Within the block this process (all of its threads) has no more rights than anybody."""
-    before = os.geteuid()
-    if before != 0:
+    if os.geteuid() != 0:
         yield
         return
+    group, groups = os.getegid(), os.getgroups()
+    os.setgroups([])
+    os.setegid(_NOBODY)
     os.seteuid(_NOBODY)
     try:
         yield
     finally:
-        os.seteuid(before)
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)

@@ -26,6 +26,23 @@ from tests.unit.hubble.synthetic import DROP, INGRESS, client_to_web, directorie
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gRPC's own
 
 
+class Followers(set[asyncio.Event]):
+    """Those whom the server wakes; tells when one has come, and when the last has left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came, self.left = asyncio.Event(), asyncio.Event()
+
+    def add(self, waker: asyncio.Event) -> None:
+        super().add(waker)
+        self.came.set()
+
+    def discard(self, waker: asyncio.Event) -> None:
+        super().discard(waker)
+        if not self:
+            self.left.set()
+
+
 class Node:
     """A server with its store, and a client."""
 
@@ -34,6 +51,7 @@ class Node:
         self.store = FlowStore(capacity, self.directories.endpoints)
         self.path = path
         self.server = HubbleServer(self.store, self.directories, "node1", "pycilium v0", node_labels=["k8s:zone=a"])
+        self.followers = self.server._wakers = Followers()
 
     async def start(self) -> None:
         await self.server.start(str(self.path), "127.0.0.1:0")
@@ -130,8 +148,7 @@ class TestFollowing:
     async def test_gives_what_comes_and_no_more(self, node: Node) -> None:
         node.add(*numbered(1, 2))
         call = node.observer.GetFlows(observer_pb2.GetFlowsRequest(follow=True))
-        await call.initial_metadata()
-        await asyncio.sleep(0.05)  # the request is being served once its headers are here and the loop has run
+        await node.followers.came.wait()
         node.add(*numbered(3), *numbered(4))
 
         assert [(await call.read()).flow.l4.TCP.source_port for _ in range(2)] == [3, 4]
@@ -194,11 +211,11 @@ class TestFollowing:
 
     async def test_a_follower_that_leaves_is_forgotten(self, node: Node) -> None:
         call = node.observer.GetFlows(observer_pb2.GetFlowsRequest(follow=True))
-        await call.initial_metadata()
+        await node.followers.came.wait()
         call.cancel()
-        async with asyncio.timeout(5):
-            while node.server._wakers:  # noqa: ASYNC110  the server tells nobody
-                await asyncio.sleep(0.01)
+
+        async with asyncio.timeout(20):
+            await node.followers.left.wait()
 
     async def test_followers_end_when_the_server_stops(self, tmp_path: Path) -> None:
         node = Node(tmp_path / "stop.sock")

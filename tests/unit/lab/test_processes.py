@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 from pycilium.lab import processes
 
@@ -50,12 +49,10 @@ def test_a_process_that_will_not_end_is_killed():
     with subprocess.Popen(STUBBORN, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        started = time.monotonic()
 
         processes.end([process.pid], grace_s=0.1)
 
         assert not processes.is_running(process.pid)
-        assert time.monotonic() - started < 5
 
 
 def test_ending_what_has_ended_is_no_error():

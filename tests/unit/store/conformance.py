@@ -77,6 +77,14 @@ async def watching(store: Store, kind: type[Any], version: str) -> AsyncGenerato
         yield lambda: asyncio.wait_for(anext(events), 20)
 
 
+async def asleep(store: Store, next_event: Callable[[], Any]) -> asyncio.Task[Any]:
+    """A task that waits for the next event; its first look at the store is over once later ones are answered."""
+    waiting = asyncio.create_task(next_event())
+    for _ in range(2):
+        await store.list(Pod)
+    return waiting
+
+
 def names(listed: ResourceList[Any]) -> list[str]:
     return [f"{item.metadata.namespace}/{item.metadata.name}" for item in listed.items]
 
@@ -354,8 +362,7 @@ class StoreConformance:
     async def test_closing_ends_watches_and_refuses_further_calls(self, backend):
         store = backend.open()
         async with watching(store, Pod, "0") as next_event:
-            waiting = asyncio.create_task(next_event())
-            await asyncio.sleep(0.05)
+            waiting = await asleep(store, next_event)
             await store.close()
 
             with pytest.raises(StoreUnavailable, match="closed"):

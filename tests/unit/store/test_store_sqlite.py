@@ -22,7 +22,7 @@ from pycilium.store import open_blocking, open_store
 from pycilium.store.sqlite import SqliteStore
 from pycilium.store.sqlite_file import SqliteFile
 from pycilium.testing.unprivileged import unprivileged
-from tests.unit.store.conformance import NOW, StoreConformance, names, pod, watching
+from tests.unit.store.conformance import NOW, StoreConformance, asleep, names, pod, watching
 
 SOURCE = Path(__file__).parents[3] / "src"
 
@@ -230,8 +230,7 @@ class TestDamage:
         store = backend.open()
         await store.create(pod("web"))
         async with watching(store, Pod, (await store.list(Pod)).resource_version) as next_event:
-            waiting = asyncio.create_task(next_event())
-            await asyncio.sleep(0.05)
+            waiting = await asleep(store, next_event)
             for file in backend.folder.glob("store.db*"):
                 file.unlink()
 
