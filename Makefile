@@ -9,7 +9,7 @@ TIERS := unit bpf integration e2e
 GENERATORS := tools/gen_layouts.py tools/gen_proto.py tools/gen_docs.py
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check unit bench bpf gen programs format wheel clean
+.PHONY: help build demo test check lint unit bench bpf gen programs format wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,20 +24,21 @@ demo: ## as root: a lab with pods, policies and flows, from nothing; leaves it r
 	@$(MAKE) --no-print-directory build
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
-test: ## as root: every test tier (unit, bpf, integration, e2e), from nothing
+test: ## as root: lint and every test tier (unit, bpf, integration, e2e), from nothing
 	@[ "$$(id -u)" = 0 ] || { echo "Error: make test needs root (it loads eBPF programs): use sudo, or make check" >&2; exit 1; }
 	@tools/prepare.sh packages test
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(wildcard $(TIERS:%=tests/%)) $(PYTEST_OPTIONS)
 
-check: build ## without root: formatting, lint, types, imports, generated files, unit tests
-	$(BIN)/ruff format --check $(PYTHON_CODE)
-	$(BIN)/ruff check $(PYTHON_CODE)
+check: lint unit ## without root: formatting, lint, types, imports, generated files, unit tests
+
+lint: build ## formatting, lint, types, imports, generated files
+	$(BIN)/ruff format --check --quiet $(PYTHON_CODE)
+	$(BIN)/ruff check --quiet $(PYTHON_CODE)
 	$(BIN)/clang-format --dry-run -Werror $(C_CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@for generator in $(wildcard $(GENERATORS)); do echo "$$generator --check"; $(BIN)/python $$generator --check || exit 1; done
-	$(MAKE) --no-print-directory unit
 
 unit: build ## the tests that need neither root nor a kernel
 	$(BIN)/pytest tests/unit -m "not root" $(PYTEST_OPTIONS)
