@@ -51,6 +51,7 @@ from pycilium.hubble.server import HubbleServer
 from pycilium.hubble.store import FlowStore
 from pycilium.ipam import HostScope
 from pycilium.model.endpoint import Endpoint
+from pycilium.model.identity import cluster_identity_number
 from pycilium.model.policy import Policy
 from pycilium.model.resources import (
     CiliumClusterwideNetworkPolicy,
@@ -260,7 +261,7 @@ def make_sources(intent: Intent, resources: dict[ResourceKey, Any], cluster: str
             CiliumIdentity,
             intent.identities,
             identity_of_resource,
-            lambda resource: int(resource.metadata.name),
+            lambda resource: cluster_identity_number(resource.metadata.name) or resource.metadata.name,
             is_cluster_identity,
         ),
     ]
