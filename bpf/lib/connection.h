@@ -50,16 +50,15 @@ static __noinline int connection_judge_side(struct flow *flow, const struct end 
 	union policy_where where = {.direction = direction, .protocol = flow->tuple.protocol, .port = port};
 	union policy_answer answer = {
 	    .word = policy_decide(subject->endpoint->policy_id, peer->sec_identity, peer->cidr_identity, where.word)};
-	bool reported = !answer.unenforced && answer.reason != DROP_NO_CONFIG;
 
 	if (direction == DIRECTION_EGRESS) {
 		flow->verdict.egress_row = answer.row_id;
 		flow->verdict.egress_selector = answer.selector;
-		flow->verdict.flags |= reported ? VERDICT_EGRESS | (answer.reason ? VERDICT_EGRESS_DENIED : 0) : 0;
+		flow->verdict.flags |= answer.verdict_flags;
 	} else {
 		flow->verdict.ingress_row = answer.row_id;
 		flow->verdict.ingress_selector = answer.selector;
-		flow->verdict.flags |= reported ? VERDICT_INGRESS | (answer.reason ? VERDICT_INGRESS_DENIED : 0) : 0;
+		flow->verdict.flags |= answer.verdict_flags << 1; /* to those of an ingress */
 	}
 	if (answer.reason)
 		flow->drop_direction = direction;

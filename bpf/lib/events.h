@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Flow events (abi/events.h): what is said of a packet, how often, and when the reader is woken. */
+/* Flow events (abi/events.h): what is said of a packet, how often, and when the reader is woken.
+ *
+ * An event is drafted from struct flow in a per-CPU map, then finished and sent from there. No program interrupts
+ * another on its CPU: all run with bottom halves off.
+ */
 #pragma once
 
 #include "../abi/config.h"
@@ -43,52 +47,65 @@ static __always_inline __u64 events_wakeup(__u64 now_ns)
 	return BPF_RB_FORCE_WAKEUP;
 }
 
-static __always_inline void event_fill_packet(struct flow_event *event, const struct flow *flow)
+static __always_inline void event_draft_packet(struct flow_event *draft, const struct flow *flow)
 {
-	bool icmp = flow->tuple.protocol == (flow->family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
-
-	event->source = flow->tuple.source;
-	event->destination = flow->tuple.destination;
-	event->source_port = icmp ? 0 : flow->tuple.source_port;
-	event->destination_port = icmp ? 0 : flow->tuple.destination_port;
-	event->family = flow->family;
-	event->protocol = flow->tuple.protocol;
-	event->tcp_flags = flow->tcp_flags;
-	event->icmp_type = flow->icmp_type;
-	event->icmp_code = flow->icmp_code;
-	event->packet_bytes = flow->bytes;
-	event->reason = flow->reason;
-	event->is_reply = flow->is_reply;
-	event->error = flow->error;
+	draft->source = flow->tuple.source;
+	draft->destination = flow->tuple.destination;
+	draft->source_port = flow->tuple.source_port;
+	draft->destination_port = flow->tuple.destination_port;
+	draft->family = flow->family;
+	draft->protocol = flow->tuple.protocol;
+	draft->tcp_flags = flow->tcp_flags;
+	draft->icmp_type = flow->icmp_type;
+	draft->icmp_code = flow->icmp_code;
+	draft->packet_bytes = flow->bytes;
+	draft->reason = flow->reason;
+	draft->is_reply = flow->is_reply;
+	draft->direction = flow->drop_direction;
+	draft->error = flow->error;
 }
 
-static __always_inline void event_fill_ends(struct flow_event *event, const struct flow *flow)
+static __always_inline void event_draft_ends(struct flow_event *draft, const struct flow *flow)
 {
-	event->source_identity = flow->source.sec_identity;
-	event->destination_identity = flow->destination.sec_identity;
-	event->source_endpoint = flow->source.endpoint ? flow->source.endpoint->endpoint_id : 0;
-	event->destination_endpoint = flow->destination.endpoint ? flow->destination.endpoint->endpoint_id : 0;
-}
-
-static __always_inline __u32 event_revision(const struct end *end)
-{
-	return end->revision == REVISION_MISSING ? 0 : end->revision;
+	draft->source_identity = flow->source.sec_identity;
+	draft->destination_identity = flow->destination.sec_identity;
+	draft->source_endpoint = flow->source.endpoint ? flow->source.endpoint->endpoint_id : 0;
+	draft->destination_endpoint = flow->destination.endpoint ? flow->destination.endpoint->endpoint_id : 0;
 }
 
 /* Of a packet whose connection stands: what conntrack remembers. Else: what was decided just now. */
-static __always_inline void event_fill_verdict(struct flow_event *event, const struct flow *flow)
+static __always_inline void event_draft_verdict(struct flow_event *draft, const struct flow *flow)
 {
 	const struct ct_entry *entry = flow->entry;
 	const struct verdict *verdict = &flow->verdict;
-	bool is_reply = flow->is_reply == IS_REPLY_YES;
 
-	event->verdict_flags = verdict->flags;
-	event->egress_row = entry ? entry->egress_row : verdict->egress_row;
-	event->ingress_row = entry ? entry->ingress_row : verdict->ingress_row;
-	event->egress_selector = entry ? entry->egress_selector : verdict->egress_selector;
-	event->ingress_selector = entry ? entry->ingress_selector : verdict->ingress_selector;
-	event->egress_revision = event_revision(is_reply ? &flow->destination : &flow->source);
-	event->ingress_revision = event_revision(is_reply ? &flow->source : &flow->destination);
+	draft->verdict_flags = verdict->flags;
+	draft->egress_row = entry ? entry->egress_row : verdict->egress_row;
+	draft->ingress_row = entry ? entry->ingress_row : verdict->ingress_row;
+	draft->egress_selector = entry ? entry->egress_selector : verdict->egress_selector;
+	draft->ingress_selector = entry ? entry->ingress_selector : verdict->ingress_selector;
+	draft->egress_revision = flow->source.revision;
+	draft->ingress_revision = flow->destination.revision;
+}
+
+static __always_inline __u32 event_revision(__u32 revision)
+{
+	return revision == REVISION_MISSING ? 0 : revision;
+}
+
+/* The draft has ports, also of ICMP, and revisions as they lie in the packet: source and destination. */
+static __always_inline void event_fill(struct flow_event *event, const struct flow_event *draft)
+{
+	__u8 icmp = draft->family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+	__u32 source_revision = event_revision(draft->egress_revision);
+	__u32 destination_revision = event_revision(draft->ingress_revision);
+	bool is_reply = draft->is_reply == IS_REPLY_YES;
+
+	*event = *draft;
+	if (draft->protocol == icmp)
+		event->source_port = event->destination_port = 0;
+	event->egress_revision = is_reply ? destination_revision : source_revision;
+	event->ingress_revision = is_reply ? source_revision : destination_revision;
 }
 
 static __always_inline void event_fill_frame(struct flow_event *event, struct __sk_buff *skb)
@@ -104,26 +121,43 @@ static __always_inline void event_fill_frame(struct flow_event *event, struct __
 	}
 }
 
-/* To be called before the packet is rewritten. Packet pointers are void afterwards. */
-static __noinline int event_send(struct __sk_buff *skb, struct flow *flow, __u8 type, __u8 subtype)
+/* Sends this CPU's draft. Not static, so that it is verified once, apart from its callers: before Linux 6.4 the
+ * verifier looks at a static function anew for nearly each path that leads to it, and all paths lead here.
+ */
+__noinline int event_publish(struct __sk_buff *skb)
 {
-	struct flow_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	__u32 zero = 0;
+	const struct flow_event *draft = bpf_map_lookup_elem(&event_draft, &zero);
+	struct flow_event *event;
 
+	if (!draft) /* there always is one, but the verifier cannot know */
+		return 0;
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event) {
 		events_count_lost();
 		return 0;
 	}
-	__builtin_memset(event, 0, sizeof(*event));
+	event_fill(event, draft);
 	event->time_ns = bpf_ktime_get_ns();
-	event->type = type;
-	event->subtype = subtype;
-	event->direction = type == EVENT_DROP ? flow->drop_direction : 0;
-	event_fill_packet(event, flow);
-	event_fill_ends(event, flow);
-	event_fill_verdict(event, flow);
 	event_fill_frame(event, skb);
 	bpf_ringbuf_submit(event, events_wakeup(event->time_ns));
 	return 0;
+}
+
+/* To be called before the packet is rewritten. Packet pointers are void afterwards. */
+static __noinline int event_send(struct __sk_buff *skb, const struct flow *flow, __u8 type, __u8 subtype)
+{
+	__u32 zero = 0;
+	struct flow_event *draft = bpf_map_lookup_elem(&event_draft, &zero);
+
+	if (!draft)
+		return 0;
+	draft->type = type;
+	draft->subtype = subtype;
+	event_draft_packet(draft, flow);
+	event_draft_ends(draft, flow);
+	event_draft_verdict(draft, flow);
+	return event_publish(skb);
 }
 
 /* Medium aggregation: is there anything in this packet that its connection has not reported lately? */

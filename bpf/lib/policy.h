@@ -35,10 +35,10 @@ union policy_where {
  */
 union policy_answer {
 	struct {
-		__u32 row_id;   /* of the row that decided; of the first bank's if nothing matched */
-		__u16 selector; /* that matched first; 0 if nothing did */
-		__u8 reason;    /* 0: allowed; else enum drop_reason */
-		__u8 unenforced;
+		__u32 row_id;       /* of the row that decided; of the first bank's if nothing matched */
+		__u16 selector;     /* that matched first; 0 if nothing did */
+		__u8 reason;        /* 0: allowed; else enum drop_reason */
+		__u8 verdict_flags; /* enum verdict_flags, as of an egress; 0: nothing to report */
 	};
 	__u64 word;
 };
@@ -103,7 +103,6 @@ __noinline __u64 policy_decide_in_bank(__u32 policy_id, __u32 bank, __u32 sec_id
 	if (cidr_identity)
 		selector_bits_add(&peer, cidr_identity, bank);
 	answer.row_id = row->row_id;
-	answer.unenforced = row->flags & POLICY_ROW_UNENFORCED;
 	answer.reason = DROP_POLICY_DENY;
 	bit = selector_bits_first_common(&peer, &row->deny);
 	if (bit == POLICY_NO_BIT) {
@@ -114,6 +113,8 @@ __noinline __u64 policy_decide_in_bank(__u32 policy_id, __u32 bank, __u32 sec_id
 		answer.reason = DROP_POLICY_DENIED;
 	else
 		answer.selector = bank * POLICY_BANK_BITS + bit;
+	if (!(row->flags & POLICY_ROW_UNENFORCED))
+		answer.verdict_flags = VERDICT_EGRESS | (answer.reason ? VERDICT_EGRESS_DENIED : 0);
 	return answer.word;
 }
 

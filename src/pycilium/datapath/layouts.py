@@ -1188,6 +1188,9 @@ ENDPOINTS4: Final[MapSpec[Endpoint4Key, EndpointEntry]] = MapSpec(
 ENDPOINTS6: Final[MapSpec[Endpoint6Key, EndpointEntry]] = MapSpec(
     "endpoints6", MapType.HASH, _Endpoint6Key, _EndpointEntry, 4096
 )
+EVENT_DRAFT: Final[MapSpec[int, FlowEvent]] = MapSpec(
+    "event_draft", MapType.PERCPU_ARRAY, U32, _FlowEvent, 1
+)
 EVENT_WAKEUP: Final[MapSpec[int, int]] = MapSpec(
     "event_wakeup", MapType.PERCPU_ARRAY, U32, U64, 1
 )
@@ -1225,6 +1228,7 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "ct6": CT6,
     "endpoints4": ENDPOINTS4,
     "endpoints6": ENDPOINTS6,
+    "event_draft": EVENT_DRAFT,
     "event_wakeup": EVENT_WAKEUP,
     "events": EVENTS,
     "events_lost": EVENTS_LOST,
