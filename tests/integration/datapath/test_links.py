@@ -11,11 +11,15 @@ import pytest
 
 from pycilium.datapath import bpf_syscall as bpf
 from pycilium.datapath import libbpf, links
+from pycilium.datapath.features import kernel_version
 from pycilium.datapath.links import Attachment, Hook
 from pycilium.datapath.loader import Datapath
-from pycilium.errors import AttachError
+from pycilium.errors import AttachError, UnsupportedFeature
 
 pytestmark = pytest.mark.root
+
+needs_tcx = pytest.mark.skipif(kernel_version() < (6, 6), reason="tcx links are of Linux 6.6")
+TCX = pytest.param("tcx", marks=needs_tcx)
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def fds(datapath: Datapath) -> Iterator[tuple[int, int]]:
     return datapath.programs["probe_events"].fd, datapath.programs["probe_config"].fd
 
 
-@pytest.mark.parametrize("mode", ["tcx", "tc"])
+@pytest.mark.parametrize("mode", [TCX, "tc"])
 @pytest.mark.parametrize("hook", Hook)
 class TestEitherMode:
     def test_what_is_attached_is_found_and_detached_once(
@@ -78,13 +82,14 @@ class TestEitherMode:
 
 def attached_programs(device: int, hook: Hook) -> list[tuple[int, int]]:
     """(link or handle, program) of all that is attached, by tcx and by tc."""
-    found = list(bpf.query_links(device, hook.tcx))
+    found = list(bpf.query_links(device, hook.tcx)) if links.has_tcx() else []
     shown = subprocess.run(
         ["tc", "filter", "show", "dev", "probe0", hook.value], check=True, capture_output=True, text=True
     ).stdout
     return found + [(links.HANDLE, line.count("0xc111")) for line in shown.splitlines() if "handle" in line]
 
 
+@needs_tcx
 @pytest.mark.parametrize(("before", "after"), [("tcx", "tc"), ("tc", "tcx"), ("tc", "auto")])
 def test_changing_the_mode_leaves_nothing_of_the_other(
     device: int, pin: Path, fds: tuple[int, int], before: links.Mode, after: links.Mode
@@ -97,6 +102,7 @@ def test_changing_the_mode_leaves_nothing_of_the_other(
     assert links.attachment(device, pin) == attached
 
 
+@needs_tcx
 @pytest.mark.parametrize(("own_device", "left"), [(True, 0), (False, 1)])
 def test_the_qdisc_goes_with_the_filter_only_from_a_device_of_our_own(
     device: int, pin: Path, fds: tuple[int, int], own_device: bool, left: int
@@ -115,9 +121,20 @@ def clsact_count() -> int:
 
 
 def test_auto_prefers_tcx_where_the_kernel_has_it(device: int, pin: Path, fds: tuple[int, int]) -> None:
+    assert links.has_tcx() == (kernel_version() >= (6, 6))
     assert links.attach(device, fds[0], pin).mode == ("tcx" if links.has_tcx() else "tc")
 
 
+def test_tcx_where_the_kernel_has_none_is_told(
+    device: int, pin: Path, fds: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "has_tcx", lambda: False)
+
+    with pytest.raises(UnsupportedFeature, match=r"no tcx links; Linux 6\.6 or newer"):
+        links.attach(device, fds[0], pin, mode="tcx")
+
+
+@needs_tcx
 def test_a_link_survives_the_process_by_its_pin(device: int, pin: Path, datapath: Datapath) -> None:
     attached = links.attach(device, datapath.programs["probe_events"].fd, pin)
     datapath.close()
@@ -134,6 +151,7 @@ def test_the_pin_of_another_device_is_not_mistaken_for_this_one(device: int, pin
     assert len(attached_programs(device, Hook.INGRESS)) == 1
 
 
+@needs_tcx
 def test_pins_whose_device_is_gone_are_swept(device: int, pin: Path, fds: tuple[int, int]) -> None:
     links.attach(device, fds[0], pin)
     subprocess.run(["ip", "link", "delete", "probe0"], check=True)
