@@ -9,7 +9,7 @@ TIERS := unit bpf integration e2e
 GENERATORS := tools/gen_layouts.py tools/gen_proto.py tools/gen_docs.py
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check lint unit bench bpf gen programs format wheel clean
+.PHONY: help build demo test check lint unit bench kernels bpf gen programs format wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: ## as root: the figures of the README, ours and theirs side by side; JSON
 	@tools/prepare.sh packages bench
 	@$(MAKE) --no-print-directory build
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.benchmark $(BENCH_OPTIONS)
+
+kernels: build ## the datapath's tests on other kernels (Debian's 5.10, 6.1, 6.12) under qemu; optional, see CONTRIBUTING
+	@$(BIN)/python tools/kernel_matrix.py $(KERNEL_OPTIONS)
 
 bpf: $(VENV)/.installed ## compile the eBPF programs that changed
 	@$(BIN)/python tools/build_bpf.py
