@@ -5,6 +5,7 @@
 #include "../abi/types.h"
 #include "../maps/endpoint.h"
 #include "../maps/ipcache.h"
+#include "../maps/node.h"
 #include "../maps/policy.h"
 #include "flow.h"
 

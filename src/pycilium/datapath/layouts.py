@@ -160,6 +160,18 @@ class MetricsLimits(IntEnum):
     ENTRIES = 1024
 
 
+class NodeId(IntEnum):
+    """enum node_id."""
+
+    NONE = 0
+
+
+class NodeFlags(IntFlag):
+    """enum node_flags."""
+
+    TUNNEL = 1
+
+
 class PolicyLimits(IntEnum):
     """enum policy_limits."""
 
@@ -856,7 +868,7 @@ class Ipcache6Key:
         )
 
 
-_IPCACHE_ENTRY = struct.Struct("=I I")
+_IPCACHE_ENTRY = struct.Struct("=I I H H")
 
 
 @dataclass(frozen=True, slots=True)
@@ -865,22 +877,28 @@ class IpcacheEntry:
 
     sec_identity: int = 0
     cidr_identity: int = 0
+    node_id: int = 0
+    flags: int = 0
 
-    SIZE: ClassVar[int] = 8
+    SIZE: ClassVar[int] = 12
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
             ("sec_identity", "u4"),
             ("cidr_identity", "u4"),
+            ("node_id", "u2"),
+            ("flags", "u2"),
         ]
     )
     SIGNATURE: ClassVar[str] = (
-        "struct{sec_identity:u32@0 cidr_identity:u32@4 size=8}"
+        "struct{sec_identity:u32@0 cidr_identity:u32@4 node_id:u16@8 flags:u16@10 size=12}"
     )
 
     def to_bytes(self) -> bytes:
         return _IPCACHE_ENTRY.pack(
             self.sec_identity,
             self.cidr_identity,
+            self.node_id,
+            self.flags,
         )
 
     @classmethod
@@ -889,6 +907,57 @@ class IpcacheEntry:
         return cls(
             items[0],
             items[1],
+            items[2],
+            items[3],
+        )
+
+
+_NODE_ENTRY = struct.Struct("=16s I H B B")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEntry:
+    """struct node_entry."""
+
+    address: bytes = bytes(16)
+    ifindex: int = 0
+    mtu_bytes: int = 0
+    family: int = 0
+    flags: int = 0
+
+    SIZE: ClassVar[int] = 24
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("address", "u1", (16,)),
+            ("ifindex", "u4"),
+            ("mtu_bytes", "u2"),
+            ("family", "u1"),
+            ("flags", "u1"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{address:struct{words:be32[4]@0 size=16}@0 ifindex:u32@16 mtu_bytes:u16@20 family:u8@22 "
+        "flags:u8@23 size=24}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _NODE_ENTRY.pack(
+            self.address,
+            self.ifindex,
+            self.mtu_bytes,
+            self.family,
+            self.flags,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> NodeEntry:
+        items = _NODE_ENTRY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            items[2],
+            items[3],
+            items[4],
         )
 
 
@@ -1166,6 +1235,7 @@ _MetricsEntry: Final[Codec[MetricsEntry]] = _codec(MetricsEntry, "metrics_entry"
 _Ipcache4Key: Final[Codec[Ipcache4Key]] = _codec(Ipcache4Key, "ipcache4_key")
 _Ipcache6Key: Final[Codec[Ipcache6Key]] = _codec(Ipcache6Key, "ipcache6_key")
 _IpcacheEntry: Final[Codec[IpcacheEntry]] = _codec(IpcacheEntry, "ipcache_entry")
+_NodeEntry: Final[Codec[NodeEntry]] = _codec(NodeEntry, "node_entry")
 _PolicyEntry: Final[Codec[PolicyEntry]] = _codec(PolicyEntry, "policy_entry")
 _IdentityBitsKey: Final[Codec[IdentityBitsKey]] = _codec(IdentityBitsKey, "identity_bits_key")
 _SelectorBits: Final[Codec[SelectorBits]] = _codec(SelectorBits, "selector_bits")
@@ -1215,6 +1285,9 @@ IPCACHE6: Final[MapSpec[Ipcache6Key, IpcacheEntry]] = MapSpec(
 METRICS: Final[MapSpec[int, MetricsEntry]] = MapSpec(
     "metrics", MapType.PERCPU_ARRAY, U32, _MetricsEntry, 1024
 )
+NODES: Final[MapSpec[int, NodeEntry]] = MapSpec(
+    "nodes", MapType.ARRAY, U32, _NodeEntry, 8192
+)
 POLICIES: Final[MapSpec[int, PolicyEntry]] = MapSpec(
     "policies", MapType.ARRAY, U32, _PolicyEntry, 4096
 )
@@ -1237,6 +1310,7 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "ipcache4": IPCACHE4,
     "ipcache6": IPCACHE6,
     "metrics": METRICS,
+    "nodes": NODES,
     "policies": POLICIES,
     "policy_rows": POLICY_ROWS,
 }
@@ -1272,6 +1346,7 @@ STRUCTS: Final[dict[str, str]] = {
     "ipcache4_key": Ipcache4Key.SIGNATURE,
     "ipcache6_key": Ipcache6Key.SIGNATURE,
     "ipcache_entry": IpcacheEntry.SIGNATURE,
+    "node_entry": NodeEntry.SIGNATURE,
     "policy_entry": PolicyEntry.SIGNATURE,
     "identity_bits_key": IdentityBitsKey.SIGNATURE,
     "selector_bits": SelectorBits.SIGNATURE,
@@ -1293,6 +1368,8 @@ ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "verdict_flags": VerdictFlags,
     "aggregation": Aggregation,
     "metrics_limits": MetricsLimits,
+    "node_id": NodeId,
+    "node_flags": NodeFlags,
     "policy_limits": PolicyLimits,
     "policy_row_flags": PolicyRowFlags,
 }
