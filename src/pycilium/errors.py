@@ -38,6 +38,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached, is locked or is damaged; the message says which and what to do."""
 
 
+class ResourceUnreadable(StoreError):
+    """One resource is kept in a form that this version does not read: delete it and apply it anew."""
+
+
 class NotFound(StoreError):
     """No such resource."""
 

@@ -1,24 +1,28 @@
 """From the store into the intent tables: one source per kind, list and then watch, for ever.
 
 A source only writes what it saw. It lists, replaces what it owns in its table, then follows the watch; an expired
-watch or a store that went away means: list again, later if need be. Until then the tables, and with them the kernel,
-keep what was last known. `synced` is set once the first list has been taken in; the agent programs nothing before
-every source is synced, so that a restart never takes an empty intent for the truth.
+watch or a store that went away means: list again, later if need be, and what is unchanged in the new list is no change
+of the table. Until then the tables, and with them the kernel, keep what was last known. `synced` is set once the first
+list has been taken in; the agent programs nothing before every source is synced, so that a restart never takes an empty
+intent for the truth.
+
+One resource that cannot be read or converted is set aside by its name; whatever was last known of it stays.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+import random
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import structlog
 
 from pycilium.errors import InvalidResource, StoreError
-from pycilium.model.resources import Resource
-from pycilium.store import ResourceList, Store, WatchEvent, follow
-from pycilium.tables import Database, Table
+from pycilium.model.resources import Resource, ResourceKey
+from pycilium.store import ResourceList, Store, Unreadable, WatchEvent, follow
+from pycilium.tables import Database, Table, WriteTransaction
 
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
@@ -27,16 +31,21 @@ log = structlog.get_logger()
 RETRY_FIRST_S, RETRY_MOST_S = 0.2, 10.0
 
 
+def retry_delay_s(longest_s: float) -> float:
+    """Up to `longest_s`, by chance: thousands of agents must not come back to a store in the same instant."""
+    return longest_s * random.uniform(0.5, 1.0)  # noqa: S311  no secret
+
+
 @dataclass(slots=True)
 class Source(Generic[R, T]):
     """One kind of resource and the table that it fills."""
 
     kind: type[R]
     table: Table[T]
-    convert: Callable[[R], T]
-    """The table's object for a resource; InvalidResource sets the resource aside, named, without touching others."""
-    key: Callable[[R], Hashable]
-    """The table's key for a resource, also one that cannot be converted."""
+    convert: Callable[[R], T | None]
+    """The table's object for a resource, None if it has none; InvalidResource sets the resource aside, named."""
+    key: Callable[[ResourceKey], Hashable] = lambda key: key
+    """The table's key for a resource, also one that cannot be read or converted."""
     owns: Callable[[T], bool] = lambda _: True
     """Which objects of the table come from here, where several sources share one."""
     synced: asyncio.Event = field(default_factory=asyncio.Event)
@@ -52,7 +61,7 @@ class Source(Generic[R, T]):
             try:
                 async for step in follow(store, self.kind):
                     if isinstance(step, ResourceList):
-                        self._replace(db, step.items)
+                        self._replace(db, step)
                         self.error, delay = "", RETRY_FIRST_S
                         self.synced.set()
                     else:
@@ -62,43 +71,55 @@ class Source(Generic[R, T]):
                 if not self.error:
                     log.warning("store cannot be read", kind=self.kind.__name__, error=str(error))
                 self.error = str(error)
-            await asyncio.sleep(delay)
+            await asyncio.sleep(retry_delay_s(delay))
             delay = min(delay * 2, RETRY_MOST_S)
 
-    def _replace(self, db: Database, resources: Sequence[R]) -> None:
-        wanted = {self.key(resource) for resource in resources}
+    def _replace(self, db: Database, listed: ResourceList[R]) -> None:
+        wanted = {self.key(resource.key) for resource in listed.items}
+        wanted |= {self.key(unreadable.key) for unreadable in listed.unreadable}
         self.rejected = {key: why for key, why in self.rejected.items() if key in wanted}
-        converted = [made for made in map(self._convert, resources) if made is not None]
+        for unreadable in listed.unreadable:
+            self._set_aside(unreadable.key, str(unreadable))
         with db.write() as txn:
             for key in [self.table.key(obj) for obj in txn.all(self.table) if self.owns(obj)]:
                 if key not in wanted:
                     txn.delete(self.table, key)
-            for obj in converted:
-                txn.insert(self.table, obj)
+            for resource in listed.items:
+                self._take(txn, resource)
 
-    def _apply(self, db: Database, event: WatchEvent[R]) -> None:
-        resource = event.object
-        if event.type == "DELETED":
-            self.rejected.pop(self.key(resource), None)
-            with db.write() as txn:
-                known = txn.get(self.table, self.key(resource))
-                if known is not None and self.owns(known):
-                    txn.delete(self.table, self.key(resource))
+    def _apply(self, db: Database, event: WatchEvent[R] | Unreadable) -> None:
+        if isinstance(event, Unreadable):
+            self._set_aside(event.key, str(event))
             return
-        converted = self._convert(resource)
-        if converted is not None:
-            with db.write() as txn:
-                txn.insert(self.table, converted)
+        with db.write() as txn:
+            if event.type == "DELETED":
+                key = self.key(event.object.key)
+                self.rejected.pop(key, None)
+                self._drop(txn, key)
+            else:
+                self._take(txn, event.object)
 
-    def _convert(self, resource: R) -> T | None:
-        """What the table should hold. A resource that turned invalid keeps its last valid form: nothing is lost."""
-        key = self.key(resource)
+    def _take(self, txn: WriteTransaction, resource: R) -> None:
+        """Put into the table what a resource says. One that turned invalid keeps its last valid form."""
+        key = self.key(resource.key)
         try:
             converted = self.convert(resource)
         except InvalidResource as error:
-            if self.rejected.get(key) != str(error):
-                log.warning("resource set aside", kind=self.kind.__name__, key=str(key), reason=str(error))
-            self.rejected[key] = str(error)
-            return None
+            self._set_aside(resource.key, str(error))
+            return
         self.rejected.pop(key, None)
-        return converted
+        if converted is None:
+            self._drop(txn, key)
+        else:
+            txn.insert(self.table, converted)
+
+    def _drop(self, txn: WriteTransaction, key: Hashable) -> None:
+        known = txn.get(self.table, key)
+        if known is not None and self.owns(known):
+            txn.delete(self.table, key)
+
+    def _set_aside(self, named: ResourceKey, reason: str) -> None:
+        key = self.key(named)
+        if self.rejected.get(key) != reason:
+            log.warning("resource set aside", kind=self.kind.__name__, key=str(key), reason=reason)
+        self.rejected[key] = reason

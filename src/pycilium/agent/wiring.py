@@ -250,18 +250,17 @@ def make_sources(intent: Intent, resources: dict[ResourceKey, Any], cluster: str
                 kind=kind,
                 table=intent.policies,
                 convert=policy,
-                key=lambda resource: resource.key,
                 owns=partial(_is_of_kind, kind.__name__),
             )
             for kind in POLICY_KINDS
         ),
-        Source(Namespace, intent.namespaces, lambda resource: resource, lambda resource: resource.key),
-        Source(Pod, intent.pods, lambda resource: resource, lambda resource: resource.key),
+        Source(Namespace, intent.namespaces, lambda resource: resource),
+        Source(Pod, intent.pods, lambda resource: resource),
         Source(
             CiliumIdentity,
             intent.identities,
             identity_of_resource,
-            lambda resource: cluster_identity_number(resource.metadata.name) or resource.metadata.name,
+            lambda key: cluster_identity_number(key.name) or key.name,
             is_cluster_identity,
         ),
     ]

@@ -72,7 +72,10 @@ def get(target: Target, kind: str, name: str | None, namespace: str, everywhere:
             resources = [store.get(found.resource, name, namespace if found.namespaced else "")]
         else:
             wanted = None if everywhere or not found.namespaced else namespace
-            resources = list(store.list(found.resource, wanted).items)
+            listed = store.list(found.resource, wanted)
+            resources = list(listed.items)
+            for unreadable in listed.unreadable:
+                click.echo(f"Warning: {unreadable}", err=True)
     if output in ("json", "yaml"):
         plain: Any = [to_plain(resource) for resource in resources]
         plain = plain[0] if name else {"apiVersion": "v1", "kind": "List", "items": plain}

@@ -4,7 +4,7 @@ from pycilium.store.blocking import BlockingStore
 from pycilium.store.follow import follow
 from pycilium.store.leases import Leases
 from pycilium.store.opening import open_blocking, open_store
-from pycilium.store.protocol import Applied, ResourceList, Store, WatchEvent
+from pycilium.store.protocol import Applied, ResourceList, Store, Unreadable, WatchEvent
 
 __all__ = [
     "Applied",
@@ -12,6 +12,7 @@ __all__ = [
     "Leases",
     "ResourceList",
     "Store",
+    "Unreadable",
     "WatchEvent",
     "follow",
     "open_blocking",

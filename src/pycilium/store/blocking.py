@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pycilium.model.resources import Resource, ResourceKey
-from pycilium.store.protocol import Applied, ResourceList, Store, WatchEvent
+from pycilium.store.protocol import Applied, ResourceList, Store, Unreadable, WatchEvent
 
 R = TypeVar("R", bound=Resource)
 
@@ -44,11 +44,13 @@ class BlockingStore:
     def delete_all(self, keys: Sequence[ResourceKey]) -> Sequence[ResourceKey]:
         return self._runner.run(self._store.delete_all(keys))
 
-    def watch(self, kind: type[R], from_version: str, *, timeout_s: float | None = None) -> Iterator[WatchEvent[R]]:
+    def watch(
+        self, kind: type[R], from_version: str, *, timeout_s: float | None = None
+    ) -> Iterator[WatchEvent[R] | Unreadable]:
         """Changes as they come; ends when none came for `timeout_s`."""
         events = self._store.watch(kind, from_version)
 
-        async def upcoming() -> WatchEvent[R] | None:
+        async def upcoming() -> WatchEvent[R] | Unreadable | None:
             try:
                 async with asyncio.timeout(timeout_s):
                     return await anext(events)

@@ -8,16 +8,16 @@ from typing import TypeVar
 
 from pycilium.errors import WatchExpired
 from pycilium.model.resources import Resource
-from pycilium.store.protocol import ResourceList, Store, WatchEvent
+from pycilium.store.protocol import ResourceList, Store, Unreadable, WatchEvent
 
 R = TypeVar("R", bound=Resource)
 
 
-async def follow(store: Store, kind: type[R]) -> AsyncGenerator[ResourceList[R] | WatchEvent[R], None]:
+async def follow(store: Store, kind: type[R]) -> AsyncGenerator[ResourceList[R] | WatchEvent[R] | Unreadable, None]:
     """All resources of a kind, then their changes, without end.
 
     A ResourceList replaces everything that was known; one comes first, and again whenever the follower fell behind what
-    the store keeps of changes.
+    the store keeps of changes. An Unreadable stands for a change whose outcome cannot be read.
     """
     while True:
         listed = await store.list(kind)

@@ -9,6 +9,10 @@ backend keeps, and the conformance suite checks:
   of what is asked for (everything but metadata and status).
 * A write that changes nothing is no change: same version, no event.
 * Resources are checked before they are kept: InvalidResource.
+* One resource that cannot be read (damaged, or written by another version) disturbs no other: `list` names it in
+  `unreadable` and gives the rest; `watch` yields an Unreadable in its place and goes on; `get` and writes that would
+  read it raise ResourceUnreadable; `delete` and `delete_all` remove it. A watch that cannot say of which resource a
+  change is, or that such a resource was deleted, ends with WatchExpired: the list that follows tells.
 """
 
 from __future__ import annotations
@@ -24,11 +28,26 @@ R_co = TypeVar("R_co", bound=Resource, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A resource that is kept in a form that cannot be read: which one, and why."""
+
+    key: ResourceKey
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key} is kept in a form that this version does not read ({self.reason}): it was written by another "
+            f"version of pycilium or by hand; delete it, or apply it anew after that"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceList(Generic[R_co]):
     """What `list` found, ordered by namespace and name, and the version to watch from."""
 
     items: tuple[R_co, ...]
     resource_version: str
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +74,7 @@ class Store(Protocol):
         ...
 
     async def get(self, kind: type[R], name: str, namespace: str = "") -> R:
-        """One resource; NotFound. `namespace` is empty for kinds of the whole cluster."""
+        """One resource; NotFound, ResourceUnreadable. `namespace` is empty for kinds of the whole cluster."""
         ...
 
     async def create(self, resource: R) -> R:
@@ -86,7 +105,7 @@ class Store(Protocol):
         """Deletes those that exist and returns which did; all or nothing where the backend can."""
         ...
 
-    def watch(self, kind: type[R], from_version: str) -> AsyncGenerator[WatchEvent[R], None]:
+    def watch(self, kind: type[R], from_version: str) -> AsyncGenerator[WatchEvent[R] | Unreadable, None]:
         """Every change of a kind after `from_version`, without end; WatchExpired if those are no longer kept.
 
         Close it (`contextlib.aclosing`) when it is left early.

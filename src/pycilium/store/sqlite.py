@@ -14,12 +14,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pycilium.errors import AlreadyExists, InvalidResource, NotFound, StoreUnavailable, WatchExpired
+import msgspec
+
+from pycilium.errors import (
+    AlreadyExists,
+    InvalidResource,
+    NotFound,
+    ResourceUnreadable,
+    StoreUnavailable,
+    WatchExpired,
+)
 from pycilium.model.resources import Kind, Resource, ResourceKey, decode_stored, encode_json, kind_of
 from pycilium.model.resources.kinds import kind_for_word
 from pycilium.store import admission
-from pycilium.store.protocol import Applied, ResourceList, WatchEvent
-from pycilium.store.sqlite_file import EventType, SqliteFile, Transaction
+from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent
+from pycilium.store.sqlite_file import ChangeRow, EventType, SqliteFile, Transaction
 from pycilium.store.wakeups import Wakeups
 
 R = TypeVar("R", bound=Resource)
@@ -57,10 +66,12 @@ class SqliteStore:
     async def list(self, kind: type[R], namespace: str | None = None) -> ResourceList[R]:
         def listed() -> ResourceList[R]:
             known = kind_of(kind)
-            items, version = self._file.rows(
-                known.name, namespace, lambda row: self._decoded(known, row.body, row.namespace, row.name)
+            found, version = self._file.rows(
+                known.name, namespace, lambda row: _decoded(known, row.body, row.namespace, row.name)
             )
-            return ResourceList(tuple(items), str(version))
+            unreadable = tuple(each for each in found if isinstance(each, Unreadable))
+            items = tuple(each for each in found if not isinstance(each, Unreadable))
+            return ResourceList(items, str(version), unreadable)
 
         return await self._run(self._reader, listed)
 
@@ -71,7 +82,7 @@ class SqliteStore:
             body = self._file.read(key)
             if body is None:
                 raise NotFound(f"{key} does not exist")
-            return self._decoded(known, body, namespace, name)
+            return _readable(_decoded(known, body, namespace, name))
 
         return await self._run(self._reader, found)
 
@@ -90,9 +101,13 @@ class SqliteStore:
 
     async def delete(self, kind: type[Resource], name: str, namespace: str = "", *, resource_version: str = "") -> None:
         def deleted(transaction: Transaction) -> None:
-            stored = self._present(transaction, kind_of(kind), namespace, name)
-            admission.check_deletable(stored, resource_version)
-            self._delete(transaction, stored)
+            key = ResourceKey(kind_of(kind).name, namespace, name)
+            stored = self._found(transaction, kind_of(kind), namespace, name)
+            if stored is None:
+                raise NotFound(f"{key} does not exist")
+            if not isinstance(stored, Unreadable):
+                admission.check_deletable(stored, resource_version)
+            self._delete(transaction, key, stored)
 
         await self._write(deleted)
 
@@ -104,21 +119,20 @@ class SqliteStore:
         def deleted(transaction: Transaction) -> list[ResourceKey]:
             existed = []
             for key in keys:
-                stored = self._stored(transaction, kind_for_word(key.kind), key.namespace, key.name)
+                stored = self._found(transaction, kind_for_word(key.kind), key.namespace, key.name)
                 if stored is not None:
-                    self._delete(transaction, stored)
+                    self._delete(transaction, key, stored)
                     existed.append(key)
             return existed
 
         return await self._write(deleted)
 
-    async def watch(self, kind: type[R], from_version: str) -> AsyncGenerator[WatchEvent[R], None]:
+    async def watch(self, kind: type[R], from_version: str) -> AsyncGenerator[WatchEvent[R] | Unreadable, None]:
         known, version = kind_of(kind), _version(from_version)
 
-        def changed() -> tuple[list[WatchEvent[R]], int]:
+        def changed() -> tuple[list[WatchEvent[R] | Unreadable], int]:
             batch = self._file.changes(known.name, version)
-            events = [WatchEvent(row.type, self._decoded(known, row.body)) for row in batch.rows]
-            return events, batch.up_to
+            return [_event(known, row) for row in batch.rows], batch.up_to
 
         with self._wakeups.subscribed() as wake:
             while True:
@@ -171,8 +185,11 @@ class SqliteStore:
     def _keep(self, transaction: Transaction, stored: R, resource: R) -> R:
         return stored if resource is stored else _keep(transaction, "MODIFIED", resource)
 
-    def _delete(self, transaction: Transaction, stored: Resource) -> None:
-        _keep(transaction, "DELETED", stored)
+    def _delete(self, transaction: Transaction, key: ResourceKey, stored: Resource | Unreadable) -> None:
+        if isinstance(stored, Unreadable):
+            transaction.write(key, "DELETED", b"")  # what is left of it helps nobody
+        else:
+            _keep(transaction, "DELETED", stored)
 
     def _present(self, transaction: Transaction, kind: Kind[R], namespace: str, name: str) -> R:
         stored = self._stored(transaction, kind, namespace, name)
@@ -181,18 +198,54 @@ class SqliteStore:
         return stored
 
     def _stored(self, transaction: Transaction, kind: Kind[R], namespace: str, name: str) -> R | None:
-        body = transaction.read(ResourceKey(kind.name, namespace, name))
-        return None if body is None else self._decoded(kind, body, namespace, name)
+        found = self._found(transaction, kind, namespace, name)
+        return None if found is None else _readable(found)
 
-    def _decoded(self, kind: Kind[R], body: bytes, namespace: str = "", name: str = "") -> R:
-        try:
-            return decode_stored(kind, body)
-        except InvalidResource as error:
-            key = ResourceKey(kind.name, namespace, name)
-            raise StoreUnavailable(
-                f"{self._file.path}: {key} is kept in a form that this version does not read ({error.reason}): it was "
-                f"written by another version of pycilium or by hand; restore the file from a copy"
-            ) from error
+    def _found(self, transaction: Transaction, kind: Kind[R], namespace: str, name: str) -> R | Unreadable | None:
+        body = transaction.read(ResourceKey(kind.name, namespace, name))
+        return None if body is None else _decoded(kind, body, namespace, name)
+
+
+def _decoded(kind: Kind[R], body: bytes, namespace: str, name: str) -> R | Unreadable:
+    try:
+        return decode_stored(kind, body)
+    except InvalidResource as error:
+        return Unreadable(ResourceKey(kind.name, namespace, name), error.reason)
+
+
+def _readable(found: R | Unreadable) -> R:
+    if isinstance(found, Unreadable):
+        raise ResourceUnreadable(str(found))
+    return found
+
+
+def _event(kind: Kind[R], row: ChangeRow) -> WatchEvent[R] | Unreadable:
+    """The change that a row tells of; WatchExpired if it does not even say of what."""
+    try:
+        return WatchEvent(row.type, decode_stored(kind, row.body))
+    except InvalidResource as error:
+        key = _key_in(kind.name, row.body)
+        if key is None or row.type == "DELETED":
+            raise WatchExpired(f"change {row.version} of a {kind.name} cannot be read: list again") from error
+        return Unreadable(key, error.reason)
+
+
+def _key_in(kind: str, body: bytes) -> ResourceKey | None:
+    """The name in a body that is no resource of ours, if it has one."""
+    try:
+        metadata = msgspec.json.decode(body, type=_Named).metadata
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return ResourceKey(kind, metadata.namespace, metadata.name)
+
+
+class _NameParts(msgspec.Struct):
+    name: str
+    namespace: str = ""
+
+
+class _Named(msgspec.Struct):
+    metadata: _NameParts
 
 
 def _keep(transaction: Transaction, event: EventType, resource: R) -> R:

@@ -7,8 +7,8 @@ from pycilium.agent.intent import Intent
 from pycilium.agent.sources import Source
 from pycilium.model.identity import RESERVED_IDENTITIES, Identity
 from pycilium.model.labels import Labels
-from pycilium.model.resources import CiliumIdentity, ObjectMeta
-from pycilium.store import WatchEvent
+from pycilium.model.resources import CiliumIdentity, ObjectMeta, ResourceKey
+from pycilium.store import ResourceList, Unreadable, WatchEvent
 
 
 def resource(name: str) -> CiliumIdentity:
@@ -28,7 +28,7 @@ def source(intent):
         CiliumIdentity,
         intent.identities,
         identity_of_resource,
-        lambda identity: int(identity.metadata.name),
+        lambda key: int(key.name),
         is_cluster_identity,
     )
 
@@ -36,7 +36,7 @@ def source(intent):
 class TestIdentities:
     @pytest.mark.parametrize("name", ["9", "1", "0300", "65536", "16777217"])
     def test_one_that_redefines_a_number_the_cluster_does_not_give_out_is_set_aside(self, intent, source, name):
-        source._replace(intent.db, [resource(name), resource("300")])
+        source._replace(intent.db, ResourceList((resource(name), resource("300")), "1"))
         source._apply(intent.db, WatchEvent("MODIFIED", resource(name)))
         rejected = dict(source.rejected)
         if int(name) != 300:
@@ -48,3 +48,22 @@ class TestIdentities:
         }
         assert list(rejected) == [int(name)]
         assert "not the number of an identity of the cluster" in rejected[int(name)]
+
+    def test_one_that_cannot_be_read_is_set_aside_and_what_was_known_of_it_stays(self, intent, source):
+        source._replace(intent.db, ResourceList((resource("300"), resource("301")), "1"))
+        unreadable = Unreadable(ResourceKey("CiliumIdentity", "", "301"), "damaged")
+
+        source._apply(intent.db, unreadable)
+        source._replace(intent.db, ResourceList((resource("300"),), "2", (unreadable,)))
+
+        known = {identity.number for identity in intent.db.snapshot().all(intent.identities)}
+        assert {300, 301} <= known
+        assert list(source.rejected) == [301]
+
+    def test_a_list_that_says_nothing_new_is_no_change_of_the_table(self, intent, source):
+        source._replace(intent.db, ResourceList((resource("300"),), "1"))
+        before = intent.db.revision
+
+        source._replace(intent.db, ResourceList((resource("300"),), "2"))
+
+        assert intent.db.revision == before

@@ -16,8 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from pycilium.errors import ConfigError, NotFound, PermissionRequired, StoreUnavailable
-from pycilium.model.resources import Namespace, ObjectMeta, Pod
+from pycilium.errors import (
+    ConfigError,
+    NotFound,
+    PermissionRequired,
+    ResourceUnreadable,
+    StoreUnavailable,
+    WatchExpired,
+)
+from pycilium.model.resources import Namespace, ObjectMeta, Pod, ResourceKey
 from pycilium.store import open_blocking, open_store
 from pycilium.store.sqlite import SqliteStore
 from pycilium.store.sqlite_file import SqliteFile
@@ -199,16 +206,49 @@ class TestDamage:
         with pytest.raises(StoreUnavailable, match="damaged"):
             backend.open()
 
-    async def test_a_page_damaged_while_in_use_is_reported_and_the_rest_goes_on(self, backend):
+    async def test_a_resource_that_cannot_be_read_is_named_and_the_rest_goes_on(self, backend):
+        store = backend.open()
+        await store.apply([pod("good")])
+        version = (await store.list(Pod)).resource_version
+        odd = ResourceKey("Pod", "default", "odd")
+        body = b'{"metadata": {"name": "odd", "namespace": "default"}, "spec": 7}'
+        with closing(sqlite3.connect(backend.path)) as connection, connection:
+            connection.execute("INSERT INTO resources VALUES (?, ?, ?, ?)", (*odd, body))
+            connection.execute("INSERT INTO changes VALUES (?, 'Pod', 'ADDED', ?)", (int(version) + 1, body))
+            connection.execute("UPDATE state SET version = version + 1")
+
+        listed = await store.list(Pod)
+        async with watching(store, Pod, version) as next_event:
+            event = await next_event()
+        with pytest.raises(ResourceUnreadable, match="Pod default/odd is kept in a form"):
+            await store.get(Pod, "odd", "default")
+        with pytest.raises(ResourceUnreadable, match="Pod default/odd is kept in a form"):
+            await store.apply([pod("odd")])
+
+        assert [each.metadata.name for each in listed.items] == ["good"]
+        assert [each.key for each in listed.unreadable] == [event.key] == [odd]
+        assert (await store.get(Pod, "good", "default")).metadata.name == "good"
+
+        before = (await store.list(Pod)).resource_version
+        await store.delete(Pod, "odd", "default")
+        assert (await store.list(Pod)).unreadable == ()
+        async with watching(store, Pod, before) as next_event:
+            with pytest.raises(WatchExpired):
+                await next_event()
+        await store.close()
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"\xff\xfe", b'{"kind": "Pod"', b"[" * 5000, b'{"metadata": {"name": "\xff"}}']
+    )
+    async def test_whatever_is_in_a_resource_s_place_disturbs_no_other(self, backend, body):
         store = backend.open()
         await store.apply([pod("good")])
         with closing(sqlite3.connect(backend.path)) as connection, connection:
-            connection.execute("INSERT INTO resources VALUES ('Pod', 'default', 'odd', ?)", (b'{"kind": "Pod"',))
+            connection.execute("INSERT INTO resources VALUES ('Pod', 'default', 'odd', ?)", (body,))
 
-        with pytest.raises(StoreUnavailable, match="Pod default/odd is kept in a form that this version does not read"):
-            await store.list(Pod)
+        listed = await store.list(Pod)
 
-        assert (await store.get(Pod, "good", "default")).metadata.name == "good"
+        assert ([each.metadata.name for each in listed.items], len(listed.unreadable)) == (["good"], 1)
         await store.close()
 
     def test_another_programs_database_is_refused(self, backend):

@@ -66,7 +66,7 @@ def decode_stored(kind: Kind[R], raw: bytes | str) -> R:
     """A resource that `encode_json` wrote; InvalidResource if its structure is not that of `kind`."""
     try:
         resource: R = _decoder(kind.resource).decode(raw)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: text that is no UTF-8
         raise InvalidResource(str(error), source=f"a stored {kind.name}") from error
     return resource
 
