@@ -95,12 +95,15 @@ class DropReason(IntEnum):
     STALE_OR_UNROUTABLE_IP = 151
     CT_INSERT_FAILED = 155
     INVALID_IPV6_EXTENSION = 156
+    FRAGMENTATION_NEEDED = 157
+    NO_TUNNEL_ENDPOINT = 160
     NO_CONFIG = 165
     UNSUPPORTED_L2 = 166
     FRAGMENT_NOT_FOUND = 175
     FORBIDDEN_ICMPV6 = 176
     POLICY_DENY = 181
     VLAN_FILTERED = 182
+    INVALID_VNI = 183
     TTL_EXCEEDED = 196
     MULTICAST_HANDLED = 201
     ENDPOINT_NOT_READY = 203
@@ -122,6 +125,7 @@ class TracePoint(IntEnum):
     TO_OVERLAY = 4
     FROM_ENDPOINT = 5
     FROM_HOST = 7
+    FROM_OVERLAY = 9
     FROM_NETWORK = 10
     TO_NETWORK = 11
 
@@ -170,6 +174,15 @@ class NodeFlags(IntFlag):
     """enum node_flags."""
 
     TUNNEL = 1
+
+
+class PathMtuLimits(IntEnum):
+    """enum path_mtu_limits."""
+
+    PATH_MTU_LIFETIME_S = 600
+    PATH_MTU_MIN_BYTES = 576
+    OVERLAY_BYTES_IPV4 = 50
+    OVERLAY_BYTES_IPV6 = 70
 
 
 class PolicyLimits(IntEnum):
@@ -961,6 +974,43 @@ class NodeEntry:
         )
 
 
+_PATH_MTU_ENTRY = struct.Struct("=I H 2x")
+
+
+@dataclass(frozen=True, slots=True)
+class PathMtuEntry:
+    """struct path_mtu_entry."""
+
+    expires_s: int = 0
+    mtu_bytes: int = 0
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("expires_s", "u4"),
+            ("mtu_bytes", "u2"),
+            ("pad", "u2"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{expires_s:u32@0 mtu_bytes:u16@4 pad:u16@6 size=8}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _PATH_MTU_ENTRY.pack(
+            self.expires_s,
+            self.mtu_bytes,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> PathMtuEntry:
+        items = _PATH_MTU_ENTRY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+        )
+
+
 _POLICY_ENTRY = struct.Struct("=I H 13H")
 
 
@@ -1215,7 +1265,9 @@ class ProgramConfig:
     gateway_ipv6: bytes = bytes(16)
     host_ifindex: int = 0
     host_mac: bytes = bytes(6)
+    overlay_ifindex: int = 0
     report_interval_s: int = 0
+    tunnel_port: int = 0
 
 
 def _codec(layout: type[Any], name: str) -> Codec[Any]:
@@ -1236,6 +1288,7 @@ _Ipcache4Key: Final[Codec[Ipcache4Key]] = _codec(Ipcache4Key, "ipcache4_key")
 _Ipcache6Key: Final[Codec[Ipcache6Key]] = _codec(Ipcache6Key, "ipcache6_key")
 _IpcacheEntry: Final[Codec[IpcacheEntry]] = _codec(IpcacheEntry, "ipcache_entry")
 _NodeEntry: Final[Codec[NodeEntry]] = _codec(NodeEntry, "node_entry")
+_PathMtuEntry: Final[Codec[PathMtuEntry]] = _codec(PathMtuEntry, "path_mtu_entry")
 _PolicyEntry: Final[Codec[PolicyEntry]] = _codec(PolicyEntry, "policy_entry")
 _IdentityBitsKey: Final[Codec[IdentityBitsKey]] = _codec(IdentityBitsKey, "identity_bits_key")
 _SelectorBits: Final[Codec[SelectorBits]] = _codec(SelectorBits, "selector_bits")
@@ -1288,6 +1341,9 @@ METRICS: Final[MapSpec[int, MetricsEntry]] = MapSpec(
 NODES: Final[MapSpec[int, NodeEntry]] = MapSpec(
     "nodes", MapType.ARRAY, U32, _NodeEntry, 8192
 )
+PATH_MTUS: Final[MapSpec[int, PathMtuEntry]] = MapSpec(
+    "path_mtus", MapType.ARRAY, U32, _PathMtuEntry, 8192
+)
 POLICIES: Final[MapSpec[int, PolicyEntry]] = MapSpec(
     "policies", MapType.ARRAY, U32, _PolicyEntry, 4096
 )
@@ -1311,6 +1367,7 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "ipcache6": IPCACHE6,
     "metrics": METRICS,
     "nodes": NODES,
+    "path_mtus": PATH_MTUS,
     "policies": POLICIES,
     "policy_rows": POLICY_ROWS,
 }
@@ -1319,6 +1376,7 @@ PROGRAMS: Final[dict[str, ProgramSpec]] = {
     "from_container": ProgramSpec("from_container", "container", "tc"),
     "from_host": ProgramSpec("from_host", "host", "tc"),
     "from_netdev": ProgramSpec("from_netdev", "netdev", "tc"),
+    "from_overlay": ProgramSpec("from_overlay", "overlay", "tc"),
 }
 
 CONFIG: Final[dict[str, Constant]] = {
@@ -1328,7 +1386,9 @@ CONFIG: Final[dict[str, Constant]] = {
     "config_gateway_ipv6": Constant("config_gateway_ipv6", "gateway_ipv6", "struct{words:be32[4]@0 size=16}", bytes_encoder(16)),
     "config_host_ifindex": Constant("config_host_ifindex", "host_ifindex", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_host_mac": Constant("config_host_mac", "host_mac", "struct{bytes:u8[6]@0 size=6}", bytes_encoder(6)),
+    "config_overlay_ifindex": Constant("config_overlay_ifindex", "overlay_ifindex", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_report_interval_s": Constant("config_report_interval_s", "report_interval_s", "u32", integer_encoder(4, sys.byteorder, signed=False)),
+    "config_tunnel_port": Constant("config_tunnel_port", "tunnel_port", "u32", integer_encoder(4, sys.byteorder, signed=False)),
 }
 
 # What is checked against every object at load.
@@ -1347,6 +1407,7 @@ STRUCTS: Final[dict[str, str]] = {
     "ipcache6_key": Ipcache6Key.SIGNATURE,
     "ipcache_entry": IpcacheEntry.SIGNATURE,
     "node_entry": NodeEntry.SIGNATURE,
+    "path_mtu_entry": PathMtuEntry.SIGNATURE,
     "policy_entry": PolicyEntry.SIGNATURE,
     "identity_bits_key": IdentityBitsKey.SIGNATURE,
     "selector_bits": SelectorBits.SIGNATURE,
@@ -1370,6 +1431,7 @@ ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "metrics_limits": MetricsLimits,
     "node_id": NodeId,
     "node_flags": NodeFlags,
+    "path_mtu_limits": PathMtuLimits,
     "policy_limits": PolicyLimits,
     "policy_row_flags": PolicyRowFlags,
 }
