@@ -58,7 +58,10 @@ class Pod:
 WEB = Pod("web", 10, 1000, 1, "10.0.0.10", "fd00:10::a", "0a:00:00:00:00:0a", "0a:00:00:00:01:0a")
 DB = Pod("db", 20, 2000, 2, "10.0.0.20", "fd00:10::14", "0a:00:00:00:00:14", "0a:00:00:00:01:14")
 DEVICES = {
-    **{"web": WEB.host_mac, "db": DB.host_mac, "cilium_host": HOST_MAC, "uplink": UPLINK_MAC},
+    "web": WEB.host_mac,
+    "db": DB.host_mac,
+    "cilium_host": HOST_MAC,
+    "uplink": UPLINK_MAC,
     "cilium_vxlan": OVERLAY_MAC,
 }
 DEVICE_OF_PROGRAM = {"from_host": "cilium_host", "from_netdev": "uplink", "from_overlay": "cilium_vxlan"}
