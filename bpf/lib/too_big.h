@@ -68,8 +68,8 @@ static __always_inline bool packet_is_too_big(struct __sk_buff *skb, __u32 l4_of
 /* The frame's ends change places; what it carried is quoted. */
 static __always_inline int too_big_take(struct __sk_buff *skb, struct ethhdr *ethernet, __u8 *quote, __u32 quote_bytes)
 {
-	if (bpf_skb_load_bytes(skb, 0, ethernet->h_dest, ETH_ALEN) ||
-	    bpf_skb_load_bytes(skb, ETH_ALEN, ethernet->h_source, ETH_ALEN))
+	if (bpf_skb_load_bytes(skb, 0, ethernet->h_source, ETH_ALEN) ||
+	    bpf_skb_load_bytes(skb, ETH_ALEN, ethernet->h_dest, ETH_ALEN))
 		return DROP_INVALID_PACKET;
 	return bpf_skb_load_bytes(skb, ETH_HLEN, quote, quote_bytes) ? DROP_INVALID_PACKET : STEP_DONE;
 }

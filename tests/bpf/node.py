@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import ipaddress
 import struct
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from enum import IntEnum
 from pycilium.datapath import layouts
 from pycilium.datapath.bpf_syscall import TestRunResult
 from pycilium.datapath.codec import MapSpec
-from pycilium.datapath.events import EventReader
+from pycilium.datapath.events import EventReader, Events
 from pycilium.datapath.layouts import Direction, PolicyLimits, PolicyRowFlags
 from pycilium.datapath.loader import Datapath
 from pycilium.datapath.maps import Map
@@ -160,8 +161,12 @@ class Node:
         )
         self.map(layouts.NODES).update(node_id, entry)
 
+    def expire_path_mtu(self, node_id: int) -> None:
+        """As time would."""
+        self.map(layouts.PATH_MTUS).update(node_id, replace(self.path_mtu(node_id), expires_s=1))
+
     def path_mtu(self, node_id: int) -> layouts.PathMtuEntry:
-        return dict(self.map(layouts.PATH_MTUS).items())[node_id]
+        return dict(self.map(layouts.PATH_MTUS).items()).get(node_id, layouts.PathMtuEntry())
 
     def bits(self, identity: int, selectors: Iterable[int]) -> None:
         """The identity belongs to these selectors (numbers over all banks)."""
@@ -221,6 +226,13 @@ class Node:
         struct.pack_into("=I", context, 40, self.devices[device])  # __sk_buff.ifindex
         loaded = self._datapath.programs[program]
         return self._inside.submit(loaded.test_run, packet, context=bytes(context), repeat=repeat).result()
+
+    def wait_for_events(self) -> Events:
+        """What real packets caused, as soon as there is anything; nothing after some seconds."""
+        deadline = time.monotonic() + 5
+        while not len(found := self.reader.read()) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return found
 
     # -- what the programs wrote ---------------------------------------------------------------------------------
 

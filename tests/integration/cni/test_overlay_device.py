@@ -103,7 +103,7 @@ def test_another_overlay_on_the_port_is_named(node):
 def test_a_program_that_has_the_port_is_spoken_of(node):
     def bound():
         taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        taken.bind(("0.0.0.0", 8472))  # noqa: S104 - in a namespace of the test's own
+        taken.bind(("0.0.0.0", 8472))
         return taken
 
     with node.run(bound), pytest.raises(DatapathError, match="UDP port 8472 is in use: end what has it"):
