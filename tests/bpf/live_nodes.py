@@ -55,6 +55,7 @@ NODE2 = Place(
     *("node2", API, "10.0.1.1", "fd00:10:0:1::1", "10.0.1.0/24", "fd00:10:0:1::/112"),
     *("198.51.100.1", "2001:db8:2::1", "198.51.100.254", "2001:db8:2::fe", "203.0.113.2", "2001:db8:3::2"),
 )
+MTU_BYTES = {("tunnel", 4): 1450, ("tunnel", 6): 1430, ("native", 4): 1480, ("native", 6): 1480}
 OTHER = {NODE1.name: NODE2, NODE2.name: NODE1}
 
 UPLINK = """
@@ -97,8 +98,9 @@ class LiveNodes:
 
     # -- what the agents would write -----------------------------------------------------------------------------
 
-    def route(self, mode: str, outer: int, *, mtu_bytes: int = 1450) -> None:
+    def route(self, mode: str, outer: int, *, mtu_bytes: int | None = None) -> None:
         """Everybody knows everybody, and the nodes reach each other like that; counters and maps are fresh."""
+        mtu_bytes = mtu_bytes or MTU_BYTES[mode, outer]
         for here in (NODE1, NODE2):
             there, node = OTHER[here.name], self.nodes[here.name]
             node.clear()
@@ -119,7 +121,18 @@ class LiveNodes:
             else:
                 address = there.wire4 if outer == 4 else there.wire6
                 node.other_node(2, address, mtu_bytes=mtu_bytes, tunnel=False, device="wire")
-            self.within(here.name, lambda here=here, there=there: ip(ROUTED.format(here=here, there=there, mtu=1450)))
+            self.within(here.name, lambda here=here, there=there: ip(ROUTED.format(here=here, there=there, mtu=1500)))
+            self.pod_mtu(here.pod, mtu_bytes)
+        self.forget_path_mtus()
+
+    def pod_mtu(self, pod: Pod, mtu_bytes: int) -> None:
+        self.within(pod.name, lambda: ip(f"link set eth0 mtu {mtu_bytes}"))
+
+    def forget_path_mtus(self) -> None:
+        """What the kernels of pods and nodes have learned."""
+        for place in ("web", "api", "node1", "node2"):
+            self.within(place, lambda: subprocess.run(["ip", "-4", "route", "flush", "cache"], check=True))
+            self.within(place, lambda: subprocess.run(["ip", "-6", "route", "flush", "cache"], check=True))
 
     def fragments(self) -> int:
         """IP packets that either node or the router made fragments of, ever."""

@@ -17,7 +17,7 @@ from scapy.packet import Packet
 
 from pycilium.datapath.layouts import EventType, TracePoint
 from tests.bpf.conftest import new_namespace
-from tests.bpf.live_nodes import API, NODE1, NODE2, LiveNodes, deny_all_ingress
+from tests.bpf.live_nodes import API, MTU_BYTES, NODE1, NODE2, LiveNodes, deny_all_ingress
 from tests.bpf.node import INGRESS, TUNNEL_PORT, WEB, Node
 
 pytestmark = pytest.mark.root
@@ -117,11 +117,7 @@ def test_fragments_of_the_pods_own_arrive(live: LiveNodes, way: tuple[str, int],
     live.route(*way)
     if not is_by_programs(way, family):
         return
-    live.run("web", "ip", "link", "set", "eth0", "mtu", "1450")
-    try:
-        answer = ping(live, "web", address("api", family), "-s", "4000")
-    finally:
-        live.run("web", "ip", "link", "set", "eth0", "mtu", "1500")
+    answer = ping(live, "web", address("api", family), "-s", "4000")
     assert " 0% packet loss" in answer
 
 
@@ -181,7 +177,7 @@ def test_ingress_policy_judges_the_other_nodes_pod(live: LiveNodes, way: tuple[s
         return
     node2 = live.nodes["node2"]
     deny_all_ingress(node2, API)
-    assert " 100% packet loss" in ping(live, "web", address("api", family))
+    assert " 100% packet loss" in ping(live, "web", address("api", family), "-W", "0.3")
 
     node2.row(API, INGRESS, 313, allow={WEB.identity // 100})
     node2.policy(API, revision=32)
@@ -271,9 +267,9 @@ def test_pod_learns_what_fits(live: LiveNodes, way: tuple[str, int], family: int
     live.route(*way)
     if not is_by_programs(way, family):
         return
-    answer = ping(live, "web", address("api", family), "-M", "do", "-s", "1440")
-    assert ("mtu = 1450" if family == 4 else "mtu=1450") in answer
-    forget_routes(live, "web")
+    live.pod_mtu(WEB, 1500)
+    answer = ping(live, "web", address("api", family), "-M", "do", "-s", "1472" if family == 4 else "1452")
+    assert ("mtu = {}" if family == 4 else "mtu={}").format(MTU_BYTES[way]) in answer
 
 
 @FAMILIES
@@ -281,13 +277,6 @@ def test_node_learns_what_fits(live: LiveNodes, family: int) -> None:
     live.route("tunnel", 4, mtu_bytes=1400)
     answer = ping(live, "node1", address("api", family), "-M", "do", "-s", "1400")
     assert ("mtu = 1400" if family == 4 else "mtu=1400") in answer
-    forget_routes(live, "node1")
-
-
-def forget_routes(live: LiveNodes, place: str) -> None:
-    """The path MTUs that its kernel has learned."""
-    for version in ("-4", "-6"):
-        live.run(place, "ip", version, "route", "flush", "cache")
 
 
 @OUTER
@@ -308,8 +297,6 @@ def test_smaller_link_in_the_middle_is_learned(live: LiveNodes, outer: int, fami
     finally:
         live.run("router", "ip", "link", "set", "to2", "mtu", "1500")
         live.run("node2", "ip", "link", "set", "uplink", "mtu", "1500")
-        for place in ("web", "api", "node1", "node2"):
-            forget_routes(live, place)
 
 
 def test_events_are_of_the_two_ends(live: LiveNodes) -> None:
