@@ -23,9 +23,29 @@ from tests.bpf.node import INGRESS, TUNNEL_PORT, WEB, Node
 pytestmark = pytest.mark.root
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
-WAYS = pytest.mark.parametrize(
-    "way", [("tunnel", 4), ("tunnel", 6), ("native", 4), ("native", 6)], ids=lambda way: f"{way[0]} over IPv{way[1]}"
-)
+Way = tuple[str, int]
+"""Routing mode, and the outer family or that of the next hop."""
+ALL_WAYS = (("tunnel", 4), ("tunnel", 6), ("native", 4), ("native", 6))
+
+
+def is_by_programs(way: Way, family: int, *ends: str) -> bool:
+    """Whether the programs alone find the way: natively what the stack sends needs routes, which agents make."""
+    return way[0] == "tunnel" or ((family, way[1]) != (6, 4) and not {"node1", "node2"} & set(ends))
+
+
+def between(*pairs: tuple[str, str]) -> pytest.MarkDecorator:
+    """Every way from one end to the other."""
+    cases = [(way, family, *ends) for ends in pairs for way in ALL_WAYS for family in (4, 6)]
+    return pytest.mark.parametrize(
+        ("way", "family", "source", "to"),
+        [
+            pytest.param(*case, id=f"{case[2]} to {case[3]}, IPv{case[1]}, {case[0][0]} over IPv{case[0][1]}")
+            for case in cases
+            if is_by_programs(*case)
+        ],
+    )
+
+
 OUTER = pytest.mark.parametrize("outer", [4, 6])
 PLACES = {
     "web": (WEB.ipv4, WEB.ipv6),
@@ -81,29 +101,16 @@ def stream(live: LiveNodes, source: str, to: str, family: int) -> None:
         talker.join()
 
 
-def is_by_programs(way: tuple[str, int], family: int, *ends: str) -> bool:
-    """Whether the programs alone find the way: natively the stack's packets need routes, which agents make."""
-    return way[0] == "tunnel" or ((family, way[1]) != (6, 4) and not {"node1", "node2"} & set(ends))
-
-
-@WAYS
-@FAMILIES
-@pytest.mark.parametrize(("source", "to"), [("web", "api"), ("api", "web"), ("web", "node2"), ("node1", "api")])
-def test_ping(live: LiveNodes, way: tuple[str, int], family: int, source: str, to: str) -> None:
+@between(("web", "api"), ("api", "web"), ("web", "node2"), ("node1", "api"))
+def test_ping(live: LiveNodes, way: Way, family: int, source: str, to: str) -> None:
     live.route(*way)
-    if not is_by_programs(way, family, source, to):
-        return
     answer = ping(live, source, address(to, family))
     assert " 0% packet loss" in answer, (answer, [node.reader.read() for node in live.nodes.values()])
 
 
-@WAYS
-@FAMILIES
-@pytest.mark.parametrize(("source", "to"), [("web", "api"), ("web", "node2"), ("node1", "api")])
-def test_stream_without_a_fragment(live: LiveNodes, way: tuple[str, int], family: int, source: str, to: str) -> None:
+@between(("web", "api"), ("web", "node2"), ("node1", "api"))
+def test_stream_without_a_fragment(live: LiveNodes, way: Way, family: int, source: str, to: str) -> None:
     live.route(*way)
-    if not is_by_programs(way, family, source, to):
-        return
     before = live.fragments()
 
     stream(live, source, to, family)
@@ -111,23 +118,17 @@ def test_stream_without_a_fragment(live: LiveNodes, way: tuple[str, int], family
     assert live.fragments() == before
 
 
-@WAYS
-@FAMILIES
-def test_fragments_of_the_pods_own_arrive(live: LiveNodes, way: tuple[str, int], family: int) -> None:
+@between(("web", "api"))
+def test_fragments_of_the_pods_own_arrive(live: LiveNodes, way: Way, family: int, source: str, to: str) -> None:
     live.route(*way)
-    if not is_by_programs(way, family):
-        return
     answer = ping(live, "web", address("api", family), "-s", "4000")
     assert " 0% packet loss" in answer
 
 
-@WAYS
-@FAMILIES
-def test_refusal_is_heard_of(live: LiveNodes, way: tuple[str, int], family: int) -> None:
+@between(("web", "api"))
+def test_refusal_is_heard_of(live: LiveNodes, way: Way, family: int, source: str, to: str) -> None:
     """The error is related to the datagram, though nobody may open anything to WEB."""
     live.route(*way)
-    if not is_by_programs(way, family):
-        return
     live.nodes["node1"].row(WEB, INGRESS, 112)
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     with live.within("web", lambda: socket.socket(kind, socket.SOCK_DGRAM)) as client:
@@ -169,12 +170,11 @@ def test_identities_of_one_node_alone_do_not_travel(live: LiveNodes, family: int
     assert [event["source_identity"] for event in arrived] == [identity]
 
 
-@WAYS
-@FAMILIES
-def test_ingress_policy_judges_the_other_nodes_pod(live: LiveNodes, way: tuple[str, int], family: int) -> None:
+@between(("web", "api"))
+def test_ingress_policy_judges_the_other_nodes_pod(
+    live: LiveNodes, way: Way, family: int, source: str, to: str
+) -> None:
     live.route(*way)
-    if not is_by_programs(way, family):
-        return
     node2 = live.nodes["node2"]
     deny_all_ingress(node2, API)
     assert " 100% packet loss" in ping(live, "web", address("api", family), "-W", "0.3")
@@ -261,12 +261,9 @@ def test_nothing_is_forwarded(live: LiveNodes, family: int) -> None:
 # == too big ==
 
 
-@WAYS
-@FAMILIES
-def test_pod_learns_what_fits(live: LiveNodes, way: tuple[str, int], family: int) -> None:
+@between(("web", "api"))
+def test_pod_learns_what_fits(live: LiveNodes, way: Way, family: int, source: str, to: str) -> None:
     live.route(*way)
-    if not is_by_programs(way, family):
-        return
     live.pod_mtu(WEB, 1500)
     answer = ping(live, "web", address("api", family), "-M", "do", "-s", "1472" if family == 4 else "1452")
     assert ("mtu = {}" if family == 4 else "mtu={}").format(MTU_BYTES[way]) in answer
