@@ -16,7 +16,7 @@ enum drop_reason {
 	DROP_CT_INSERT_FAILED = 155,
 	DROP_INVALID_IPV6_EXTENSION = 156,
 	DROP_FRAGMENTATION_NEEDED = 157, /* larger than the way to the other node takes; the sender is told */
-	DROP_NO_TUNNEL_ENDPOINT = 160,   /* the ipcache names a node that is not in nodes */
+	DROP_NO_TUNNEL_ENDPOINT = 160,   /* the ipcache names a node that is not in nodes, or there is no overlay */
 	DROP_NO_CONFIG = 165,
 	DROP_UNSUPPORTED_L2 = 166,
 	DROP_FRAGMENT_NOT_FOUND = 175,

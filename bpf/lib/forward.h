@@ -52,7 +52,7 @@ __noinline __u32 forward_decide(struct __sk_buff *skb, __u32 node_id, __u32 now_
 	union forward_answer answer = {.reason = DROP_NO_TUNNEL_ENDPOINT};
 	const struct node_entry *node = node_lookup(node_id);
 
-	if (unlikely(!node))
+	if (unlikely(!node || (node->flags & NODE_TUNNEL && !config_overlay_ifindex)))
 		return answer.word;
 	answer.mtu_bytes = node_mtu(node, node_id, now_s, packet.family);
 	answer.way = forward_way(node, packet.family);

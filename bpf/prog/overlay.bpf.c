@@ -123,6 +123,8 @@ int from_overlay(struct __sk_buff *skb)
 {
 	struct flow flow = flow_of(skb);
 
+	if (unlikely(skb->vlan_present))
+		return drop(skb, &flow, DROP_VLAN_FILTERED, DIRECTION_INGRESS);
 	if (skb->protocol == be16(ETH_P_IP))
 		return overlay_ip(skb, &flow, FAMILY_IPV4);
 	if (skb->protocol == be16(ETH_P_IPV6))
