@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../abi/config.h"
+#include "hop.h"
 #include "node.h"
 #include "too_big.h"
 
@@ -108,13 +109,16 @@ __noinline int forward_by_overlay(struct __sk_buff *skb, __u32 node_id, __u32 vn
 	return bpf_redirect(config_overlay_ifindex, 0);
 }
 
-/* Out to a node on a link of ours, under its MAC. */
-__noinline int forward_to_neighbour(__u32 node_id)
+/* Out to a node on a link of ours, under its MAC; TC_ACT_SHOT if that cannot be. The hop limit is counted down unless it
+ * is 0: the stack has done so.
+ */
+__noinline int forward_to_neighbour(struct __sk_buff *skb, __u32 node_id, __u32 hop_limit)
 {
+	__u8 family = skb->protocol == be16(ETH_P_IP) ? FAMILY_IPV4 : FAMILY_IPV6;
 	const struct node_entry *node = node_lookup(node_id);
 	struct bpf_redir_neigh next_hop = {.nh_family = ADDRESS_FAMILY_IPV6};
 
-	if (!node)
+	if (!node || (hop_limit && hop_count_down(skb, hop_limit, family)))
 		return TC_ACT_SHOT;
 	if (node->family == FAMILY_IPV4) {
 		next_hop.nh_family = ADDRESS_FAMILY_IPV4;

@@ -18,7 +18,6 @@
 #include "../lib/family.h"
 #include "../lib/forward.h"
 #include "../lib/fragment.h"
-#include "../lib/hop.h"
 #include "../lib/nd.h"
 #include "../lib/parse.h"
 
@@ -92,18 +91,15 @@ static __always_inline int container_to_stack(struct __sk_buff *skb)
 }
 
 /* Used-up hops are the stack's to tell of. */
-static __always_inline int container_to_neighbour(struct __sk_buff *skb, const struct flow *flow, __u8 family)
+static __always_inline int container_to_neighbour(struct __sk_buff *skb, const struct flow *flow)
 {
 	if (flow->hop_limit <= 1)
 		return container_to_stack(skb);
-	if (hop_count_down(skb, flow->hop_limit, family))
-		return TC_ACT_SHOT;
-	return forward_to_neighbour(flow->destination.node_id);
+	return forward_to_neighbour(skb, flow->destination.node_id, flow->hop_limit);
 }
 
 /* TC_ACT_SHOT if the packet could not be written. */
-static __always_inline int container_send(struct __sk_buff *skb, const struct flow *flow, enum trace_point way,
-					  __u8 family)
+static __always_inline int container_send(struct __sk_buff *skb, const struct flow *flow, enum trace_point way)
 {
 	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
 	if (way == TRACE_TO_ENDPOINT)
@@ -112,7 +108,7 @@ static __always_inline int container_send(struct __sk_buff *skb, const struct fl
 		return forward_by_overlay(skb, flow->destination.node_id,
 					  tunnel_identity(flow->source.sec_identity, IDENTITY_UNMANAGED));
 	if (way == TRACE_TO_NETWORK)
-		return container_to_neighbour(skb, flow, family);
+		return container_to_neighbour(skb, flow);
 	return container_to_stack(skb);
 }
 
@@ -142,7 +138,7 @@ static __always_inline int container_ip(struct __sk_buff *skb, struct flow *flow
 		return container_refuse(skb, flow, reason, forward.mtu_bytes, family);
 	way = container_way(flow, forward);
 	trace(skb, flow, way);
-	action = container_send(skb, flow, way, family);
+	action = container_send(skb, flow, way);
 	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_EGRESS);
 }
 

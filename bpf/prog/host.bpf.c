@@ -73,7 +73,7 @@ static __always_inline int host_to_node(struct __sk_buff *skb, const struct flow
 	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
 	if (way == TRACE_TO_OVERLAY)
 		return forward_by_overlay(skb, node_id, tunnel_identity(flow->source.sec_identity, world));
-	return forward_to_neighbour(node_id);
+	return forward_to_neighbour(skb, node_id, 0);
 }
 
 /* The node itself learns that a packet was too big, as if it had met the small link further on. */
