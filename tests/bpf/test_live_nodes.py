@@ -270,6 +270,35 @@ def test_pod_learns_what_fits(live: LiveNodes, way: Way, family: int, source: st
     assert ("mtu = {}" if family == 4 else "mtu={}").format(MTU_BYTES[way]) in answer
 
 
+@between(("web", "api"))
+def test_stream_of_pods_whose_interfaces_take_more(
+    live: LiveNodes, way: Way, family: int, source: str, to: str
+) -> None:
+    """The kernel hands over many segments at once: each of them is too big, and the answer is to the one packet."""
+    live.route(*way)
+    live.pod_mtu(WEB, 1500)
+    live.pod_mtu(API, 1500)
+    before = live.fragments()
+
+    stream(live, source, to, family)
+
+    assert live.fragments() == before
+
+
+@FAMILIES
+def test_datagrams_that_may_be_fragmented_are_so_by_their_sender_alone(live: LiveNodes, family: int) -> None:
+    """IPv4 without "don't fragment" gets the same answer: the pod's kernel learns of it, and makes what fits."""
+    live.route("tunnel", 4)
+    live.pod_mtu(WEB, 1500)
+    before = live.fragments()
+    options = ("-M", "dont", "-s", "1472" if family == 4 else "1452")
+
+    ping(live, "web", address("api", family), *options, "-W", "0.3")
+
+    assert " 0% packet loss" in ping(live, "web", address("api", family), *options)
+    assert live.fragments() == before
+
+
 @FAMILIES
 def test_node_learns_what_fits(live: LiveNodes, family: int) -> None:
     live.route("tunnel", 4, mtu_bytes=1400)
