@@ -14,6 +14,10 @@ enum revision {
 	REVISION_MISSING = 0xffffffff, /* a local endpoint without a policy: never equal to what conntrack remembers */
 };
 
+enum identity_scope {
+	IDENTITY_SHARED_BITS = 24, /* numbers that all nodes share fit into a VNI */
+};
+
 /* `address` must lie on the stack. */
 static __always_inline const struct endpoint_entry *endpoint_lookup(const struct ipv6_addr *address, __u8 family)
 {
@@ -63,6 +67,12 @@ static __always_inline void end_set_remote(struct end *end, const struct ipv6_ad
 	}
 }
 
+/* A number that means nothing elsewhere: this node gave it to the rule CIDRs that cover an address. */
+static __always_inline bool identity_is_local(__u32 sec_identity)
+{
+	return sec_identity >> IDENTITY_SHARED_BITS;
+}
+
 /* The identity came with the packet, from the node that knows it best. */
 static __always_inline void end_set_announced(struct end *end, __u32 sec_identity)
 {
@@ -80,7 +90,7 @@ static __noinline int end_complete(struct end *end, const struct ipv6_addr *addr
 	end_set_remote(&known, address, family);
 	if (known.sec_identity == IDENTITY_HOST)
 		return DROP_INVALID_SOURCE_IP;
-	end->cidr_identity = known.cidr_identity;
+	end->cidr_identity = identity_is_local(known.sec_identity) ? known.sec_identity : known.cidr_identity;
 	end->node_id = known.node_id;
 	end->announced = false;
 	return STEP_DONE;

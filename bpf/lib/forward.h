@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../abi/config.h"
+#include "endpoint.h"
 #include "hop.h"
 #include "node.h"
 #include "too_big.h"
@@ -11,8 +12,7 @@ CONFIG(__u32, config_overlay_ifindex);
 
 enum forward_values {
 	TUNNEL_TTL = 64,
-	TUNNEL_IDENTITY_BITS = 24, /* of a VNI */
-	ADDRESS_FAMILY_IPV4 = 2,   /* AF_INET */
+	ADDRESS_FAMILY_IPV4 = 2, /* AF_INET */
 	ADDRESS_FAMILY_IPV6 = 10,
 };
 
@@ -78,7 +78,7 @@ static __always_inline union forward_answer forward_of(struct __sk_buff *skb, co
 /* Numbers of one node alone never travel. */
 static __always_inline __u32 tunnel_identity(__u32 sec_identity, __u32 instead)
 {
-	return sec_identity >> TUNNEL_IDENTITY_BITS ? instead : sec_identity;
+	return identity_is_local(sec_identity) ? instead : sec_identity;
 }
 
 static __always_inline void tunnel_set_address(struct bpf_tunnel_key *key, const struct node_entry *node)

@@ -186,10 +186,12 @@ def test_ingress_policy_judges_the_other_nodes_pod(
 
 
 @FAMILIES
-def test_cidr_rules_know_pods_of_other_nodes_by_address(live: LiveNodes, family: int) -> None:
+@pytest.mark.parametrize("known", [(WEB.identity, (1 << 24) + 1), ((1 << 24) + 1, 0)], ids=["a pod", "a CIDR's"])
+def test_cidr_rules_know_pods_of_other_nodes_by_address(live: LiveNodes, family: int, known: tuple[int, int]) -> None:
+    """Whether this node knows already that a pod has the address, or only the rule's CIDR around it."""
     live.route("tunnel", 4)
     node2 = live.nodes["node2"]
-    node2.identity(address("web", family), WEB.identity, cidr=(1 << 24) + 1, node_id=2)
+    node2.identity(address("web", family), known[0], cidr=known[1], node_id=2)
     node2.bits((1 << 24) + 1, {77})
     node2.row(API, INGRESS, 313, allow={77})
     node2.policy(API, revision=32)
