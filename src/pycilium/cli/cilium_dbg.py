@@ -12,7 +12,7 @@ import click
 
 from pycilium.cli.boundary import run
 from pycilium.cli.lazy import LazyGroup
-from pycilium.cli.target import lab_option
+from pycilium.cli.target import lab_option, node_option
 
 _COMMANDS = {
     "status": "pycilium.cli.dbg:status",
@@ -32,6 +32,7 @@ _COMMANDS = {
 
 @click.group(cls=LazyGroup, commands_at=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @lab_option
+@node_option
 def cilium_dbg() -> None:
     """Look inside a running agent: endpoints, identities, maps, events."""
 

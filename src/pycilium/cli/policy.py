@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pycilium.cli.render import output_option, print_json
-from pycilium.cli.target import Target, lab_option, pass_target
+from pycilium.cli.target import Target, lab_option, node_option, pass_target
 from pycilium.errors import ConfigError
 
 _RESERVED = ("host", "world", "remote-node", "kube-apiserver", "health", "unmanaged", "init", "ingress")
@@ -33,6 +33,7 @@ def policy() -> None:
 @click.option("--exit-code", "by_code", is_flag=True, help="Exit with 3 when it would be denied.")
 @output_option("json")
 @lab_option
+@node_option
 @pass_target
 def explain(target: Target, source: str, destination: str, port: str, by_code: bool, output: str | None) -> None:
     """Say whether a connection would be allowed, the rule that decides at each end, and for a missing allow rule the

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pycilium.cli.render import output_option, print_json, progress
-from pycilium.cli.target import Target, lab_option, pass_target
+from pycilium.cli.target import Target, lab_option, node_option, pass_target
 from pycilium.errors import AgentUnavailable
 
 _POLL_S = 0.5
@@ -42,15 +42,13 @@ class Report:
 @click.option("--wait", is_flag=True, help="Wait until there is neither an error nor a warning.")
 @click.option("--wait-duration", default=300.0, show_default=True, metavar="SECONDS", help="How long to wait.")
 @click.option("--ignore-warnings", is_flag=True, help="Only errors count.")
-@click.option("--node", default="node1", help="Of a lab: the node.")
 @output_option("json", "summary")
 @lab_option
+@node_option
 @pass_target
-def status(
-    target: Target, wait: bool, wait_duration: float, ignore_warnings: bool, node: str, output: str | None
-) -> None:
+def status(target: Target, wait: bool, wait_duration: float, ignore_warnings: bool, output: str | None) -> None:
     """Show whether the node works. Exit code 0: yes; 1: there are errors, or --wait ran out."""
-    report = _wait(target, node, wait_duration, ignore_warnings) if wait else _report(target, node)
+    report = _wait(target, wait_duration, ignore_warnings) if wait else _report(target)
     if output == "json":
         if not report.answer:
             raise AgentUnavailable(report.errors[0])
@@ -61,12 +59,12 @@ def status(
     sys.exit(1 if counts else 0)
 
 
-def _wait(target: Target, node: str, wait_s: float, ignore_warnings: bool) -> Report:
+def _wait(target: Target, wait_s: float, ignore_warnings: bool) -> Report:
     deadline = time.monotonic() + wait_s
     with progress("waiting for the node") as tell:
         said = ""
         while True:
-            report = _report(target, node)
+            report = _report(target)
             if report.ok or (ignore_warnings and not report.errors) or time.monotonic() >= deadline:
                 return report
             if (now := "; ".join((*report.errors, *report.warnings))) != said:
@@ -75,9 +73,9 @@ def _wait(target: Target, node: str, wait_s: float, ignore_warnings: bool) -> Re
             time.sleep(_POLL_S)
 
 
-def _report(target: Target, node: str) -> Report:
+def _report(target: Target) -> Report:
     try:
-        agent = target.agent(node)
+        agent = target.agent()
         answer, endpoints = agent.status(), agent.endpoints()
     except AgentUnavailable as error:
         return Report({}, [], (str(error),), ())

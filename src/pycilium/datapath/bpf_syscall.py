@@ -28,9 +28,11 @@ class _Command(IntEnum):
     MAP_UPDATE_ELEM = 2
     MAP_DELETE_ELEM = 3
     MAP_GET_NEXT_KEY = 4
+    PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
     PROG_TEST_RUN = 10
+    PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
     PROG_QUERY = 16
     BTF_GET_FD_BY_ID = 19
@@ -50,6 +52,8 @@ class AttachType(IntEnum):
 
 
 LINK_TYPE_TCX = 11
+PROGRAM_TYPE_SCHED_CLS = 3
+_INSTRUCTION_BYTES = 8
 
 _Fields = list[tuple[str, type]]
 _U32, _U64, _BYTES = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_char_p
@@ -91,6 +95,21 @@ class _Object(ctypes.Structure):
 
 class _Info(ctypes.Structure):
     _fields_: ClassVar[_Fields] = [("fd", _U32), ("size", _U32), ("info", ctypes.c_void_p)]
+
+
+class _ProgramLoad(ctypes.Structure):
+    _fields_: ClassVar[_Fields] = [
+        ("type", _U32),
+        ("instruction_count", _U32),
+        ("instructions", _BYTES),
+        ("license", _BYTES),
+        ("log_level", _U32),
+        ("log_size", _U32),
+        ("log", ctypes.c_void_p),
+        ("kernel_version", _U32),
+        ("flags", _U32),
+        ("name", ctypes.c_char * 16),
+    ]
 
 
 class _TestRun(ctypes.Structure):
@@ -386,6 +405,23 @@ def map_info(fd: int) -> MapInfo:
         btf_key_type_id=raw.btf_key_type_id,
         btf_value_type_id=raw.btf_value_type_id,
     )
+
+
+def program_load(kind: int, instructions: bytes, *, name: str = "") -> int:
+    """Loads a program made of raw instructions, in this machine's byte order, without maps; gives its descriptor."""
+    attributes = _ProgramLoad(
+        type=kind,
+        instruction_count=len(instructions) // _INSTRUCTION_BYTES,
+        instructions=instructions,
+        license=b"Dual BSD/GPL",
+        name=name.encode(),
+    )
+    return _bpf(_Command.PROG_LOAD, attributes)
+
+
+def program_by_id(program_id: int) -> int:
+    """A descriptor of a loaded program."""
+    return _bpf(_Command.PROG_GET_FD_BY_ID, _ById(id=program_id))
 
 
 def program_info(fd: int) -> ProgramInfo:

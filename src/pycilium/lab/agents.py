@@ -5,40 +5,64 @@ An agent that is stopped or killed leaves its pinned programs and maps at work; 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from pycilium.errors import AgentUnavailable, AlreadyExists, CiliumError
-from pycilium.lab import processes
+from pycilium.lab import etcd, processes
 from pycilium.lab.layout import LabLayout, LabRecord
+from pycilium.lab.plan import capacities
 
 READY_TIMEOUT_S = 60.0
 STOP_GRACE_S = 15.0
 _POLL_S = 0.02
 
 
+@dataclass(frozen=True, slots=True)
+class _Starting:
+    """An agent that was started and is not ready yet."""
+
+    node: str
+    pid: int
+    log: Path
+    log_size: int
+    """Of the log before it was started."""
+    deadline: float
+
+
 def start(layout: LabLayout, record: LabRecord, node: str) -> int:
     """Starts the node's agent and returns once it is ready; gives its pid. If it dies, its last words are shown."""
-    namespace = record.node(node).namespace
-    if (pid := pid_of(layout, node)) is not None:
-        raise AlreadyExists(f"the agent of {node} is running already (pid {pid})")
-    config = layout.node_folder(node) / "agent.json"
-    if not config.exists():
-        config.write_bytes(_config(layout, record, node))
-    log = log_of(layout, node)
-    argv = [*command("cilium-agent", "pycilium.agent.main"), "--config", str(config)]
-    before = processes.size_of(log)
-    pid = processes.start_in(namespace, argv, log=log)
-    processes.write_pid_file(_pid_file(layout, node), pid)
-    try:
-        _wait_until_ready(layout, node, pid)
-    except CiliumError as error:
-        raise CiliumError(f"{error}; the end of {log}:\n{processes.last_lines(log, since=before)}") from error
-    return pid
+    starting = _launch(layout, record, node)
+    while not _is_ready(layout, starting):
+        time.sleep(_POLL_S)
+    return starting.pid
+
+
+def start_all(layout: LabLayout, record: LabRecord, nodes: Sequence[str], tell: Callable[[str], None]) -> None:
+    """The same for many nodes, as many at a time as this machine has use for.
+
+    Raises what kept the first of them from starting; those that run go on running.
+    """
+    waiting, starting, ready = deque(nodes), list[_Starting](), 0
+    at_once = 2 * (os.cpu_count() or 1)
+    while waiting or starting:
+        while waiting and len(starting) < at_once:
+            starting.append(_launch(layout, record, waiting.popleft()))
+        tell(f"starting agents: {ready} of {len(nodes)} ready")
+        known = ready
+        while ready == known:
+            time.sleep(_POLL_S)
+            left = [one for one in starting if not _is_ready(layout, one)]
+            ready += len(starting) - len(left)
+            starting = left
 
 
 def stop(layout: LabLayout, node: str, number: signal.Signals = signal.SIGTERM) -> bool:
@@ -70,39 +94,59 @@ def _pid_file(layout: LabLayout, node: str) -> Path:
     return layout.node_folder(node) / "agent.pid"
 
 
-def _config(layout: LabLayout, record: LabRecord, node: str) -> bytes:
+def write_config(layout: LabLayout, record: LabRecord, node: str) -> None:
+    """Writes the agent's configuration; it is read when the agent starts."""
     place = record.node(node)
     folder = layout.node_folder(node)
     values = {
         "node_name": node,
         "run_dir": str(folder),
         "bpf_root": str(folder / "bpf"),
-        "store": layout.store_url,
+        "store": etcd.agents_url(record) if record.etcd else layout.store_url,
         "hubble_listen": ":4244",  # the node's namespace is closed: nobody outside the lab comes near
         "ipv4_pod_cidr": place.ipv4_pod_cidr,
         "ipv6_pod_cidr": place.ipv6_pod_cidr,
         "devices": ["eth0"],
-        "conntrack_capacity": 262144,
-        "ipcache_capacity": 65536,
-        "identity_capacity": 65536,
-        "policy_row_capacity": 65536,
-        "endpoint_capacity": 1024,
+        "routing_mode": record.routing_mode,
+        "underlay_family": record.underlay_family,
+        **capacities(record.planned_nodes),
     }
-    return msgspec.json.format(msgspec.json.encode(values), indent=2)
+    config_of(layout, node).write_bytes(msgspec.json.format(msgspec.json.encode(values), indent=2))
 
 
-def _wait_until_ready(layout: LabLayout, node: str, pid: int) -> None:
+def config_of(layout: LabLayout, node: str) -> Path:
+    return layout.node_folder(node) / "agent.json"
+
+
+def _launch(layout: LabLayout, record: LabRecord, node: str) -> _Starting:
+    namespace = record.node(node).namespace
+    if (pid := pid_of(layout, node)) is not None:
+        raise AlreadyExists(f"the agent of {node} is running already (pid {pid})")
+    if not config_of(layout, node).exists():
+        write_config(layout, record, node)
+    log = log_of(layout, node)
+    argv = [*command("cilium-agent", "pycilium.agent.main"), "--config", str(config_of(layout, node))]
+    before = processes.size_of(log)
+    pid = processes.start_in(namespace, argv, log=log)
+    processes.write_pid_file(_pid_file(layout, node), pid)
+    return _Starting(node, pid, log, before, time.monotonic() + READY_TIMEOUT_S)
+
+
+def _is_ready(layout: LabLayout, starting: _Starting) -> bool:
+    """Whether the agent is at work; CiliumError, with its last words, if it never will be."""
     from pycilium.api.client import AgentClient
 
-    client = AgentClient(str(layout.agent_socket(node)))
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if not processes.is_running(pid):
-            raise CiliumError(f"the agent of {node} ended while it started")
-        try:
-            if client.status().get("cilium", {}).get("state") == "Ok":
-                return
-        except AgentUnavailable:
-            pass
-        time.sleep(_POLL_S)
-    raise CiliumError(f"the agent of {node} was not ready after {READY_TIMEOUT_S:.0f} s")
+    if not processes.is_running(starting.pid):
+        raise _failed(starting, "ended while it started")
+    try:
+        state = AgentClient(str(layout.agent_socket(starting.node))).status().get("cilium", {}).get("state")
+    except AgentUnavailable:
+        state = None
+    if state != "Ok" and time.monotonic() > starting.deadline:
+        raise _failed(starting, f"was not ready after {READY_TIMEOUT_S:.0f} s")
+    return bool(state == "Ok")
+
+
+def _failed(starting: _Starting, why: str) -> CiliumError:
+    last = processes.last_lines(starting.log, since=starting.log_size)
+    return CiliumError(f"the agent of {starting.node} {why}; the end of {starting.log}:\n{last}")

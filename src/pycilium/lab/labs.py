@@ -7,18 +7,19 @@ what was reached. `down` needs nothing but the folder, and is a success when the
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from pycilium.errors import AlreadyExists, CiliumError, ConfigError, NotFound, PermissionRequired, StoreUnavailable
+from pycilium.errors import AlreadyExists, CiliumError, NotFound, PermissionRequired, StoreUnavailable
 from pycilium.lab import namespaces, processes
-from pycilium.lab.layout import DEFAULT_LAB, LABS_ROOT, LabLayout, LabRecord, PodRecord, check_pod_name, plan
+from pycilium.lab.layout import DEFAULT_LAB, LABS_ROOT, LabLayout, LabRecord, PodRecord, check_pod_name
+from pycilium.lab.plan import MAX_NODES, UpOptions, plan
 
 if TYPE_CHECKING:
     from pycilium.store import BlockingStore
@@ -27,24 +28,15 @@ Tell = Callable[[str], None]
 """Told what happens next, for progress."""
 
 
-@dataclass(frozen=True, slots=True)
-class UpOptions:
-    """What `cilium lab up` can be asked for."""
-
-    name: str = DEFAULT_LAB
-    node_count: int = 1
-    ip_families: tuple[str, ...] = ("ipv4", "ipv6")
-    store: str = "sqlite"
-    with_agents: bool = True
-
-
 def up(options: UpOptions, tell: Tell) -> LabRecord:
     """Makes a lab, agents running. Undone entirely if it fails or is interrupted."""
     layout = LabLayout(options.name)
-    record = plan(options.name, options.ip_families, options.node_count)
-    if options.store != "sqlite":
-        raise ConfigError(f"--store {options.store}: only sqlite is built yet")
+    record = plan(options)
     require_root("cilium lab up")
+    if record.etcd:
+        from pycilium.lab import etcd
+
+        etcd.require()
     if options.with_agents:
         tell("checking the kernel")
         _check_kernel()
@@ -118,6 +110,20 @@ def find_pod(layout: LabLayout, namespace: str, name: str) -> PodRecord:
         raise NotFound(f"no pod {namespace}/{name} in lab {layout.name}{hint}") from error
 
 
+@contextlib.contextmanager
+def changed(layout: LabLayout) -> Iterator[LabRecord]:
+    """The lab's record, for one command at a time: others that would change the lab wait for the end of the block."""
+    load(layout.name)
+    with (layout.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield load(layout.name)
+
+
+def save(layout: LabLayout, record: LabRecord) -> None:
+    """Writes lab.json: before what it names is made, and after what it names no more is gone."""
+    write_atomically(layout.record, msgspec.json.encode(record))
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Readers see the old content or the new, never a part."""
     draft = path.with_suffix(path.suffix + ".tmp")
@@ -129,7 +135,7 @@ def open_store(layout: LabLayout) -> BlockingStore:
     """The lab's store, which `up` made; StoreUnavailable if it is gone, for a new one would be empty."""
     from pycilium.store import open_blocking
 
-    if not layout.store_path.exists():
+    if not layout.has_etcd and not layout.store_path.exists():
         option = "" if layout.name == DEFAULT_LAB else f" --lab {layout.name}"
         raise StoreUnavailable(
             f"the store of lab {layout.name} is gone: {layout.store_path} does not exist; restore it from a copy, or "
@@ -138,8 +144,12 @@ def open_store(layout: LabLayout) -> BlockingStore:
     return open_blocking(layout.store_url)
 
 
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
 def require_root(what: str) -> None:
-    if os.geteuid() != 0:
+    if not is_root():
         raise PermissionRequired(f"{what} needs root (it makes network namespaces and loads eBPF programs): use sudo")
 
 
@@ -164,7 +174,7 @@ def _claim(layout: LabLayout, record: LabRecord) -> None:
         layout.folder.mkdir(mode=0o755)
     except FileExistsError as error:
         raise _taken(layout) from error
-    write_atomically(layout.record, msgspec.json.encode(record))
+    save(layout, record)
 
 
 def _taken(layout: LabLayout) -> AlreadyExists:
@@ -178,7 +188,6 @@ def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell)
     from pycilium.lab import agents, network, world
     from pycilium.store import open_blocking
 
-    open_blocking(layout.store_url).close()
     layout.pods_folder.mkdir()
     layout.world_folder.mkdir()
     tell("making namespaces")
@@ -189,13 +198,19 @@ def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell)
     network.make_world(record)
     for node in record.nodes:
         network.make_node(record, node)
+        layout.node_folder(node.name).mkdir()
     tell("starting the world's HTTP server")
     world.start(record, layout)
-    for node in record.nodes:
-        layout.node_folder(node.name).mkdir()
-        if options.with_agents:
-            tell(f"starting the agent on {node.name}")
-            agents.start(layout, record, node.name)
+    if record.etcd:
+        from pycilium.lab import etcd
+
+        tell("starting etcd")
+        network.make_etcd(record, record.etcd)
+        etcd.start(layout, record)
+    else:
+        open_blocking(layout.store_url).close()
+    if options.with_agents:
+        agents.start_all(layout, record, [node.name for node in record.nodes], tell)
 
 
 def _remove(layout: LabLayout) -> None:
@@ -212,13 +227,16 @@ def _remove(layout: LabLayout) -> None:
 
 
 def _known_namespaces(layout: LabLayout) -> list[str]:
-    """What the lab's records name; the plan's names where lab.json is damaged."""
+    """What the lab's records name; where lab.json is damaged, what the largest plan and the lab's folders name."""
+    pods = [pod.netns for pod in pod_records(layout)]
     try:
-        record = load(layout.name)
+        return [*pods, *_namespaces_of(load(layout.name))]
     except CiliumError:
-        record = plan(layout.name, ("ipv4", "ipv6"), 1)
-    return [*(pod.netns for pod in pod_records(layout)), *_namespaces_of(record)]
+        largest = plan(UpOptions(name=layout.name, node_count=MAX_NODES, store="etcd"))
+        folders = [f"cilium-{layout.name}-{entry.name}" for entry in layout.folder.iterdir() if entry.is_dir()]
+        return [*pods, *dict.fromkeys((*_namespaces_of(largest), *folders))]
 
 
 def _namespaces_of(record: LabRecord) -> Iterable[str]:
-    return (record.underlay, record.world, *(node.namespace for node in record.nodes))
+    nodes = (node.namespace for node in record.nodes)
+    return filter(None, (record.underlay, record.world, record.etcd, *nodes))

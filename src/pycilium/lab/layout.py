@@ -1,16 +1,20 @@
-"""Names, paths and addresses of a lab: what lies where. Pure; makes nothing.
+"""Names, paths and records of a lab: what lies where, and what was asked for. Makes nothing.
 
-Labs are isolated from each other, so all of them use the same addresses; only names differ.
+Labs are isolated from each other, so all of them use the same addresses ([plan][pycilium.lab.plan]); only names differ.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from pycilium.errors import ConfigError
+
+RoutingMode = Literal["tunnel", "native"]
+UnderlayFamily = Literal["auto", "ipv4", "ipv6"]
 
 LABS_ROOT = Path("/run/cilium-lab")
 DEFAULT_LAB = "lab"
@@ -19,21 +23,38 @@ WORLD_IPV4 = ("1.1.1.1", "8.8.8.8")
 """Addresses that the world answers on: it plays the internet."""
 WORLD_IPV6 = ("2606:4700:4700::1111", "2001:4860:4860::8888")
 
+DEFAULT_MTU_BYTES = 1500
+ETCD_PORT = 2379
+STORES = ("sqlite", "etcd")
+
 _LAB_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_NODE_NAME = re.compile(r"[a-z]([-a-z0-9]{0,13}[a-z0-9])?")
 _NAME_RULE = "lower-case letters, digits and dashes, with a letter or digit at both ends"
-_FAMILIES = ("ipv4", "ipv6")
+_NOT_FOR_NODES = frozenset({"pods", "world", "etcd", "underlay", "br0", "lo"})
+"""Folders, namespaces and devices that a lab has beside its nodes."""
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One virtual node: its namespace, its own addresses, and the pod addresses it gives out."""
 
     name: str
+    number: int = 1
+    """What its addresses are made of; no two nodes of a lab have the same."""
     namespace: str
     ipv4: str | None
     ipv6: str | None
     ipv4_pod_cidr: str | None
     ipv6_pod_cidr: str | None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Its own, in the families that the underlay speaks."""
+        return tuple(address for address in (self.ipv4, self.ipv6) if address)
+
+    @property
+    def pod_cidrs(self) -> tuple[str, ...]:
+        return tuple(cidr for cidr in (self.ipv4_pod_cidr, self.ipv6_pod_cidr) if cidr)
 
 
 class LabRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,10 +62,24 @@ class LabRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     ip_families: tuple[str, ...]
+    """What pods have addresses of."""
     underlay: str
     """Namespace of the bridge that joins the nodes and the world."""
     world: str
     nodes: tuple[NodeRecord, ...]
+    routing_mode: RoutingMode = "tunnel"
+    underlay_family: UnderlayFamily = "auto"
+    """auto: the underlay speaks the pods' families; else that family alone."""
+    mtu_bytes: int = DEFAULT_MTU_BYTES
+    """Of the underlay."""
+    etcd: str | None = None
+    """Namespace of the etcd that is the lab's store; None: SQLite."""
+    planned_nodes: int = 1
+    """How many nodes share this machine's memory, as far as `up` knew."""
+
+    @property
+    def underlay_families(self) -> tuple[str, ...]:
+        return self.ip_families if self.underlay_family == "auto" else (self.underlay_family,)
 
     def node(self, name: str) -> NodeRecord:
         for node in self.nodes:
@@ -52,6 +87,19 @@ class LabRecord(msgspec.Struct, frozen=True, kw_only=True):
                 return node
         known = ", ".join(node.name for node in self.nodes)
         raise ConfigError(f"lab {self.name} has no node {name}; it has {known}")
+
+    def with_node(self, node: NodeRecord) -> LabRecord:
+        """The lab with this node in the place of the one of that name, or as its last."""
+        names = [known.name for known in self.nodes]
+        nodes = list(self.nodes)
+        if node.name in names:
+            nodes[names.index(node.name)] = node
+        else:
+            nodes.append(node)
+        return msgspec.structs.replace(self, nodes=tuple(nodes))
+
+    def without_node(self, name: str) -> LabRecord:
+        return msgspec.structs.replace(self, nodes=tuple(node for node in self.nodes if node.name != name))
 
 
 class PodRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,12 +132,23 @@ class LabLayout:
         self.folder = root / name
         self.record = self.folder / "lab.json"
         self.store_path = self.folder / "store.db"
-        self.store_url = f"sqlite:///{self.store_path}"
+        self.etcd_folder = self.folder / "etcd"
+        self.etcd_socket = self.etcd_folder / "client.sock"
         self.pods_folder = self.folder / "pods"
         self.world_folder = self.folder / "world"
 
     def __repr__(self) -> str:
         return f"<LabLayout {self.name} {self.folder}>"
+
+    @property
+    def store_url(self) -> str:
+        """The store as commands reach it, which run outside of the lab's namespaces."""
+        return f"etcd+unix://{self.etcd_socket}" if self.has_etcd else f"sqlite:///{self.store_path}"
+
+    @property
+    def has_etcd(self) -> bool:
+        """Whether the store is etcd: its folder is made with the lab."""
+        return self.etcd_folder.is_dir()
 
     def node_folder(self, node: str) -> Path:
         return self.folder / node
@@ -112,22 +171,6 @@ class LabLayout:
         return f"cilium-{self.name}-{namespace}.{name}"
 
 
-def plan(name: str, ip_families: tuple[str, ...], node_count: int) -> LabRecord:
-    """The lab that `up` will make. ConfigError when it asks for what does not exist."""
-    unknown = [family for family in ip_families if family not in _FAMILIES]
-    if unknown or not ip_families:
-        raise ConfigError(f"--ip-families {','.join(ip_families)!r}: use ipv4, ipv6 or ipv4,ipv6")
-    if node_count != 1:
-        raise ConfigError(f"--nodes {node_count}: more than one node is not built yet; use 1")
-    return LabRecord(
-        name=name,
-        ip_families=tuple(family for family in _FAMILIES if family in ip_families),
-        underlay=f"cilium-{name}-underlay",
-        world=f"cilium-{name}-world",
-        nodes=tuple(_node(name, number, ip_families) for number in range(1, node_count + 1)),
-    )
-
-
 def check_pod_name(namespace: str, name: str) -> None:
     """ConfigError unless both can be names of Kubernetes objects; they become parts of paths."""
     for what, value in (("pod name", name), ("namespace", namespace)):
@@ -135,13 +178,9 @@ def check_pod_name(namespace: str, name: str) -> None:
             raise ConfigError(f"{what} {value!r}: use at most 63 {_NAME_RULE}")
 
 
-def _node(lab: str, number: int, ip_families: tuple[str, ...]) -> NodeRecord:
-    ipv4, ipv6 = "ipv4" in ip_families, "ipv6" in ip_families
-    return NodeRecord(
-        name=f"node{number}",
-        namespace=f"cilium-{lab}-node{number}",
-        ipv4=f"172.18.0.{10 + number}" if ipv4 else None,
-        ipv6=f"fd00:172:18::{10 + number}" if ipv6 else None,
-        ipv4_pod_cidr=f"10.0.{number}.0/24" if ipv4 else None,
-        ipv6_pod_cidr=f"fd00:10:0:{number}::/112" if ipv6 else None,
-    )
+def check_node_name(name: str) -> None:
+    """ConfigError unless it can be a node's name: also that of a device on the underlay, hence 15 characters."""
+    if not _NODE_NAME.fullmatch(name):
+        raise ConfigError(f"node name {name!r}: use at most 15 {_NAME_RULE}, beginning with a letter")
+    if name in _NOT_FOR_NODES:
+        raise ConfigError(f"node name {name!r}: the lab itself uses that name; choose another")

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,8 +19,8 @@ import msgspec
 
 from pycilium.errors import AlreadyExists, CiliumError, NotFound
 from pycilium.lab import agents, namespaces, processes
-from pycilium.lab.labs import find_pod, open_store, write_atomically
-from pycilium.lab.layout import LabLayout, LabRecord, PodRecord, check_pod_name
+from pycilium.lab.labs import find_pod, open_store, pod_records, write_atomically
+from pycilium.lab.layout import LabLayout, LabRecord, NodeRecord, PodRecord, check_pod_name
 from pycilium.model.resources import Namespace, ObjectMeta, Pod, validate
 from pycilium.store import BlockingStore
 
@@ -43,23 +44,39 @@ def add(
         undo.callback(path.unlink, missing_ok=True)
         _create_resource(store, pod, labels)
         undo.callback(_delete_resource, store, pod)
-        namespaces.create(netns)
-        undo.callback(namespaces.delete, netns)
-        undo.callback(_forgive, run_plugin, layout, place.namespace, pod, "DEL")
-        result = run_plugin(layout, place.namespace, pod, "ADD")
-        addresses = tuple(ip["address"].partition("/")[0] for ip in result.get("ips", []))
-        pod = msgspec.structs.replace(pod, addresses=addresses)
-        write_atomically(path, msgspec.json.encode(pod))
+        pod = _attach(layout, place, pod, undo)
         store.patch_status(Pod, name, namespace, _running(pod, place.ipv4 or place.ipv6))
         undo.pop_all()
     return pod
 
 
+def attach_again(layout: LabLayout, record: LabRecord, pod: PodRecord) -> PodRecord:
+    """Gives a pod whose node was off a sandbox anew, as a kubelet does after a reboot; nothing runs in it yet."""
+    place = record.node(pod.node)
+    pod = msgspec.structs.replace(pod, container_id=secrets.token_hex(16), addresses=())
+    write_atomically(layout.pod_record(pod.namespace, pod.name), msgspec.json.encode(pod))
+    with contextlib.ExitStack() as undo:
+        pod = _attach(layout, place, pod, undo)
+        undo.pop_all()
+    with open_store(layout) as store:
+        store.patch_status(Pod, pod.name, pod.namespace, _running(pod, place.ipv4 or place.ipv6))
+    return pod
+
+
+def node_with_fewest(layout: LabLayout, record: LabRecord) -> str:
+    """Where the next pod goes when nobody says where: of the nodes that are on, the first with the fewest pods."""
+    counts = Counter(pod.node for pod in pod_records(layout))
+    on = [node.name for node in record.nodes if namespaces.exists(node.namespace)]
+    return min(on or [node.name for node in record.nodes], key=lambda name: counts[name])
+
+
 def remove(layout: LabLayout, record: LabRecord, namespace: str, name: str) -> None:
     """Ends the pod's processes, detaches it, and removes it. NotFound when there is no such pod."""
     pod = find_pod(layout, namespace, name)
+    node = record.node(pod.node).namespace
     processes.end_all_in([pod.netns])
-    run_plugin(layout, record.node(pod.node).namespace, pod, "DEL")
+    if namespaces.exists(node):  # a node that is off has nothing to detach
+        run_plugin(layout, node, pod, "DEL")
     namespaces.delete(pod.netns)
     with open_store(layout) as store:
         _delete_resource(store, pod)
@@ -121,6 +138,18 @@ def run_plugin(layout: LabLayout, node_namespace: str, pod: PodRecord, command: 
         said = ": ".join(str(answer[key]) for key in ("msg", "details") if answer.get(key)) or done.stderr.strip()
         raise CiliumError(f"pod {pod.namespace}/{pod.name}: cilium-cni {command} failed: {said}")
     return answer
+
+
+def _attach(layout: LabLayout, place: NodeRecord, pod: PodRecord, undo: contextlib.ExitStack) -> PodRecord:
+    """Namespace and addresses of a pod that is written down; the record says the addresses afterwards."""
+    namespaces.create(pod.netns)
+    undo.callback(namespaces.delete, pod.netns)
+    undo.callback(_forgive, run_plugin, layout, place.namespace, pod, "DEL")
+    result = run_plugin(layout, place.namespace, pod, "ADD")
+    addresses = tuple(ip["address"].partition("/")[0] for ip in result.get("ips", []))
+    pod = msgspec.structs.replace(pod, addresses=addresses)
+    write_atomically(layout.pod_record(pod.namespace, pod.name), msgspec.json.encode(pod))
+    return pod
 
 
 def _decoded(text: str) -> dict[str, Any]:

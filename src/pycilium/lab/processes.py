@@ -86,14 +86,14 @@ def end(pids: Iterable[int], grace_s: float = TERM_GRACE_S, first: signal.Signal
             os.close(fd)
 
 
-def end_all_in(names: Iterable[str], grace_s: float = TERM_GRACE_S) -> None:
+def end_all_in(names: Iterable[str], grace_s: float = TERM_GRACE_S, first: signal.Signals = signal.SIGTERM) -> None:
     """Ends every process inside these namespaces, but for this one and its ancestors."""
     names = list(names)
     for _ in range(5):  # a process may fork while the list is made
         pids = pids_in(names)
         if not pids:
             return
-        end(pids, grace_s)
+        end(pids, grace_s, first)
 
 
 def pids_in(names: Iterable[str]) -> list[int]:
