@@ -139,6 +139,18 @@ def set_cable(record: LabRecord, port: str, *, plugged: bool) -> None:
     namespaces.run_in(record.underlay, body)
 
 
+def remove_cable(record: LabRecord, port: str) -> None:
+    """Removes both ends of the cable. A namespace that is removed takes its own a little later. Absent is success."""
+
+    def body() -> None:
+        with IPRoute() as ip:
+            for index in ip.link_lookup(ifname=port):
+                with _tolerated(errno.ENODEV):
+                    ip.link("del", index=index)
+
+    namespaces.run_in(record.underlay, body)
+
+
 def plugged_ports(record: LabRecord) -> dict[str, bool]:
     """Every port of the underlay, and whether its cable is plugged in."""
 

@@ -62,7 +62,7 @@ def power_off(layout: LabLayout, name: str) -> bool:
     with labs.changed(layout) as record:
         node = record.node(name)
         was_on = is_on(node)
-        _end(layout, node)
+        _end(layout, record, node)
     return was_on
 
 
@@ -76,7 +76,11 @@ def power_on(layout: LabLayout, name: str, tell: Tell) -> list[str]:
         if is_on(node):
             raise AlreadyExists(f"node {name} is on already")
         tell(f"making {name}")
-        _make(layout, record, node)
+        try:
+            _make(layout, record, node)
+        except BaseException:
+            _end(layout, record, node)
+            raise
         agents.start_all(layout, record, [name], tell)
         failed = []
         for pod in pods_on(layout, name):
@@ -122,13 +126,14 @@ def _make(layout: LabLayout, record: LabRecord, node: NodeRecord) -> None:
     layout.node_folder(node.name).mkdir(exist_ok=True)
 
 
-def _end(layout: LabLayout, node: NodeRecord) -> None:
+def _end(layout: LabLayout, record: LabRecord, node: NodeRecord) -> None:
     """Everything of the node but its record, its log and its pods' records is gone after this. Repeatable."""
     folder = layout.node_folder(node.name)
     agents.stop(layout, node.name, signal.SIGKILL)
     netns = [pod.netns for pod in pods_on(layout, node.name)]
     processes.end_all_in([*netns, node.namespace], first=signal.SIGKILL)
     namespaces.unmount_below(folder)
+    network.remove_cable(record, node.name)
     for name in (*netns, node.namespace):
         namespaces.delete(name)
     for entry in folder.iterdir() if folder.is_dir() else ():
@@ -140,7 +145,7 @@ def _end(layout: LabLayout, node: NodeRecord) -> None:
 
 def _take_away(layout: LabLayout, record: LabRecord, node: NodeRecord) -> None:
     """Removes the node from the machine, from the world's routes and, last, from the lab's record."""
-    _end(layout, node)
+    _end(layout, record, node)
     network.unroute_world_from(record, node)
     shutil.rmtree(layout.node_folder(node.name), ignore_errors=True)
     labs.save(layout, record.without_node(node.name))
