@@ -12,6 +12,7 @@ from typing import Any
 from pycilium.api.client import AgentClient
 from pycilium.lab import agents, labs, namespaces, pods
 from pycilium.lab.layout import LabLayout, LabRecord, PodRecord
+from pycilium.lab.plan import UpOptions
 from pycilium.model.resources import Resource, decode_object
 from pycilium.store import open_blocking
 from tests.benchmark.figures import Tell
@@ -57,7 +58,7 @@ class Lab:
 def lab(tell: Tell) -> Iterator[Lab]:
     """A lab that exists for the block; nothing of it is left, whatever happens."""
     name = f"bench{os.getpid()}"
-    record = labs.up(labs.UpOptions(name=name), tell)
+    record = labs.up(UpOptions(name=name), tell)
     try:
         yield Lab(LabLayout(name), record)
     finally:

@@ -73,8 +73,9 @@ class Lab:
     def json(self, program: str, *words: str) -> Any:
         return json.loads(self.run(program, *words, "-o", "json").stdout)
 
-    def add_pod(self, name: str, namespace: str = "default", **labels: str) -> Pod:
+    def add_pod(self, name: str, namespace: str = "default", node: str | None = None, **labels: str) -> Pod:
         words = [word for key, value in labels.items() for word in ("-l", f"{key}={value}")]
+        words += ["--node", node] if node else []
         made = json.loads(self.cilium("lab", "pod", "add", name, "-n", namespace, *words, "-o", "json").stdout)
         addresses = {version: made[f"ipv{version}"] for version in (4, 6) if made[f"ipv{version}"]}
         return Pod(name, namespace, f"cilium-{self.name}-{namespace}.{name}", addresses)

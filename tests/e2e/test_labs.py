@@ -17,7 +17,7 @@ import pytest
 
 from pycilium.errors import CiliumError
 from pycilium.lab import agents, labs
-from pycilium.lab.labs import UpOptions
+from pycilium.lab.plan import UpOptions
 from tests.e2e.lab import BIN, Lab, Pod, connects, eventually, host_state, run_inside, serving, traces_of
 
 pytestmark = pytest.mark.root
@@ -298,8 +298,8 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (("lab", "up", "--nodes", "2"), "more than one node is not built yet"),
-            (("lab", "up", "--store", "etcd"), "only sqlite is built yet"),
+            (("lab", "up", "--nodes", "201"), "use 1 to 200"),
+            (("lab", "up", "--store", "consul"), "use sqlite or etcd"),
             (("lab", "up", "--ip-families", "ipx"), "use ipv4, ipv6 or ipv4,ipv6"),
         ],
         ids=["nodes", "store", "families"],
@@ -336,8 +336,8 @@ def command_lines() -> list[list[str]]:
     return found
 
 
-def start_up(name: str) -> subprocess.Popen[bytes]:
-    argv = [str(BIN / "cilium"), "--lab", name, "lab", "up"]
+def start_up(name: str, *options: str) -> subprocess.Popen[bytes]:
+    argv = [str(BIN / "cilium"), "--lab", name, "lab", "up", *options]
     return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -162,7 +162,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str], root: argpa
     return given
 
 
-_SERVER_FLAGS = ("server", "lab", "timeout", "request_timeout", "debug")
+_SERVER_FLAGS = ("server", "lab", "node", "timeout", "request_timeout", "debug")
 
 
 def _parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -181,6 +181,7 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
         help="host:port or unix:///path; or HUBBLE_SERVER; else the lab's or this machine's agent",
     )
     group.add_argument("--lab", default=hidden, metavar="NAME", help="the lab that is meant; or CILIUM_LAB")
+    group.add_argument("--node", default=hidden, metavar="NODE", help="of a lab: that node alone; or CILIUM_NODE")
     group.add_argument("--timeout", default=hidden, metavar="DURATION", type=_duration_s, help="to connect (5s)")
     group.add_argument(
         "--request-timeout", default=hidden, metavar="DURATION", type=_duration_s, help="for single answers (12s)"

@@ -1,4 +1,7 @@
-"""Which Hubble server is meant, whether it is there, and what its errors mean to a user."""
+"""Which Hubble servers are meant, whether they are there, and what their errors mean to a user.
+
+Of a lab of many nodes all are asked, unless one is named: `hubble_nodes` makes one of them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import argparse
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +19,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from pycilium.cli.hubble_arguments import WrongUseError
+from pycilium.cli.hubble_nodes import ManyHealths, ManyObservers
 from pycilium.cli.hubble_time import parse_duration_ns
 from pycilium.cli.target import MACHINE_RUN_DIR, Target
 from pycilium.errors import CiliumError, PermissionRequired
@@ -36,7 +41,7 @@ class HubbleUnavailableError(CiliumError):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An open connection."""
+    """An open connection, or several that are used as one."""
 
     address: str
     request_timeout_s: float
@@ -47,38 +52,67 @@ class Server:
 
 @contextmanager
 def connect(options: argparse.Namespace) -> Iterator[Server]:
-    """Connects to the server that is meant and puts its errors into words."""
-    address = server_address(options)
+    """Connects to the servers that are meant and puts their errors into words."""
     timeout_s = options.timeout or _timeout_from_environment("HUBBLE_TIMEOUT", CONNECT_TIMEOUT_S)
-    _check_reachable(address, timeout_s)
+    addresses = _reachable(server_addresses(options), timeout_s)
     request_timeout_s = options.request_timeout or _timeout_from_environment(
         "HUBBLE_REQUEST_TIMEOUT", REQUEST_TIMEOUT_S
     )
-    with grpc.insecure_channel(address) as channel:
+    shown = ", ".join(addresses.values())
+    with ExitStack() as open_channels:
+        channels = {
+            name: open_channels.enter_context(grpc.insecure_channel(address)) for name, address in addresses.items()
+        }
         try:
-            yield Server(
-                address,
-                request_timeout_s,
-                observer_pb2_grpc.ObserverStub(channel),  # type: ignore[no-untyped-call]
-                peer_pb2_grpc.PeerStub(channel),  # type: ignore[no-untyped-call]
-                health_pb2_grpc.HealthStub(channel),
-            )
+            yield _server(shown, request_timeout_s, channels)
         except grpc.RpcError as error:
-            raise _in_words(error, address) from error
+            raise _in_words(error, shown) from error
 
 
-def server_address(options: argparse.Namespace) -> str:
-    """1. --server 2. --lab 3. HUBBLE_SERVER 4. the lab that is up 5. this machine's agent 6. localhost:4245."""
+def server_addresses(options: argparse.Namespace) -> dict[str, str]:
+    """1. --server 2. --lab 3. HUBBLE_SERVER 4. the lab that is up 5. this machine's agent 6. localhost:4245.
+
+    By name: a lab has a server on each node, all of which are meant unless --node or CILIUM_NODE says one.
+    """
     if options.server:
-        return _checked(options.server)
+        return {"": _checked(options.server)}
     target = Target()
-    target.lab_option = options.lab
+    target.lab_option, target.node_option = options.lab, options.node
     if options.lab is None and (named := os.environ.get("HUBBLE_SERVER")):
-        return _checked(named)
+        return {"": _checked(named)}
     if target.lab is not None:
-        return f"unix://{target.hubble_socket()}"
+        return {node: f"unix://{target.hubble_socket(node)}" for node in target.nodes}
     machine = MACHINE_RUN_DIR / "hubble.sock"
-    return f"unix://{machine}" if machine.exists() else DEFAULT_SERVER
+    return {"": f"unix://{machine}" if machine.exists() else DEFAULT_SERVER}
+
+
+def _reachable(addresses: dict[str, str], timeout_s: float) -> dict[str, str]:
+    """Those that answer; of several, those that do not are told and left out, unless none does."""
+    found, missing = {}, []
+    for name, address in addresses.items():
+        try:
+            _check_reachable(address, timeout_s)
+            found[name] = address
+        except HubbleUnavailableError as error:
+            missing.append((name, error))
+    if missing and not found:
+        raise missing[0][1]
+    for name, _ in missing:
+        print(f"{name} is left out: its agent does not answer", file=sys.stderr)
+    return found
+
+
+def _server(shown: str, request_timeout_s: float, channels: dict[str, grpc.Channel]) -> Server:
+    stubs = [
+        {name: stub(channel) for name, channel in channels.items()}
+        for stub in (observer_pb2_grpc.ObserverStub, peer_pb2_grpc.PeerStub, health_pb2_grpc.HealthStub)
+    ]
+    observers, peers, healths = stubs
+    if len(channels) == 1:
+        (observer,), (peer,), (health,) = observers.values(), peers.values(), healths.values()
+        return Server(shown, request_timeout_s, observer, peer, health)
+    first_peer = next(iter(peers.values()))
+    return Server(shown, request_timeout_s, ManyObservers(observers), first_peer, ManyHealths(healths.values()))
 
 
 def _checked(address: str) -> str:

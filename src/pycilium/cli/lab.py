@@ -156,8 +156,8 @@ def routing_mode(target: Target, mode: str, yes: bool) -> None:
     click.echo(f"From {record.routing_mode} to {mode}:")
     for sentence in said:
         click.echo(f"* {sentence}")
-    if not yes:
-        click.confirm("Switch?", abort=True)
+    if not yes and not click.confirm("Switch?"):
+        raise CiliumError(f"lab {record.name} stays in routing mode {record.routing_mode}")
     with progress(f"lab {record.name}") as tell:
         switching.switch(layout, wanted, tell)
     click.echo(f"lab {record.name} is in routing mode {mode}")

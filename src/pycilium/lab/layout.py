@@ -53,6 +53,11 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(address for address in (self.ipv4, self.ipv6) if address)
 
     @property
+    def mac(self) -> str:
+        """Of its eth0. It is the same after a reboot, as a real machine's is: the neighbours remember it."""
+        return f"02:ac:12:00:00:{self.number:02x}"
+
+    @property
     def pod_cidrs(self) -> tuple[str, ...]:
         return tuple(cidr for cidr in (self.ipv4_pod_cidr, self.ipv6_pod_cidr) if cidr)
 

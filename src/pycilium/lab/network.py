@@ -84,7 +84,7 @@ def make_etcd(record: LabRecord, namespace: str) -> None:
 def make_node(record: LabRecord, node: NodeRecord) -> None:
     """The node's eth0, with the world as its default gateway; it forwards, as a Kubernetes node does."""
     addresses = {"ipv4": node.ipv4, "ipv6": node.ipv6}
-    _make_host(record, node.name, node.namespace, addresses, {**_SYSCTLS_OF_ALL, **_SYSCTLS_OF_NODES})
+    _make_host(record, node.name, node.namespace, addresses, {**_SYSCTLS_OF_ALL, **_SYSCTLS_OF_NODES}, node.mac)
     namespaces.run_in(node.namespace, lambda: _route_everything_to_the_world(record))
 
 
@@ -170,11 +170,16 @@ def port_index(port: str) -> int:
 
 
 def _make_host(
-    record: LabRecord, port: str, namespace: str, addresses: Mapping[str, str | None], sysctls: Mapping[str, str]
+    record: LabRecord,
+    port: str,
+    namespace: str,
+    addresses: Mapping[str, str | None],
+    sysctls: Mapping[str, str],
+    mac: str | None = None,
 ) -> None:
     """A namespace on the underlay: eth0 with its addresses, and loopback."""
     _set_sysctls(record, namespace, sysctls)
-    _plug_in(record, port, namespace)
+    _plug_in(record, port, namespace, mac)
 
     def body() -> None:
         with IPRoute() as ip:
@@ -188,7 +193,7 @@ def _make_host(
     namespaces.run_in(namespace, body)
 
 
-def _plug_in(record: LabRecord, port: str, namespace: str) -> None:
+def _plug_in(record: LabRecord, port: str, namespace: str, mac: str | None) -> None:
     """A cable: `port` on the underlay's bridge, eth0 in the namespace."""
 
     def body() -> None:
@@ -196,6 +201,7 @@ def _plug_in(record: LabRecord, port: str, namespace: str) -> None:
         try:
             with IPRoute() as ip:
                 peer = {"ifname": "eth0", "net_ns_fd": fd, "mtu": record.mtu_bytes}
+                peer |= {"address": mac} if mac else {}
                 ip.link("add", ifname=port, kind="veth", mtu=record.mtu_bytes, peer=peer)
                 ip.link("set", index=_index(ip, port), master=_index(ip, _BRIDGE), state="up")
         finally:

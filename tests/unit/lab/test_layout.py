@@ -3,7 +3,8 @@
 import pytest
 
 from pycilium.errors import ConfigError
-from pycilium.lab.layout import LabLayout, check_pod_name, plan
+from pycilium.lab.layout import LabLayout, check_node_name, check_pod_name
+from pycilium.lab.plan import UpOptions, plan
 
 
 class TestNames:
@@ -27,30 +28,18 @@ class TestNames:
         names = {layout.pod_netns("a-b", "c"), layout.pod_netns("a", "b-c"), layout.pod_netns("default", "node1")}
 
         assert len(names) == 3
-        assert not names & {plan("lab", ("ipv4",), 1).nodes[0].namespace}
+        assert not names & {plan(UpOptions()).nodes[0].namespace}
+
+    @pytest.mark.parametrize("name", ["", "Node", "1st", "-a", "a-", "a.b", "x" * 16, "world", "pods", "etcd", "br0"])
+    def test_node_names_that_could_not_be_devices_or_are_the_labs_own_are_refused(self, name):
+        with pytest.raises(ConfigError, match="node name"):
+            check_node_name(name)
 
 
-class TestPlan:
-    def test_addresses_are_those_of_the_documentation(self):
-        node = plan("lab", ("ipv4", "ipv6"), 1).node("node1")
+def test_the_store_is_etcd_where_its_folder_is(tmp_path):
+    layout = LabLayout("shop", tmp_path)
+    assert layout.store_url == f"sqlite:///{tmp_path}/shop/store.db"
 
-        assert (node.ipv4, node.ipv6) == ("172.18.0.11", "fd00:172:18::11")
-        assert (node.ipv4_pod_cidr, node.ipv6_pod_cidr) == ("10.0.1.0/24", "fd00:10:0:1::/112")
+    layout.etcd_folder.mkdir(parents=True)
 
-    def test_a_family_that_is_off_leaves_no_address(self):
-        node = plan("lab", ("ipv6",), 1).node("node1")
-
-        assert (node.ipv4, node.ipv4_pod_cidr) == (None, None)
-
-    @pytest.mark.parametrize("families", [(), ("ipv5",), ("ipv4", "x")])
-    def test_unknown_families_are_refused(self, families):
-        with pytest.raises(ConfigError, match="--ip-families"):
-            plan("lab", families, 1)
-
-    def test_more_than_one_node_is_refused_by_name(self):
-        with pytest.raises(ConfigError, match="--nodes 3: more than one node is not built yet"):
-            plan("lab", ("ipv4",), 3)
-
-    def test_an_unknown_node_is_named_beside_those_that_exist(self):
-        with pytest.raises(ConfigError, match="has no node node7; it has node1"):
-            plan("lab", ("ipv4",), 1).node("node7")
+    assert layout.store_url == f"etcd+unix://{tmp_path}/shop/etcd/client.sock"
