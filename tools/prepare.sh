@@ -41,6 +41,7 @@ packages() {
     test | bench)
         lacks iperf3 iperf3
         lacks nsenter util-linux
+        lacks etcd etcd-server
         ;;
     esac
     if [ "$1" = bench ]; then
