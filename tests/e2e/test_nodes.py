@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from pycilium.errors import CiliumError
 from pycilium.lab import agents, labs, nodes
 from pycilium.lab.layout import LabLayout
-from tests.e2e.lab import Lab, connects, eventually, pings, run_inside, serving, traces_of
+from tests.e2e.lab import Lab, connects, eventually, inside, pings, run_inside, serving, traces_of
 from tests.e2e.test_labs import command_lines, start_up
 
 pytestmark = pytest.mark.root
@@ -40,6 +41,31 @@ def netns_of(lab: Lab, node: str) -> str:
 
 def node_row(lab: Lab, name: str) -> dict[str, object]:
     return next(row for row in lab.json("cilium", "lab", "node", "list") if row["name"] == name)
+
+
+def order_of_arrival(sender: str, receiver: str, address: str, count: int) -> list[int]:
+    """The numbers of so many datagrams, as they arrive."""
+
+    def open_socket() -> socket.socket:
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    with inside(receiver, open_socket) as listener, inside(sender, open_socket) as talker:
+        listener.bind((address, 9999))
+        listener.settimeout(5.0)
+        for number in range(count):
+            talker.sendto(str(number).encode(), (address, 9999))
+        return [int(listener.recv(16)) for _ in range(count)]
+
+
+def echoed_bytes(address: str, port: int, count: int) -> int:
+    """Sends so much and reads it back; how much came."""
+    received, chunk = 0, 1 << 16
+    with socket.create_connection((address, port), timeout=10) as connection:
+        for end in range(chunk, count + 1, chunk):
+            connection.sendall(bytes(chunk))
+            while received < end and (part := connection.recv(chunk)):
+                received += len(part)
+    return received
 
 
 def published(lab: Lab, node: str) -> bool:
@@ -224,6 +250,25 @@ class TestCables:
         assert 40 < lost < 180  # 100 on average; so far off once in 10^11 times
         lab.cilium("lab", "node", "impair", "node2", "--loss", "0%")
         assert lost_to(lab, netns_of(lab, "node1"), "172.18.0.12", 50) == 0
+
+    def test_packets_can_be_late_and_out_of_order_and_none_is_lost(self, lab):
+        lab.cilium("lab", "node", "impair", "node2", "--reorder", "50%", "--delay", "30")
+        assert node_row(lab, "node2")["link"] == "delays 50% of what is received by 30 ms"
+
+        order = order_of_arrival(netns_of(lab, "node1"), netns_of(lab, "node2"), "172.18.0.12", 200)
+
+        assert sorted(order) == list(range(200))
+        assert order != sorted(order)
+        lab.cilium("lab", "node", "heal", "node2")
+        assert node_row(lab, "node2")["link"] == "up"
+        order = order_of_arrival(netns_of(lab, "node1"), netns_of(lab, "node2"), "172.18.0.12", 50)
+        assert order == list(range(50))
+
+    def test_much_data_passes_a_cable_that_reorders(self, lab):
+        """Large segments arrive as they were sent, with their checksums to be worked out."""
+        lab.cilium("lab", "node", "impair", "node2", "--delay", "2", "--jitter", "2")
+        with serving(netns_of(lab, "node2"), 7070):
+            assert inside(netns_of(lab, "node1"), lambda: echoed_bytes("172.18.0.12", 7070, 1 << 20)) == 1 << 20
 
 
 class TestRoutingMode:

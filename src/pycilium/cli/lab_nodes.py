@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pycilium.lab.layout import LabLayout, LabRecord
 
 NODE_COLUMNS = ["NODE", "AGENT", "PID", "LINK", "PODS", "IPV4", "IPV6", "POD CIDRS"]
+REORDER_MS = 10
+"""How late reordered packets are, if nobody says."""
 _WAYS = ("sent", "received", "both")
 
 
@@ -153,30 +155,48 @@ def heal(target: Target, name: str) -> None:
 
 @node.command()
 @click.argument("name")
-@click.option("--loss", metavar="PERCENT", required=True, help="Share of packets to lose, such as 5% or 0.5%.")
+@click.option("--loss", metavar="PERCENT", default=None, help="Share of packets to lose, such as 5% or 0.5%.")
+@click.option("--way", type=click.Choice(_WAYS), default="both", show_default=True, help="Lose what the node …")
+@click.option("--delay", "delay_ms", metavar="MS", type=click.IntRange(0, 10_000), help="Hold back what it receives.")
 @click.option(
-    "--way", type=click.Choice(_WAYS), default="both", show_default=True, help="What the node sends or receives."
+    "--jitter", "jitter_ms", metavar="MS", type=click.IntRange(0, 10_000), default=0, help="So much more or less."
+)
+@click.option(
+    "--reorder", metavar="PERCENT", default=None, help="Hold back only this share (by 10 ms without --delay)."
 )
 @lab_option
 @pass_target
-def impair(target: Target, name: str, loss: str, way: str) -> None:
-    """Lose a share of the packets on a node's cable, chosen by chance; 0% ends it. Needs root."""
-    from pycilium.lab import impairments
+def impair(
+    target: Target, name: str, loss: str | None, way: str, delay_ms: int | None, jitter_ms: int, reorder: str | None
+) -> None:
+    """Lose, delay or reorder packets on a node's cable, chosen by chance, instead of what was set before.
 
-    per_myriad = parsed_loss(loss)
+    `heal` ends it. Needs root.
+    """
+    from pycilium.lab import impairments
+    from pycilium.lab.relay import Holding
+
+    lost = parsed_share("--loss", loss or "0")
+    late = parsed_share("--reorder", reorder) if reorder else impairments.PER_MYRIAD if delay_ms or jitter_ms else 0
+    if loss is None and not late:
+        raise click.UsageError("say how: --loss, --delay, --jitter or --reorder")
     record = _running_node(target, name, "impair")
-    impairments.set_loss(record, name, per_myriad, _ways(way))
+    impairments.set_loss(record, name, lost, _ways(way))
+    if late:
+        holding = Holding(REORDER_MS if delay_ms is None and reorder else delay_ms or 0, jitter_ms)
+        received_loss = lost if way != "sent" else 0
+        impairments.set_late(record, name, received_loss, impairments.Late(late, holding))
     click.echo(f"node {name}: {impairments.cables(record)[name]}")
 
 
-def parsed_loss(text: str) -> int:
+def parsed_share(option: str, text: str) -> int:
     """A share in ten thousandths. ConfigError for what is none."""
     try:
         share = float(text.removesuffix("%"))
     except ValueError:
         share = -1.0
     if not 0 <= share <= 100:
-        raise ConfigError(f"--loss {text!r}: write a percentage from 0 to 100, such as 5% or 0.5%")
+        raise ConfigError(f"{option} {text!r}: write a percentage from 0 to 100, such as 5% or 0.5%")
     return round(share * 100)
 
 

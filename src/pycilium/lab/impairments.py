@@ -1,29 +1,36 @@
-"""What is done to a node's cable: cut, one way or both, or made to lose packets; and healed.
+"""What is done to a node's cable: cut, made to lose, delay or reorder packets; and healed.
 
-A cable is cut at the underlay's end of it. Losses are a program's of a few instructions on the underlay's port, which
-throws dice for each packet: the kernel need not have netem. What is in force is read from the kernel alone, where the
-program's name says the share, so nothing can disagree with it.
+A cable is cut at the underlay's end of it. The rest is a program's of a few instructions on the underlay's port, which
+throws dice for each packet: the kernel need not have netem. Those that are to be late it sends to a `relay`. What is in
+force is read from the kernel alone, where the names of program and device say it, so nothing can disagree with it.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import sys
 from dataclasses import dataclass
 from enum import Enum
 
+from pyroute2 import IPRoute
+
 from pycilium.datapath import bpf_syscall as bpf
 from pycilium.datapath import libbpf
-from pycilium.lab import namespaces, network
-from pycilium.lab.layout import LabRecord
+from pycilium.lab import namespaces, network, processes
+from pycilium.lab.layout import LabLayout, LabRecord
+from pycilium.lab.relay import MARK, Holding, reading_socket
 
 _HANDLE = 0x1055
 _PRIORITY = 1
 _NAME = "lose_"
 PER_MYRIAD = 10_000
 
-_CALL, _EXIT, _MOVE, _SKIP_IF_LESS = 0x85, 0x95, 0xB7, 0xA6
-_RANDOM_HELPER = 7
+_LOAD_WORD, _CALL, _EXIT, _MOVE = 0x61, 0x85, 0x95, 0xB7
+_SKIP_IF_LESS, _SKIP_IF_EQUAL = 0xA6, 0x16
+_MARK_OFFSET = 8
+"""Of the mark in struct __sk_buff."""
+_RANDOM_HELPER, _REDIRECT_HELPER = 7, 23
 _PASS, _DROP = 0, 2
 
 
@@ -39,18 +46,31 @@ BOTH_WAYS = (Way.SENT, Way.RECEIVED)
 
 @dataclass(frozen=True, slots=True)
 class Cable:
-    """How one port's cable is. Losses are shares in ten thousandths."""
+    """How one port's cable is. Losses are shares in ten thousandths; `late`: what is held back, in words."""
 
     plugged: bool = True
     sent_loss: int = 0
     received_loss: int = 0
+    late: str = ""
 
     def __str__(self) -> str:
         if not self.plugged:
             return "cut"
         ways = (("sent", self.sent_loss), ("received", self.received_loss))
-        losses = [f"{loss / 100:g}% of what is {way}" for way, loss in ways if loss]
-        return f"loses {' and '.join(losses)}" if losses else "up"
+        losses = " and ".join(f"{loss / 100:g}% of what is {way}" for way, loss in ways if loss)
+        said = (f"loses {losses}" if losses else "", f"delays {self.late}" if self.late else "")
+        return ", ".join(filter(None, said)) or "up"
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """Which share of what a node receives, in ten thousandths, is held back for how long."""
+
+    share: int
+    holding: Holding
+
+    def __str__(self) -> str:
+        return f"{self.share / 100:g}% of what is received by {self.holding}"
 
 
 def cut(record: LabRecord, port: str) -> None:
@@ -59,7 +79,7 @@ def cut(record: LabRecord, port: str) -> None:
 
 
 def heal(record: LabRecord, port: str) -> None:
-    """Plugs the cable in, and nothing is lost any more."""
+    """Plugs the cable in, and nothing is lost or late any more."""
     set_loss(record, port, 0, BOTH_WAYS)
     network.set_cable(record, port, plugged=True)
 
@@ -70,16 +90,34 @@ def set_loss(record: LabRecord, port: str, per_myriad: int, ways: tuple[Way, ...
     def body() -> None:
         index = network.port_index(port)
         for way in ways:
+            if way is Way.RECEIVED:
+                _end_relay(index)
             if per_myriad == 0:
                 libbpf.tc_detach(index, way.value, _HANDLE, _PRIORITY)
-                continue
-            program = bpf.program_load(
-                bpf.PROGRAM_TYPE_SCHED_CLS, losing_program(per_myriad), name=f"{_NAME}{per_myriad}"
-            )
-            try:
-                libbpf.tc_attach(index, way.value, program, _HANDLE, _PRIORITY)
-            finally:
-                os.close(program)
+            else:
+                _attach(index, way, per_myriad, program_of(per_myriad))
+
+    namespaces.run_in(record.underlay, body)
+
+
+def set_late(record: LabRecord, port: str, loss: int, late: Late) -> None:
+    """Holds a share of what the node receives back, and loses another. In the place of what was set before."""
+    log = LabLayout(record.name).world_folder / "relay.log"
+
+    def body() -> None:
+        index = network.port_index(port)
+        _end_relay(index)
+        with IPRoute() as ip:
+            ip.link("add", ifname=_relay_device(index), kind="veth", peer={"ifname": f"hold{index}"})
+            for device in (_relay_device(index), f"hold{index}"):
+                ip.link("set", index=ip.link_lookup(ifname=device)[0], state="up")
+            entrance = ip.link_lookup(ifname=_relay_device(index))[0]
+            ip.link("set", index=entrance, ifalias=str(late))
+        argv = [sys.executable, "-m", "pycilium.lab.relay", port]
+        argv += [str(late.holding.delay_ms), str(late.holding.jitter_ms)]
+        with reading_socket(f"hold{index}") as reader:
+            processes.start_in(record.underlay, argv, log=log, pass_fd=reader.fileno())
+        _attach(index, Way.RECEIVED, loss, program_of(loss, late.share, entrance))
 
     namespaces.run_in(record.underlay, body)
 
@@ -89,37 +127,76 @@ def cables(record: LabRecord) -> dict[str, Cable]:
     plugged = network.plugged_ports(record)
 
     def body() -> dict[str, Cable]:
-        return {port: Cable(is_plugged, *_losses(port)) for port, is_plugged in plugged.items()}
+        return {port: _cable(port, is_plugged) for port, is_plugged in plugged.items()}
 
     return namespaces.run_in(record.underlay, body)
 
 
-def losing_program(per_myriad: int) -> bytes:
-    """Instructions that drop so many packets of ten thousand, by chance; the comparison is of unsigned 32 bits."""
-    if per_myriad >= PER_MYRIAD:
-        return _instruction(_MOVE, immediate=_DROP) + _instruction(_EXIT)
-    below = (per_myriad << 32) // PER_MYRIAD
-    steps = (
-        _instruction(_CALL, immediate=_RANDOM_HELPER),
-        _instruction(_SKIP_IF_LESS, offset=2, immediate=below),
-        _instruction(_MOVE, immediate=_PASS),
-        _instruction(_EXIT),
-        _instruction(_MOVE, immediate=_DROP),
-        _instruction(_EXIT),
+def program_of(loss: int, late: int = 0, entrance: int = 0) -> bytes:
+    """Instructions that drop so many packets of ten thousand and send so many of the rest to the relay's entrance.
+
+    What the relay has had is let pass. The dice are unsigned numbers of 32 bits.
+    """
+    drop = _instruction(_MOVE, immediate=_DROP) + _instruction(_EXIT)
+    divert = (
+        _instruction(_MOVE, 1, immediate=entrance)
+        + _instruction(_MOVE, 2, immediate=0)
+        + _instruction(_CALL, immediate=_REDIRECT_HELPER)
+        + _instruction(_EXIT)
     )
-    return b"".join(steps)
+    own = _instruction(_LOAD_WORD, 0x10, offset=_MARK_OFFSET) + _unless(_SKIP_IF_EQUAL, MARK, _PASSING)
+    return own + _by_chance(loss, drop) + _by_chance(late, divert) + _PASSING
 
 
-def _instruction(code: int, *, offset: int = 0, immediate: int = 0) -> bytes:
-    """All that is computed here stands in register 0."""
-    return struct.pack("=BBhI", code, 0, offset, immediate)
+def _by_chance(per_myriad: int, steps: bytes) -> bytes:
+    """The steps, carried out so many times of ten thousand."""
+    if per_myriad == 0:
+        return b""
+    if per_myriad >= PER_MYRIAD:  # a die that always shows 0: the verifier refuses steps that nothing leads to
+        return _instruction(_MOVE, immediate=0) + _unless(_SKIP_IF_LESS, 1, steps)
+    dice = _instruction(_CALL, immediate=_RANDOM_HELPER)
+    return dice + _unless(_SKIP_IF_LESS, (per_myriad << 32) // PER_MYRIAD, steps)
 
 
-def _losses(port: str) -> tuple[int, int]:
+def _unless(skip: int, value: int, steps: bytes) -> bytes:
+    """The steps if the condition on register 0 holds, else what comes after them."""
+    over = _instruction(0x05, offset=len(steps) // 8)
+    return _instruction(skip, offset=1, immediate=value) + over + steps
+
+
+def _instruction(code: int, registers: int = 0, *, offset: int = 0, immediate: int = 0) -> bytes:
+    return struct.pack("=BBhI", code, registers, offset, immediate)
+
+
+_PASSING = _instruction(_MOVE, immediate=_PASS) + _instruction(_EXIT)
+
+
+def _attach(index: int, way: Way, loss: int, instructions: bytes) -> None:
+    program = bpf.program_load(bpf.PROGRAM_TYPE_SCHED_CLS, instructions, name=f"{_NAME}{loss}")
+    try:
+        libbpf.tc_attach(index, way.value, program, _HANDLE, _PRIORITY)
+    finally:
+        os.close(program)
+
+
+def _relay_device(index: int) -> str:
+    """Where packets to that port go in that are to be late."""
+    return f"late{index}"
+
+
+def _end_relay(index: int) -> None:
+    with IPRoute() as ip:
+        for entrance in ip.link_lookup(ifname=_relay_device(index)):
+            ip.link("del", index=entrance)
+
+
+def _cable(port: str, plugged: bool) -> Cable:
     """To be called inside the underlay's namespace."""
     index = network.port_index(port)
-    sent, received = (_loss(index, way) for way in BOTH_WAYS)
-    return sent, received
+    with IPRoute() as ip:
+        entrances = ip.get_links(ifname=_relay_device(index)) if ip.link_lookup(ifname=_relay_device(index)) else ()
+        late = next((entrance.get_attr("IFLA_IFALIAS") for entrance in entrances), "")
+    return Cable(plugged, _loss(index, Way.SENT), _loss(index, Way.RECEIVED), late or "")
 
 
 def _loss(index: int, way: Way) -> int:
