@@ -24,11 +24,18 @@ def pod() -> None:
 @click.option("--node", metavar="NODE", default=None, help="Where; else the node with the fewest pods.")
 @click.option("-n", "--namespace", default="default", show_default=True)
 @click.option("-l", "--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.")
+@click.option("--existing", is_flag=True, help="Start a Pod that was applied before; works while the store is away.")
 @output_option("json")
 @lab_option
 @pass_target
 def pod_add(
-    target: Target, name: str, node: str | None, namespace: str, labels: tuple[str, ...], output: str | None
+    target: Target,
+    name: str,
+    node: str | None,
+    namespace: str,
+    labels: tuple[str, ...],
+    existing: bool,
+    output: str | None,
 ) -> None:
     """Make a pod. Its addresses, identity and policy are in force when this returns."""
     from pycilium.lab import pods
@@ -36,7 +43,12 @@ def pod_add(
     labs.require_root("cilium lab pod add")
     layout, record = target.lab_and_record()
     node = node or pods.node_with_fewest(layout, record)
-    made = pods.add(layout, record, name=name, namespace=namespace, node=node, labels=_parsed_labels(labels))
+    if existing and labels:
+        raise click.UsageError("--existing and --label exclude each other: the Pod has its labels")
+    if existing:
+        made = pods.start_existing(layout, record, name=name, namespace=namespace, node=node)
+    else:
+        made = pods.add(layout, record, name=name, namespace=namespace, node=node, labels=_parsed_labels(labels))
     if output == "json":
         print_json(next(row for row in _pod_rows(target, layout) if _is(row, namespace, name)))
     else:

@@ -84,6 +84,14 @@ def heal(record: LabRecord, port: str) -> None:
     network.set_cable(record, port, plugged=True)
 
 
+def remove(record: LabRecord, port: str) -> None:
+    """Removes the cable and what was done to it. Absent is success."""
+    if port not in network.plugged_ports(record):
+        return
+    namespaces.run_in(record.underlay, lambda: _end_relay(network.port_index(port)))
+    network.remove_cable(record, port)
+
+
 def set_loss(record: LabRecord, port: str, per_myriad: int, ways: tuple[Way, ...]) -> None:
     """Loses that share of the packets, chosen by chance; 0 ends it. In the place of what was set before."""
 

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 
 from pycilium.errors import AlreadyExists, CiliumError, ConfigError, NotFound
-from pycilium.lab import agents, labs, namespaces, network, pods, processes
+from pycilium.lab import agents, impairments, labs, namespaces, network, pods, processes
 from pycilium.lab.layout import LabLayout, LabRecord, NodeRecord, PodRecord
 from pycilium.lab.plan import next_node, readdressed
 from pycilium.model.resources import CiliumEndpoint, CiliumNode
@@ -133,7 +133,7 @@ def _end(layout: LabLayout, record: LabRecord, node: NodeRecord) -> None:
     netns = [pod.netns for pod in pods_on(layout, node.name)]
     processes.end_all_in([*netns, node.namespace], first=signal.SIGKILL)
     namespaces.unmount_below(folder)
-    network.remove_cable(record, node.name)
+    impairments.remove(record, node.name)
     for name in (*netns, node.namespace):
         namespaces.delete(name)
     for entry in folder.iterdir() if folder.is_dir() else ():

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from pycilium.errors import AlreadyExists, CiliumError, NotFound
+from pycilium.errors import AlreadyExists, CiliumError, NotFound, StoreError
 from pycilium.lab import agents, namespaces, processes
 from pycilium.lab.labs import find_pod, open_store, pod_records, write_atomically
 from pycilium.lab.layout import LabLayout, LabRecord, NodeRecord, PodRecord, check_pod_name
@@ -50,17 +50,24 @@ def add(
     return pod
 
 
+def start_existing(layout: LabLayout, record: LabRecord, *, name: str, namespace: str, node: str) -> PodRecord:
+    """Starts a pod whose Pod is in the store already, as a kubelet does; also while the store is away."""
+    check_pod_name(namespace, name)
+    netns = layout.pod_netns(namespace, name)
+    pod = PodRecord(name=name, namespace=namespace, node=node, netns=netns, container_id=secrets.token_hex(16))
+    _claim(layout, pod)
+    try:
+        return _start(layout, record.node(node), pod)
+    except BaseException:
+        layout.pod_record(namespace, name).unlink(missing_ok=True)
+        raise
+
+
 def attach_again(layout: LabLayout, record: LabRecord, pod: PodRecord) -> PodRecord:
     """Gives a pod whose node was off a sandbox anew, as a kubelet does after a reboot; nothing runs in it yet."""
-    place = record.node(pod.node)
     pod = msgspec.structs.replace(pod, container_id=secrets.token_hex(16), addresses=())
     write_atomically(layout.pod_record(pod.namespace, pod.name), msgspec.json.encode(pod))
-    with contextlib.ExitStack() as undo:
-        pod = _attach(layout, place, pod, undo)
-        undo.pop_all()
-    with open_store(layout) as store:
-        store.patch_status(Pod, pod.name, pod.namespace, _running(pod, place.ipv4 or place.ipv6))
-    return pod
+    return _start(layout, record.node(pod.node), pod)
 
 
 def node_with_fewest(layout: LabLayout, record: LabRecord) -> str:
@@ -138,6 +145,16 @@ def run_plugin(layout: LabLayout, node_namespace: str, pod: PodRecord, command: 
         said = ": ".join(str(answer[key]) for key in ("msg", "details") if answer.get(key)) or done.stderr.strip()
         raise CiliumError(f"pod {pod.namespace}/{pod.name}: cilium-cni {command} failed: {said}")
     return answer
+
+
+def _start(layout: LabLayout, place: NodeRecord, pod: PodRecord) -> PodRecord:
+    """Attaches a pod that the store knows, and tells the store if it is there."""
+    with contextlib.ExitStack() as undo:
+        pod = _attach(layout, place, pod, undo)
+        undo.pop_all()
+    with contextlib.suppress(StoreError), open_store(layout) as store:
+        store.patch_status(Pod, pod.name, pod.namespace, _running(pod, place.ipv4 or place.ipv6))
+    return pod
 
 
 def _attach(layout: LabLayout, place: NodeRecord, pod: PodRecord, undo: contextlib.ExitStack) -> PodRecord:
