@@ -88,7 +88,7 @@ def busy_node(*, own_peer_sets: bool = False) -> Iterator[BusyNode]:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pycilium-bench-"))) / "bpf"
         stack.callback(bpffs.unmount, root)
         datapath = stack.enter_context(loader.load(loader.DatapathConfig(str(root), map_entries=SIZES)))
-        targets = make_targets(datapath, cast("LinkOperations", _NoLinks()))
+        targets = make_targets(datapath, _NoLinks(), _NoLinks())
         targets.stages.resync()
         intent = Intent.new()
         insert_reserved(intent)

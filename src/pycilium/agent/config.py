@@ -59,6 +59,10 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Of the overlay's outer packets; auto: IPv4 if the node has an IPv4 address."""
     pod_mtu_bytes: Annotated[int, Meta(ge=576, le=65535)] | None = None
     """null: what the devices and the routing mode leave. With IPv6 at least 1280."""
+    auto_direct_node_routes: bool = True
+    """With native routing: make routes to the pods of nodes on the same link."""
+    kube_apiserver: list[str] = []
+    """Addresses of the Kubernetes API servers: what the entity kube-apiserver stands for."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -93,6 +97,11 @@ def _check(config: AgentConfig, path: str | Path) -> None:
                 network(value)
         except ValueError as error:
             raise ConfigError(f"{path}: {field}: {error}") from error
+    for index, address in enumerate(config.kube_apiserver):
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            raise ConfigError(f"{path}: kube_apiserver[{index}]: {error}") from error
     if config.event_ring_bytes & (config.event_ring_bytes - 1):
         raise ConfigError(f"{path}: event_ring_bytes: {config.event_ring_bytes} is no power of two, such as {8 << 20}")
     if config.ipv6_pod_cidr and config.pod_mtu_bytes is not None and config.pod_mtu_bytes < IPV6_MIN_MTU_BYTES:

@@ -74,6 +74,11 @@ class ControlLoop:
         self._plan_retry(result)
         return result
 
+    def reread_routes(self) -> None:
+        """Take in what became of the node's routes, and set right what is missing."""
+        if self._open and not self._controller.reread_routes():
+            self.run_now()
+
     def differences(self, endpoint: Endpoint) -> list[str]:
         """What the kernel does not hold yet of what `endpoint` needs, in words; empty when it is all there."""
         return self._controller.differences(endpoint)

@@ -106,7 +106,7 @@ class Plumbing:
         with Netlink.open() as node:
             names = {link.ifindex: link.name for link in node.links()}
             return [
-                HostAddress(entry.address, names.get(entry.ifindex, ""))
+                HostAddress(entry.address, names.get(entry.ifindex, ""), entry.prefix_len, entry.ifindex)
                 for entry in node.addresses()
                 if not entry.address.is_loopback and not entry.address.is_link_local
             ]

@@ -18,13 +18,14 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from pycilium import __version__
+from pycilium.agent.cluster import ClusterSettings
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.controller import Controller
 from pycilium.agent.endpoint_files import EndpointFiles, queued_deletes
@@ -37,6 +38,7 @@ from pycilium.agent.link_operations import LinkOperations, LinkTarget
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.publishing import Publisher
+from pycilium.agent.route_operations import RouteOperations
 from pycilium.agent.service import Parts, Service
 from pycilium.agent.sources import Source
 from pycilium.agent.targets import Targets, discard_unreferenced, kernel_memory, make_targets, numbers_in_use
@@ -52,11 +54,15 @@ from pycilium.hubble.store import FlowStore
 from pycilium.ipam import HostScope
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.identity import cluster_identity_number
+from pycilium.model.node import Node, node_of
 from pycilium.model.policy import Policy
+from pycilium.model.remote_endpoint import remote_endpoint_of
 from pycilium.model.resources import (
     CiliumClusterwideNetworkPolicy,
+    CiliumEndpoint,
     CiliumIdentity,
     CiliumNetworkPolicy,
+    CiliumNode,
     Namespace,
     NetworkPolicy,
     Pod,
@@ -96,7 +102,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         overlay_ifindex = plumbing.make_overlay()
         datapath = ending.enter_context(loader.load(datapath_config(config, plumbing, gateway, overlay_ifindex)))
         attached = LinkOperations(datapath, config.bpf_root, config.attach_mode)
-        targets = make_targets(datapath, attached)
+        targets = make_targets(datapath, attached, RouteOperations())
         targets.stages.resync()
         discard_unreferenced(targets, started)
         remembered = kernel_memory(targets)
@@ -111,7 +117,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             max_policies=ROOM_FOR_RESTART * config.policy_capacity,
         )
         desire_node_links(devices, targets, gateway, overlay_ifindex)
-        controller = Controller(intent, engine, targets)
+        controller = Controller(intent, engine, targets, cluster_settings(config, plumbing.pod_mtu_bytes))
         control = ControlLoop(intent, controller)
         store = open_store(config.store)
         ending.push_async_callback(store.close)
@@ -134,7 +140,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
 
         # Who asks.
         resources: dict[ResourceKey, Any] = {}
-        sources = make_sources(intent, resources, config.cluster_name)
+        sources = make_sources(intent, resources, config.cluster_name, config.node_name)
         service = Service(
             Parts(
                 config=config,
@@ -167,7 +173,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         ending.callback(ingestion.stop)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(source.run(store, intent.db), name=source.kind.__name__) for source in sources]
-            running.append(tasks.create_task(follow_addresses(intent, plumbing), name="addresses"))
+            running.append(tasks.create_task(follow_addresses(intent, plumbing, control), name="addresses"))
             running.append(tasks.create_task(settle_links(attached, endpoints), name="links"))
             running.append(tasks.create_task(conntrack_collection(datapath), name="conntrack"))
             ready = tasks.create_task(
@@ -229,6 +235,23 @@ def datapath_config(
     )
 
 
+def cluster_settings(config: AgentConfig, mtu_bytes: int) -> ClusterSettings:
+    """What this node's configuration says about the others."""
+    versions = {"auto": None, "ipv4": 4, "ipv6": 6}
+    cidrs = (config.ipv4_pod_cidr, config.ipv6_pod_cidr)
+    return ClusterSettings(
+        node_name=config.node_name,
+        pod_cidrs=tuple(ip_network(cidr) for cidr in cidrs if cidr),
+        tunnel=config.routing_mode == "tunnel",
+        underlay_version=versions[config.underlay_family],
+        devices=frozenset(config.devices),
+        auto_direct_node_routes=config.auto_direct_node_routes,
+        mtu_bytes=mtu_bytes,
+        kube_apiserver=frozenset(ip_address(address) for address in config.kube_apiserver),
+        node_capacity=config.node_capacity,
+    )
+
+
 def attach_mode(config: AgentConfig) -> str:
     """The way in which programs are attached here: tcx or tc."""
     if config.attach_mode != "auto":
@@ -245,8 +268,13 @@ def desire_node_links(devices: Mapping[str, int], targets: Targets, gateway: Gat
         targets.links.desired_set(device, LinkTarget(ifindex, "from_netdev", Hook.INGRESS))
 
 
-def make_sources(intent: Intent, resources: dict[ResourceKey, Any], cluster: str) -> list[Source[Any, Any]]:
+def make_sources(
+    intent: Intent, resources: dict[ResourceKey, Any], cluster: str, node_name: str
+) -> list[Source[Any, Any]]:
     """One source per kind that decides something here."""
+
+    def other_node(resource: CiliumNode) -> Node | None:
+        return node_of(resource) if resource.metadata.name != node_name else None
 
     def policy(resource: Any) -> Policy:
         parsed = parse_policy(resource, cluster=cluster)
@@ -272,6 +300,8 @@ def make_sources(intent: Intent, resources: dict[ResourceKey, Any], cluster: str
             lambda key: cluster_identity_number(key.name) or key.name,
             is_cluster_identity,
         ),
+        Source(CiliumNode, intent.nodes, other_node, lambda key: key.name),
+        Source(CiliumEndpoint, intent.remote_endpoints, remote_endpoint_of),
     ]
 
 
@@ -335,8 +365,11 @@ async def read_addresses(intent: Intent, plumbing: Plumbing) -> None:
             txn.replace_all(intent.host_addresses, found.values())
 
 
-async def follow_addresses(intent: Intent, plumbing: Plumbing) -> None:
-    """Keep the table of the node's own addresses true: listed again whenever the kernel says that one changed."""
+async def follow_addresses(intent: Intent, plumbing: Plumbing, control: ControlLoop) -> None:
+    """Keep the table of the node's own addresses true: listed again whenever the kernel says that one changed.
+
+    With an address the kernel removes the routes that hang on it, so those are read again too.
+    """
     loop = asyncio.get_running_loop()
     with netlink.address_news() as news:
         while True:
@@ -345,6 +378,7 @@ async def follow_addresses(intent: Intent, plumbing: Plumbing) -> None:
             except OSError as error:
                 log.debug("address news overran", error=str(error))  # listing again is the answer to that too
             await read_addresses(intent, plumbing)
+            control.reread_routes()
 
 
 async def settle_links(attached: LinkOperations, endpoints: Endpoints) -> None:

@@ -64,7 +64,7 @@ def test_a_value_out_of_bounds_is_refused_by_file_and_field(tmp_path, field, val
 
 
 def test_every_number_has_bounds():
-    numbers = [name for name in FIELDS if isinstance(getattr(DEFAULTS, name), int)]
+    numbers = [name for name in FIELDS if type(getattr(DEFAULTS, name)) is int]
 
     assert [name for name in numbers if not str(AgentConfig.__annotations__[name]).startswith("Annotated")] == []
 
