@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pycilium.agent.controller import Controller
 from pycilium.agent.identities import insert_reserved
 from pycilium.agent.intent import Intent
-from pycilium.agent.link_operations import LinkOperations, LinkTarget
+from pycilium.agent.link_operations import LinkTarget
 from pycilium.agent.targets import Targets, make_targets, numbers_in_use
 from pycilium.datapath import bpf_syscall, bpffs, layouts, loader
 from pycilium.datapath.codec import MapType

@@ -27,6 +27,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     bpf_root: str = "/sys/fs/bpf/cilium"
     """A folder on a BPF file system; the agent mounts one there if it lies on none."""
     store: str = "sqlite:////var/lib/cilium/store.db"
+    ipam: Literal["host-scope", "cluster-pool"] = "host-scope"
+    """host-scope: the two CIDRs below are the node's; cluster-pool: the operator gives it others."""
     ipv4_pod_cidr: str | None = "10.0.0.0/24"
     ipv6_pod_cidr: str | None = "fd00:10::/112"
     devices: list[str] = []

@@ -29,7 +29,7 @@ from pycilium.agent.ipcache import Ipcache, IpcacheTarget
 from pycilium.agent.link_operations import LinkTarget
 from pycilium.agent.targets import EndpointTarget, Targets, nodes_in_use
 from pycilium.model.endpoint import Endpoint
-from pycilium.model.identity import ReservedIdentity
+from pycilium.model.identity import Identity, ReservedIdentity
 from pycilium.model.labels import Labels
 from pycilium.model.peer import Address, Network
 from pycilium.policy import PolicyChanges, PolicyEngine
@@ -58,6 +58,8 @@ class Controller:
         self._hosts = intent.host_addresses.changes()
         self._subjects: Counter[Labels] = Counter()
         self._policy_ids: dict[Labels, int] = {}
+        self._lost: set[int] = set()
+        """Identities that are in the table no longer, and that somebody still has."""
         self._nodes = intent.nodes.changes()
         self._remote_endpoints = intent.remote_endpoints.changes()
         self.cluster = Cluster(settings or ClusterSettings(), nodes_in_use(targets))
@@ -76,19 +78,18 @@ class Controller:
         endpoints = self._endpoints.drain()
         hosts = self._hosts.drain()
         added, removed = self._count_subjects(endpoints)
+        cluster = self._desire_cluster(hosts)
         policies, identities = self._policies.drain(), self._identities.drain()
         policies_gone = [change.old.key for change in policies if change.new is None and change.old is not None]
-        identities_gone = [change.old.number for change in identities if change.new is None and change.old is not None]
         changes = self.engine.update(
             policies_upserted=_upserted(policies),
             policies_removed=policies_gone,
             identities_upserted=_upserted(identities),
-            identities_removed=identities_gone,
+            identities_removed=self._unused_of(identities),
             subjects_added=added,
             subjects_removed=removed,
         )
         self._desire_policy(changes)
-        cluster = self._desire_cluster(hosts)
         gone, placed = _local_addresses(endpoints, hosts)
         self._ipcache.update(gone, placed, cluster, changes.cidrs)
         if changes.cidrs and changes.subjects:
@@ -162,6 +163,25 @@ class Controller:
         self._subjects = +self._subjects
         after = set(self._subjects)
         return list(after - before), list(before - after)
+
+    def _unused_of(self, changes: Iterable[Change[Identity]]) -> list[int]:
+        """Identities that are gone and that nobody has.
+
+        One that somebody still has keeps its meaning until he has another: that the store lost it must not change a
+        verdict, and whoever has it creates it again.
+        """
+        for change in changes:
+            if change.new is not None:
+                self._lost.discard(change.new.number)
+            elif change.old is not None:
+                self._lost.add(change.old.number)
+        if not self._lost:
+            return []
+        snapshot = self._intent.db.snapshot()
+        used = {endpoint.sec_identity for endpoint in snapshot.all(self._intent.endpoints)}
+        unused = [number for number in self._lost if number not in used and not self.cluster.endpoints.has(number)]
+        self._lost.difference_update(unused)
+        return unused
 
     def _desire_policy(self, changes: PolicyChanges) -> None:
         _desire(self._targets.bits, changes.bits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.intent import HostAddress
@@ -110,6 +111,10 @@ class Plumbing:
                 for entry in node.addresses()
                 if not entry.address.is_loopback and not entry.address.is_link_local
             ]
+
+    def boot_id(self) -> str:
+        """Another one after each start of the machine."""
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
     def devices(self) -> dict[str, int]:
         """The node's devices towards the outside, with their ifindex. ConfigError for one that does not exist."""

@@ -13,7 +13,7 @@ Pure.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
@@ -57,6 +57,8 @@ class RemoteEndpoints:
         self._claims: dict[Address, RemoteEndpoint | tuple[RemoteEndpoint, ...]] = {}
         """Nearly always one; then it stands there without a tuple."""
         self._places: dict[Address, Place] = {}
+        self._identities: Counter[int] = Counter()
+        """How many addresses are of an identity."""
         self._problems: dict[Address, tuple[str, ...]] = {}
         self._by_owner: defaultdict[str | None, set[Address]] = defaultdict(set)
         self._by_reference: defaultdict[str, set[Address]] = defaultdict(set)
@@ -89,6 +91,10 @@ class RemoteEndpoints:
     def of_node(self, node: str) -> Iterable[Address]:
         """The claimed addresses that lie in a node's pod CIDRs."""
         return self._by_owner.get(node, ())
+
+    def has(self, sec_identity: int) -> bool:
+        """Whether a pod of another node has this identity."""
+        return sec_identity in self._identities
 
     def problems(self) -> Iterator[str]:
         """What was set aside or waits, in words."""
@@ -144,17 +150,26 @@ class RemoteEndpoints:
         if address in self._places or address in self._unplaced:
             _remove(self._by_owner, self._owner_before(address), address)
         self._unplaced.pop(address, None)
-        self._places.pop(address, None)
+        gone = self._places.pop(address, None)
         if address in self._claims:
             self._by_owner[owner].add(address)
             if judged.place is None:
                 self._unplaced[address] = owner
             else:
                 self._places[address] = judged.place
+        self._count(gone, judged.place)
         if judged.problems:
             self._problems[address] = judged.problems
         else:
             self._problems.pop(address, None)
+
+    def _count(self, gone: Place | None, come: Place | None) -> None:
+        if come is not None:
+            self._identities[come.sec_identity] += 1
+        if gone is not None:
+            self._identities[gone.sec_identity] -= 1
+            if not self._identities[gone.sec_identity]:
+                del self._identities[gone.sec_identity]
 
     def _owner_before(self, address: Address) -> str | None:
         place = self._places.get(address)

@@ -26,7 +26,7 @@ from pycilium.agent.link_operations import LinkTarget
 from pycilium.datapath import layouts
 from pycilium.datapath.codec import MapSpec
 from pycilium.datapath.maps import AnyMap, MapOperations, Translation
-from pycilium.model.identity import ReservedIdentity, is_local
+from pycilium.model.identity import ReservedIdentity, is_local, is_node_local
 from pycilium.model.peer import Address, Network
 from pycilium.model.policy import Direction
 from pycilium.policy import NumbersInUse, PolicyEntry, Row, RowKey
@@ -164,6 +164,16 @@ def numbers_in_use(targets: Targets) -> NumbersInUse:
         max_revision=max((entry.revision for entry in policies.values()), default=0),
         max_row_id=max((row.row_id for row in rows.values()), default=0),
     )
+
+
+def node_local_in_use(targets: Targets) -> frozenset[int]:
+    """The identities of this node's own that the maps of an earlier agent use; call after the resync."""
+    return frozenset(identity for identity, _ in _known(targets.bits) if is_node_local(identity)) | {
+        entry.sec_identity
+        for reconciler in targets.endpoints
+        for entry in _known(reconciler).values()
+        if is_node_local(entry.sec_identity)
+    }
 
 
 def nodes_in_use(targets: Targets) -> dict[int, Address]:

@@ -36,12 +36,20 @@ from pycilium.agent.identities import Identities, identity_of_resource, insert_r
 from pycilium.agent.intent import Intent
 from pycilium.agent.link_operations import LinkOperations, LinkTarget
 from pycilium.agent.loop import ControlLoop
+from pycilium.agent.node_publishing import NodePublisher
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.publishing import Publisher
 from pycilium.agent.route_operations import RouteOperations
 from pycilium.agent.service import Parts, Service
-from pycilium.agent.sources import Source
-from pycilium.agent.targets import Targets, discard_unreferenced, kernel_memory, make_targets, numbers_in_use
+from pycilium.agent.sources import RETRY_FIRST_S, RETRY_MOST_S, Source, retry_delay_s
+from pycilium.agent.targets import (
+    Targets,
+    discard_unreferenced,
+    kernel_memory,
+    make_targets,
+    node_local_in_use,
+    numbers_in_use,
+)
 from pycilium.api.server import ApiServer
 from pycilium.datapath import conntrack, features, layouts, links, loader, netlink, overlay_device, process
 from pycilium.datapath.events import EventReader
@@ -121,8 +129,10 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         control = ControlLoop(intent, controller)
         store = open_store(config.store)
         ending.push_async_callback(store.close)
-        identities = Identities(store, intent)
+        identities = Identities(store, intent, node_local_in_use(targets))
         endpoints = Endpoints(config, intent, store, identities, plumbing, files, control, ipam)
+
+        node = NodePublisher(config, intent, store, plumbing.boot_id())
 
         # Flows.
         names = Names(intent, config.cluster_name)
@@ -177,7 +187,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             running.append(tasks.create_task(settle_links(attached, endpoints), name="links"))
             running.append(tasks.create_task(conntrack_collection(datapath), name="conntrack"))
             ready = tasks.create_task(
-                become_ready(config, intent, sources, endpoints, control, hubble, store, started), name="ready"
+                become_ready(config, intent, sources, endpoints, control, hubble, store, node, started), name="ready"
             )
             await stop.wait()
             for task in (*running, ready):
@@ -317,6 +327,7 @@ async def become_ready(  # the last step of the start
     control: ControlLoop,
     hubble: HubbleServer,
     store: Any,
+    node: NodePublisher,
     started: float,
 ) -> None:
     """Once every source has been read: settle what was restored, let the kernel follow, then keep up with labels."""
@@ -335,26 +346,34 @@ async def become_ready(  # the last step of the start
     gc.enable()
     process.return_free_memory()
     log.info("ready", node=config.node_name, seconds=round(time.monotonic() - started, 3))
-    publisher = Publisher(config, intent, store, hubble.agent_events)
+    publisher = Publisher(config, intent, store, hubble.agent_events, node)
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(node.run(), name="node")
         tasks.create_task(publisher.run(), name="publisher")
         tasks.create_task(follow_labels(intent, endpoints), name="labels")
 
 
 async def follow_labels(intent: Intent, endpoints: Endpoints) -> None:
-    """Give endpoints another identity whenever a pod's or a namespace's labels change."""
+    """Give endpoints another identity whenever their labels change, or those labels have another number.
+
+    While some have a number of this node's own, for want of the store, the store is asked again and again.
+    """
     changed = asyncio.Event()
     changed.set()
-    intent.db.on_commit(lambda tables: changed.set() if tables & {"pods", "namespaces"} else None)
+    deciding = {"pods", "namespaces", "identities"}
+    intent.db.on_commit(lambda tables: changed.set() if tables & deciding else None)
+    delay_s = RETRY_FIRST_S
     while True:
-        await changed.wait()
         changed.clear()
         try:
-            await endpoints.refresh_labels()
+            settled = await endpoints.refresh_labels()
         except CiliumError as error:
             log.warning("labels could not be taken over yet", error=str(error))
-            await asyncio.sleep(1.0)
-            changed.set()
+            settled = False
+        delay_s = RETRY_FIRST_S if settled else min(2 * delay_s, RETRY_MOST_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if settled else retry_delay_s(delay_s)):
+                await changed.wait()
 
 
 async def read_addresses(intent: Intent, plumbing: Plumbing) -> None:
