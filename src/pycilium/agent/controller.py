@@ -20,12 +20,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import ip_network
 from typing import Any, TypeVar
 
 from pycilium.agent.cluster import Cluster, ClusterChanges, ClusterSettings
 from pycilium.agent.intent import HostAddress, Intent
-from pycilium.agent.ipcache import Ipcache, IpcacheTarget
+from pycilium.agent.ipcache import Ipcache, IpcacheTarget, network_of
 from pycilium.agent.link_operations import LinkTarget
 from pycilium.agent.targets import EndpointTarget, Targets, nodes_in_use
 from pycilium.model.endpoint import Endpoint
@@ -136,7 +135,7 @@ class Controller:
         for reconciler in self._targets.ipcache:
             for key, entry in reconciler.tracker.realized.items():
                 if not isinstance(entry, Uncertain):
-                    yield ip_network(key), entry
+                    yield network_of(key), entry
 
     def entry_counts(self) -> dict[str, int]:
         """How many entries the kernel holds of each map that is filled from here."""

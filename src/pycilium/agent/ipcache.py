@@ -16,13 +16,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
 from pycilium.agent.cluster import Cluster, ClusterChanges
 from pycilium.agent.node_claims import SELF
 from pycilium.model.identity import ReservedIdentity
-from pycilium.model.peer import Address, Network
+from pycilium.model.peer import Address, Network, network_of_one
 from pycilium.model.prefixes import PrefixMap
 from pycilium.policy import PolicyEngine
 
@@ -54,6 +54,11 @@ class Desired(Protocol):
 def key_of(network: Network) -> Key:
     """How the ipcache names a network."""
     return network.network_address if network.prefixlen == network.max_prefixlen else network
+
+
+def network_of(key: Key) -> Network:
+    """The network that a key of the ipcache names."""
+    return network_of_one(key) if isinstance(key, (IPv4Address, IPv6Address)) else key
 
 
 class Ipcache:
@@ -108,7 +113,7 @@ class Ipcache:
 
     def _entry(self, key: Key) -> IpcacheTarget | None:
         if isinstance(key, (IPv4Address, IPv6Address)):
-            return self._of_address(key) or self._of_network(ip_network(key))
+            return self._of_address(key) or self._of_network(network_of(key))
         return self._of_network(key)
 
     def _of_address(self, address: Address) -> IpcacheTarget | None:

@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_network
 from typing import NamedTuple
 
 from pycilium.model.identity import ReservedIdentity
 from pycilium.model.node import Node
-from pycilium.model.peer import Address, Network
+from pycilium.model.peer import Address, Network, network_of_one
 from pycilium.model.prefixes import PrefixMap
 
 SELF = ""
@@ -63,7 +62,7 @@ class NodeView:
 
     def owner_of(self, address: Address) -> str | None:
         """The node in whose pod CIDR an address lies."""
-        return next((node for _, node in self.owners.covering(ip_network(address))), None)
+        return next((node for _, node in self.owners.around(address)), None)
 
 
 def decide(nodes: Iterable[Node], own: OwnClaims) -> NodeView:
@@ -99,18 +98,18 @@ def decide(nodes: Iterable[Node], own: OwnClaims) -> NodeView:
 
 def _own_claims(own: OwnClaims) -> Iterator[Claim]:
     for address in own.addresses:
-        yield Claim(ip_network(address), SELF, ReservedIdentity.HOST)
+        yield Claim(network_of_one(address), SELF, ReservedIdentity.HOST)
     for cidr in own.pod_cidrs:
         yield Claim(cidr, SELF, ReservedIdentity.UNMANAGED)
 
 
 def _claims(node: Node) -> Iterator[Claim]:
     for address in node.internal_ips:
-        yield Claim(ip_network(address), node.name, ReservedIdentity.REMOTE_NODE, underlay=True)
+        yield Claim(network_of_one(address), node.name, ReservedIdentity.REMOTE_NODE, underlay=True)
     for address in node.gateway_ips:
-        yield Claim(ip_network(address), node.name, ReservedIdentity.REMOTE_NODE)
+        yield Claim(network_of_one(address), node.name, ReservedIdentity.REMOTE_NODE)
     for address in node.health_ips:
-        yield Claim(ip_network(address), node.name, ReservedIdentity.HEALTH)
+        yield Claim(network_of_one(address), node.name, ReservedIdentity.HEALTH)
     for cidr in dict.fromkeys(node.pod_cidrs):
         yield Claim(cidr, node.name, ReservedIdentity.UNMANAGED)
 

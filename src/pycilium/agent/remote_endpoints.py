@@ -57,6 +57,7 @@ class RemoteEndpoints:
         self._claims: dict[Address, RemoteEndpoint | tuple[RemoteEndpoint, ...]] = {}
         """Nearly always one; then it stands there without a tuple."""
         self._places: dict[Address, Place] = {}
+        self._changed: set[Address] = set()
         self._identities: Counter[int] = Counter()
         """How many addresses are of an identity."""
         self._problems: dict[Address, tuple[str, ...]] = {}
@@ -78,6 +79,7 @@ class RemoteEndpoints:
                 self._claim(change.new)
         for address in touched:
             self._settle(address)
+        self._changed |= touched
         return touched
 
     def place(self, address: Address) -> Place | None:
@@ -86,7 +88,12 @@ class RemoteEndpoints:
 
     def holder(self, address: Address) -> RemoteEndpoint | None:
         """The endpoint that has `address`, if it has a place."""
-        return self._judge(address).holder if address in self._places else None
+        return self._judge(address, self._view.owner_of(address)).holder if address in self._places else None
+
+    def take_changed(self) -> set[Address]:
+        """The addresses whose holder may be another one than when this was asked last."""
+        changed, self._changed = self._changed, set()
+        return changed
 
     def of_node(self, node: str) -> Iterable[Address]:
         """The claimed addresses that lie in a node's pod CIDRs."""
@@ -145,8 +152,8 @@ class RemoteEndpoints:
         return claimed if isinstance(claimed, tuple) else (claimed,)
 
     def _settle(self, address: Address) -> None:
-        judged = self._judge(address)
         owner = self._view.owner_of(address)
+        judged = self._judge(address, owner)
         if address in self._places or address in self._unplaced:
             _remove(self._by_owner, self._owner_before(address), address)
         self._unplaced.pop(address, None)
@@ -175,11 +182,10 @@ class RemoteEndpoints:
         place = self._places.get(address)
         return place.node if place is not None else self._unplaced.get(address)
 
-    def _judge(self, address: Address) -> _Judged:
+    def _judge(self, address: Address, owner: str | None) -> _Judged:
         claimants = self._claimants(address)
         if not claimants:
             return _NOTHING
-        owner = self._view.owner_of(address)
         sound, problems = [], []
         for claimant in claimants:
             why = self._objection(claimant, address, owner)

@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Generic, Protocol, TypeVar
 
 from pycilium.agent.cluster import NodeTarget, RouteTarget
-from pycilium.agent.ipcache import IpcacheTarget, Key, key_of
+from pycilium.agent.ipcache import IpcacheTarget, Key, key_of, network_of
 from pycilium.agent.link_operations import LinkTarget
 from pycilium.datapath import layouts
 from pycilium.datapath.codec import MapSpec
@@ -150,7 +150,7 @@ def make_targets(
 def numbers_in_use(targets: Targets) -> NumbersInUse:
     """The numbers that the maps of an earlier agent use; call after the resync."""
     policies, rows, bits = _known(targets.policies), _known(targets.rows), _known(targets.bits)
-    prefixes = {ip_network(key): entry for reconciler in targets.ipcache for key, entry in _known(reconciler).items()}
+    prefixes = {network_of(key): entry for reconciler in targets.ipcache for key, entry in _known(reconciler).items()}
     identities = {identity for identity, _ in bits}
     identities |= {number for entry in prefixes.values() for number in (entry.sec_identity, entry.cidr_identity)}
     banks = {bank for _, bank in bits} | {key.bank for key in rows}

@@ -135,10 +135,11 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         node = NodePublisher(config, intent, store, plumbing.boot_id())
 
         # Flows.
-        names = Names(intent, config.cluster_name)
+        names = Names(intent, config.cluster_name, controller.cluster.endpoints)
         intent.db.on_commit(lambda _: names.refresh())
+        control.after_round = names.refresh_remote
         flows = FlowStore(config.flow_capacity, names.endpoints)
-        explainer = Explainer(intent, engine, plumbing.gateways)
+        explainer = Explainer(intent, engine, plumbing.gateways, controller.cluster)
         rules = Rules(intent, engine, explainer)
         directories = Directories(names.endpoints, names.identities, rules, KernelInterfaces())
         hubble = HubbleServer(
@@ -161,6 +162,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
                 loop=control,
                 endpoints=endpoints,
                 plumbing=plumbing,
+                node=node,
                 datapath=datapath,
                 flows=flows,
                 ingestion=ingestion,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address
 
 from pycilium.model.identity import LOCAL_IDENTITIES, RESERVED_IDENTITIES, Identity, cidr_labels
 from pycilium.model.labels import Labels
@@ -244,8 +244,10 @@ class SelectorTable:
     # ---- prefixes ----
 
     def _longest_prefix(self, inside: Address | Network) -> _Prefix | None:
-        network = ip_network(inside) if isinstance(inside, (IPv4Address, IPv6Address)) else inside
-        covering = self._prefixes.covering(network)
+        if isinstance(inside, (IPv4Address, IPv6Address)):
+            covering = self._prefixes.around(inside)
+        else:
+            covering = self._prefixes.covering(inside)
         return next((prefix for _, prefix in covering if prefix.users), None)
 
     def _use_prefix(self, network: Network) -> None:
