@@ -27,6 +27,8 @@ HOSTS = (
     HostAddress(ip_address("192.168.0.1"), "eth0", 24, 2),
     HostAddress(ip_address("fd00::fffe"), "cilium_host", 128, 9),
 )
+MOVED = (*HOSTS[::2], HostAddress(ip_address("192.168.0.3"), "eth0", 28, 3))
+"""This node with another address on the underlay."""
 SETTINGS = ClusterSettings(node_name="self", pod_cidrs=OWN_CIDRS, devices=frozenset({"eth0"}), mtu_bytes=1450)
 LOCAL = [endpoint_of(number, party) for number, party in enumerate(gen.PODS[:2], start=1)]
 
@@ -84,9 +86,9 @@ def remote_endpoints(draw):
     )
 
 
-def wanted_nodes(known: list[Node]):
+def wanted_nodes(known: list[Node], hosts):
     """Claims that stand: (what, node, identity), everything compared with everything."""
-    claims = [(ip_network(host.address), "", 1) for host in HOSTS] + [(cidr, "", 3) for cidr in OWN_CIDRS]
+    claims = [(ip_network(host.address), "", 1) for host in hosts] + [(cidr, "", 3) for cidr in OWN_CIDRS]
     for node in known:
         claims += [(ip_network(address), node.name, 6) for address in (*node.internal_ips, *node.gateway_ips)]
         claims += [(ip_network(address), node.name, 4) for address in node.health_ips]
@@ -100,9 +102,9 @@ def wanted_nodes(known: list[Node]):
         yield what, name, identity
 
 
-def wanted_ipcache(known: list[Node], remote: list[RemoteEndpoint]) -> dict[object, tuple[int, str]]:
+def wanted_ipcache(known: list[Node], remote: list[RemoteEndpoint], hosts, local) -> dict[object, tuple[int, str]]:
     """Prefix → identity and node, of what is not a rule's."""
-    standing = [(what, name, identity) for what, name, identity in wanted_nodes(known)]
+    standing = [(what, name, identity) for what, name, identity in wanted_nodes(known, hosts)]
     has_underlay = {
         name
         for what, name, identity in standing
@@ -118,7 +120,7 @@ def wanted_ipcache(known: list[Node], remote: list[RemoteEndpoint]) -> dict[obje
             wanted[what] = (3, name)
     references = {**{node.name: node.name for node in known}}
     references |= {str(what.network_address): name for what, name, identity in standing if identity in (4, 6)}
-    references |= {str(host.address): "" for host in HOSTS} | {"self": ""}
+    references |= {str(host.address): "" for host in hosts} | {"self": ""}
     for address in POD_ADDRESSES:
         owner = next((name for what, name, identity in standing if identity == 3 and address in what), None)
         sound = [
@@ -134,15 +136,15 @@ def wanted_ipcache(known: list[Node], remote: list[RemoteEndpoint]) -> dict[obje
             holder = min(sound, key=lambda each: (-each.created_s, each.namespace, each.name))
             wanted[ip_network(address)] = (holder.sec_identity, owner)
     wanted |= of_nodes
-    wanted |= {ip_network(host.address): (1, "") for host in HOSTS}
-    wanted |= {ip_network(address): (each.sec_identity, "") for each in LOCAL for address in each.addresses}
+    wanted |= {ip_network(host.address): (1, "") for host in hosts}
+    wanted |= {ip_network(address): (each.sec_identity, "") for each in local for address in each.addresses}
     return wanted
 
 
-def started(kernel: Kernel, configured: ClusterSettings = SETTINGS) -> Agent:
+def started(kernel: Kernel, configured: ClusterSettings = SETTINGS, hosts=HOSTS) -> Agent:
     agent = Agent(kernel, configured)
     with agent.intent.db.write() as txn:
-        txn.replace_all(agent.intent.host_addresses, HOSTS)
+        txn.replace_all(agent.intent.host_addresses, hosts)
     return agent
 
 
@@ -182,6 +184,7 @@ STEPS = st.one_of(
     st.builds(lambda name: ("node gone", name), st.sampled_from(NAMES)),
     st.builds(lambda name: ("endpoint gone", name), st.sampled_from(("p", "q", "r", "s"))),
     st.sampled_from([("restart", None), ("rule", None), ("rule gone", None), ("fail", None), ("heal", None)]),
+    st.sampled_from([("pods gone", None), ("pods", None), ("readdressed", None), ("addressed back", None)]),
 )
 
 
@@ -193,6 +196,7 @@ def test_whatever_the_path_the_maps_hold_what_an_obvious_model_says(steps):
     known: dict[str, Node] = {}
     remote: dict[str, RemoteEndpoint] = {}
     rules: list = []
+    hosts, local = HOSTS, LOCAL
     agent.change(endpoints=LOCAL)
     for what, thing in (*steps, ("heal", None)):
         match what:
@@ -214,6 +218,17 @@ def test_whatever_the_path_the_maps_hold_what_an_obvious_model_says(steps):
             case "rule gone":
                 agent.change(without=[policy.key for policy in gen.parsed([RULE])])
                 rules = []
+            case "pods gone":
+                agent.change(gone=[each.endpoint_id for each in local])
+                local = []
+            case "pods":
+                agent.change(endpoints=LOCAL)
+                local = LOCAL
+            case "readdressed" | "addressed back":
+                hosts = MOVED if what == "readdressed" else HOSTS
+                with agent.intent.db.write() as txn:
+                    txn.replace_all(agent.intent.host_addresses, hosts)
+                agent.run()
             case "fail":
                 for name in ("nodes", "ipcache4"):
                     fake = kernel.maps[name]
@@ -224,27 +239,27 @@ def test_whatever_the_path_the_maps_hold_what_an_obvious_model_says(steps):
                 agent.run()
                 agent.run()
             case "restart":
-                agent = started(kernel)
+                agent = started(kernel, hosts=hosts)
                 with agent.intent.db.write() as txn:
                     for node in known.values():
                         txn.insert(agent.intent.nodes, node)
                     for endpoint in remote.values():
                         txn.insert(agent.intent.remote_endpoints, endpoint)
-                agent.change(endpoints=LOCAL, policies=rules)
+                agent.change(endpoints=local, policies=rules)
 
-    wanted = wanted_ipcache(list(known.values()), list(remote.values()))
+    wanted = wanted_ipcache(list(known.values()), list(remote.values()), hosts, local)
     assert agent.controller.in_sync
     held = held_ipcache(agent)
     of_rules = {prefix for prefix in held if prefix not in wanted}
     assert {prefix: held[prefix] for prefix in held if prefix in wanted} == wanted
     assert all(held[prefix][0] == 3 for prefix in of_rules)
-    straight = started(Kernel())
+    straight = started(Kernel(), hosts=hosts)
     with straight.intent.db.write() as txn:
         for node in known.values():
             txn.insert(straight.intent.nodes, node)
         for endpoint in remote.values():
             txn.insert(straight.intent.remote_endpoints, endpoint)
-    straight.change(endpoints=LOCAL, policies=rules)
+    straight.change(endpoints=local, policies=rules)
     assert held_ipcache(straight) == held
     assert straight.raw() == agent.raw()
     assert straight.kernel.routes.attached == agent.kernel.routes.attached
