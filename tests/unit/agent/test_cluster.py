@@ -197,18 +197,26 @@ RULE = {
         "egress": [{"toCIDR": ["10.0.0.0/8", "192.168.0.0/24", "10.0.1.2/32", "10.0.1.0/25"]}],
     },
 }
-STEPS = st.one_of(
-    st.builds(lambda node: ("node", node), nodes()),
-    st.builds(lambda endpoint: ("endpoint", endpoint), remote_endpoints()),
+NODE_STEPS = st.builds(lambda node: ("node", node), nodes())
+ENDPOINT_STEPS = st.builds(lambda endpoint: ("endpoint", endpoint), remote_endpoints())
+GOING = st.one_of(
     st.builds(lambda name: ("node gone", name), st.sampled_from(NAMES)),
     st.builds(lambda name: ("endpoint gone", name), st.sampled_from(("p", "q", "r", "s"))),
-    st.sampled_from([("restart", None), ("rule", None), ("rule gone", None), ("fail", None), ("heal", None)]),
-    st.sampled_from([("pods gone", None), ("pods", None), ("readdressed", None), ("addressed back", None)]),
 )
+OTHER_STEPS = st.sampled_from(
+    [
+        (what, None)
+        for what in (
+            *("restart", "rule", "rule gone", "fail", "heal"),
+            *("pods gone", "pods", "readdressed", "addressed back"),
+        )
+    ]
+)
+STEPS = st.one_of(NODE_STEPS, NODE_STEPS, ENDPOINT_STEPS, ENDPOINT_STEPS, ENDPOINT_STEPS, GOING, OTHER_STEPS)
 
 
 @settings(max_examples=200, deadline=None)
-@given(steps=st.lists(STEPS, min_size=5, max_size=30))
+@given(steps=st.lists(STEPS, min_size=10, max_size=30))
 def test_whatever_the_path_the_maps_hold_what_an_obvious_model_says(steps):
     kernel = Kernel()
     agent = started(kernel)
