@@ -90,7 +90,7 @@ class Names:
 
     def __init__(self, intent: Intent, cluster_name: str, remote: RemoteEndpoints | None = None) -> None:
         self.endpoints, self.identities = EndpointTable(), IdentityTable()
-        self._remote = remote or RemoteEndpoints()
+        self._remote = remote if remote is not None else RemoteEndpoints()
         self._cluster_name = cluster_name
         self.before_change: Callable[[], None] = lambda: None
         """Called before a name changes or goes: flows that are under way belong to the old one."""

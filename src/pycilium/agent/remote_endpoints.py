@@ -118,12 +118,10 @@ class RemoteEndpoints:
             return set()
         touched: set[Address] = set()
         moved = {
-            node
+            before.pod_cidrs.get(cidr)  # None: those that waited
             for cidr in before.pod_cidrs.keys() | view.pod_cidrs.keys()
-            if (node := before.pod_cidrs.get(cidr)) != view.pod_cidrs.get(cidr)
+            if before.pod_cidrs.get(cidr) != view.pod_cidrs.get(cidr)
         }
-        if moved or before.owners is not view.owners:
-            moved |= {None, SELF}
         for owner in moved:
             touched |= self._by_owner.get(owner, set())
         for reference in _differing(before.references, view.references):

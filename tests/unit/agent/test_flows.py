@@ -114,10 +114,11 @@ async def test_lost_events_are_told_exactly_and_those_of_an_earlier_agent_are_no
 
 
 async def test_pods_of_other_nodes_have_names_for_as_long_as_they_have_the_address():
-    agent = joined(pod("web", "10.0.1.1"))
+    agent = joined()
     names = Names(agent.intent, "default", agent.controller.cluster.endpoints)
     address = bytes(10) + b"\xff\xff" + bytes((10, 0, 1, 1))
 
+    declare(agent, remote=[pod("web", "10.0.1.1")])
     names.refresh_remote()
     known = names.endpoints.addresses().get(address)
     declare(agent, gone=[("remote_endpoints", pod("web", "10.0.1.1").key)])
