@@ -125,7 +125,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             max_policies=ROOM_FOR_RESTART * config.policy_capacity,
         )
         desire_node_links(devices, targets, gateway, overlay_ifindex)
-        controller = Controller(intent, engine, targets, cluster_settings(config, plumbing.pod_mtu_bytes))
+        controller = Controller(intent, engine, targets, cluster_settings(config, plumbing))
         control = ControlLoop(intent, controller)
         store = open_store(config.store)
         ending.push_async_callback(store.close)
@@ -247,18 +247,17 @@ def datapath_config(
     )
 
 
-def cluster_settings(config: AgentConfig, mtu_bytes: int) -> ClusterSettings:
+def cluster_settings(config: AgentConfig, plumbing: Plumbing) -> ClusterSettings:
     """What this node's configuration says about the others."""
-    versions = {"auto": None, "ipv4": 4, "ipv6": 6}
     cidrs = (config.ipv4_pod_cidr, config.ipv6_pod_cidr)
     return ClusterSettings(
         node_name=config.node_name,
         pod_cidrs=tuple(ip_network(cidr) for cidr in cidrs if cidr),
         tunnel=config.routing_mode == "tunnel",
-        underlay_version=versions[config.underlay_family],
+        underlay_version=plumbing.underlay_family,
         devices=frozenset(config.devices),
         auto_direct_node_routes=config.auto_direct_node_routes,
-        mtu_bytes=mtu_bytes,
+        mtu_bytes=plumbing.pod_mtu_bytes,
         kube_apiserver=frozenset(ip_address(address) for address in config.kube_apiserver),
         node_capacity=config.node_capacity,
     )
