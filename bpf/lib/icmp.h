@@ -97,8 +97,10 @@ static __always_inline int icmp_quoted_ipv6(struct __sk_buff *skb, __u32 offset,
 	return offset + IPV6_EXTENSION_UNIT;
 }
 
-/* The tuple of the packet that the error in `flow` quotes; false if it cannot be told. */
-static __always_inline bool icmp_quoted(struct __sk_buff *skb, const struct flow *flow, struct tuple *quoted)
+/* The tuple of the packet that the error in `flow` quotes, and where that packet's transport header is; 0 if it cannot
+ * be told.
+ */
+static __always_inline int icmp_quoted(struct __sk_buff *skb, const struct flow *flow, struct tuple *quoted)
 {
 	__u32 offset = flow->l4_offset + ICMP_HEADER_BYTES;
 	struct {
@@ -112,10 +114,10 @@ static __always_inline bool icmp_quoted(struct __sk_buff *skb, const struct flow
 	l4_offset =
 	    flow->family == FAMILY_IPV4 ? icmp_quoted_ipv4(skb, offset, quoted) : icmp_quoted_ipv6(skb, offset, quoted);
 	if (l4_offset < 0 || bpf_skb_load_bytes(skb, l4_offset, &head, ICMP_QUOTED_L4))
-		return false;
+		return 0;
 	if (quoted->protocol == (flow->family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
 		icmp_ports(quoted, icmp_tracking(flow->family, *(__u8 *)&head.first), head.third);
-		return true;
+		return l4_offset;
 	}
 	if (quoted->protocol == IPPROTO_TCP || quoted->protocol == IPPROTO_UDP || quoted->protocol == IPPROTO_SCTP) {
 		quoted->source_port = head.first;
@@ -123,5 +125,5 @@ static __always_inline bool icmp_quoted(struct __sk_buff *skb, const struct flow
 	} else {
 		quoted->source_port = quoted->destination_port = 0;
 	}
-	return true;
+	return l4_offset;
 }

@@ -11,6 +11,7 @@
 #include "../lib/events.h"
 #include "../lib/family.h"
 #include "../lib/fragment.h"
+#include "../lib/nat_in.h"
 #include "../lib/parse.h"
 
 /* Nobody outside has an address of this node or of its pods. */
@@ -30,8 +31,14 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 	if (parse_ip(skb, flow, family))
 		return STEP_IGNORE;
 	endpoint = endpoint_lookup(&flow->tuple.destination, family);
-	if (!endpoint)
-		return STEP_IGNORE;
+	if (!endpoint) { /* what comes back to masqueraded flows */
+		reason = nat_in(skb, flow, family);
+		if (likely(reason))
+			return reason;
+		endpoint = endpoint_lookup(&flow->tuple.destination, family);
+		if (!endpoint)
+			return STEP_IGNORE;
+	}
 	end_set_local(&flow->destination, endpoint);
 	reason = parse_l4(skb, flow, family);
 	if (reason)
@@ -85,8 +92,8 @@ static __always_inline int netdev_ip(struct __sk_buff *skb, struct flow *flow, _
 	if (!reason)
 		return netdev_to_endpoint(skb, flow, family);
 	drop(skb, flow, reason, DIRECTION_INGRESS);
-	/* The stack cannot forward it either, but tells the sender. */
-	return reason == DROP_TTL_EXCEEDED ? TC_ACT_OK : TC_ACT_SHOT;
+	/* The stack cannot forward it either, but tells the sender; what it would quote must be what that one has sent. */
+	return reason == DROP_TTL_EXCEEDED && !flow->translated ? TC_ACT_OK : TC_ACT_SHOT;
 }
 
 SEC("tc")
