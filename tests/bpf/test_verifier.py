@@ -28,7 +28,7 @@ def test_every_configuration(load_datapath: LoadDatapath, families: str, level: 
 
     verified = {name: program.info().verified_instructions for name, program in loaded.programs.items()}
 
-    assert verified.keys() == {"from_container", "from_host", "from_netdev"}
+    assert verified.keys() == {"from_container", "from_host", "from_netdev", "to_netdev"}
     assert max(verified.values()) < BOUND, verified
 
 
