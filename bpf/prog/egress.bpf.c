@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
-/* What leaves the node: attached to the egress of its devices if it masquerades. Pods' packets to the outside get the
+/* What leaves the node: attached to the egress of its devices. Pods' packets to the outside get the
  * node's address there; the node's own go on untouched, unless a pod has the same port to the same remote end.
  *
  *   node's stack ──> device [to_netdev] ──> network
@@ -45,7 +45,7 @@ int to_netdev(struct __sk_buff *skb)
 {
 	struct flow flow = flow_of(skb);
 
-	if (skb->vlan_present)
+	if (!config_masquerade || skb->vlan_present)
 		return TC_ACT_OK;
 	if (skb->protocol == be16(ETH_P_IP))
 		return egress_ip(skb, &flow, FAMILY_IPV4);

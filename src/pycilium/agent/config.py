@@ -52,6 +52,14 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     policy_row_capacity: Annotated[int, Meta(ge=16, le=1 << 24)] = 262144
     pod_mtu_bytes: Annotated[int, Meta(ge=576, le=65535)] = 1500
     """With IPv6 at least 1280."""
+    masquerade: bool = True
+    """Pods' packets to the outside leave with the node's address. The other end must know pods' addresses otherwise."""
+    non_masquerade_cidrs: list[str] = []
+    """Destinations outside of the cluster that see pods' own addresses all the same."""
+    nat_capacity: Annotated[int, Meta(ge=1024, le=1 << 23)] = 131072
+    """Masqueraded flows of each address family."""
+    tunnel_port: Annotated[int, Meta(ge=1, le=65535)] = 8472
+    """UDP port of the overlay."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -86,6 +94,11 @@ def _check(config: AgentConfig, path: str | Path) -> None:
                 network(value)
         except ValueError as error:
             raise ConfigError(f"{path}: {field}: {error}") from error
+    for cidr in config.non_masquerade_cidrs:
+        try:
+            ipaddress.ip_network(cidr)
+        except ValueError as error:
+            raise ConfigError(f"{path}: non_masquerade_cidrs: {error}") from error
     if config.event_ring_bytes & (config.event_ring_bytes - 1):
         raise ConfigError(f"{path}: event_ring_bytes: {config.event_ring_bytes} is no power of two, such as {8 << 20}")
     if config.ipv6_pod_cidr and config.pod_mtu_bytes < IPV6_MIN_MTU_BYTES:

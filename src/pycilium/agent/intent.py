@@ -24,6 +24,8 @@ class HostAddress:
 
     address: IPv4Address | IPv6Address
     interface: str
+    preference: int = 0
+    """Among the addresses of its interface: the lowest is what the node uses for itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.sources import Source
 from pycilium.api import messages
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniResult, CniStatusRequest
-from pycilium.datapath import conntrack, layouts
+from pycilium.datapath import conntrack, layouts, nat
 from pycilium.datapath.loader import Datapath
 from pycilium.errors import AgentUnavailable, NotFound
 from pycilium.hubble.store import FlowStore
@@ -37,6 +37,7 @@ from pycilium.model.resources import to_plain
 SHOWN_ENTRIES = 100_000
 NEED_ROOM = ("identity_bits", "policy_rows", "policies")
 CONNTRACK_MAPS = ("ct4", "ct6")
+NAT_MAPS = ("nat4", "nat6")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class Service:
             kubernetes=messages.Status(state="Disabled"),
             hubble=self._hubble_status(),
             ipam=self._ipam_status(),
+            masquerading=views.masquerading(parts.config),
             node_monitor=messages.MonitorStatus(seen=parts.flows.next, lost=parts.ingestion.lost),
             bpf_maps=messages.BpfMapStatus(
                 maps=[messages.MapFill(name=each.name, size=each.size, entries=each.entries) for each in self._maps()]
@@ -282,6 +284,8 @@ class Service:
             return list(_metrics_entries(self._parts.datapath))
         if name in CONNTRACK_MAPS:
             return list(_connections(self._parts.datapath, name))
+        if name in NAT_MAPS:
+            return list(_mappings(self._parts.datapath, name))
         spec = layouts.MAPS[name]
         if spec.key is None or spec.value is None:
             return []
@@ -315,6 +319,19 @@ def _connections(datapath: Datapath, name: str) -> Iterable[messages.MapEntry]:
                 f"state={connection.state.name.lower()} expires={connection.expires_s - int(time.monotonic())}s "
                 f"identities={connection.source_identity}->{connection.destination_identity} "
                 f"revisions={connection.egress_revision}/{connection.ingress_revision}"
+            )
+            yield messages.MapEntry(key=key, value=value)
+
+
+def _mappings(datapath: Datapath, name: str) -> Iterable[messages.MapEntry]:
+    with datapath.map(layouts.MAPS[name]) as opened:
+        for _, mapping in zip(range(SHOWN_ENTRIES), nat.mappings(opened), strict=False):
+            key = (
+                f"{_protocol_name(mapping.protocol)} {mapping.inside} {mapping.inside_port} -> "
+                f"{mapping.remote} {mapping.remote_port}"
+            )
+            value = (
+                f"source={mapping.outside} {mapping.outside_port} used={int(time.monotonic()) - mapping.used_s}s ago"
             )
             yield messages.MapEntry(key=key, value=value)
 

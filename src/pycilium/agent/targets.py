@@ -5,7 +5,8 @@
           3  policies         a policy waits until its rows and the identity bits of its banks are there
           4  ipcache          a prefix waits until the bits of its identity are there
           5  endpoint entries an endpoint waits until its policy is there
-          6  links
+          6  masquerade       exceptions, then the node's addresses (agent/masquerade.py)
+          7  links
 
 Waiting is what makes a full map fail closed for what is new and leave alone what already works.
 """
@@ -19,6 +20,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Generic, Protocol, TypeVar
 
 from pycilium.agent.link_operations import LinkTarget
+from pycilium.agent.masquerade import MasqueradeTargets
 from pycilium.datapath import layouts
 from pycilium.datapath.codec import MapSpec
 from pycilium.datapath.maps import AnyMap, MapOperations, Translation
@@ -92,6 +94,7 @@ class Targets:
     policies: Reconciler[int, PolicyEntry]
     ipcache: ByFamily[Prefix, IpcacheTarget]
     endpoints: ByFamily[Address, EndpointTarget]
+    masquerade: MasqueradeTargets
     links: Reconciler[str, LinkTarget]
     stages: Stages
 
@@ -129,6 +132,7 @@ def make_targets(datapath: MapSource, links: Operations[str, LinkTarget]) -> Tar
             for version, translation in ((4, _ENDPOINTS4), (6, _ENDPOINTS6))
         )
     )
+    masquerade = MasqueradeTargets.make(datapath.map)
     attached: Reconciler[str, LinkTarget] = Reconciler("links", links)
     return Targets(
         bits=bits,
@@ -136,8 +140,9 @@ def make_targets(datapath: MapSource, links: Operations[str, LinkTarget]) -> Tar
         policies=policies,
         ipcache=ipcache,
         endpoints=endpoints,
+        masquerade=masquerade,
         links=attached,
-        stages=Stages([bits, rows, policies, *ipcache, *endpoints, attached]),
+        stages=Stages([bits, rows, policies, *ipcache, *endpoints, *masquerade.reconcilers, attached]),
     )
 
 
