@@ -1,8 +1,8 @@
 """With which address pods leave by each of the node's devices, and to which destinations they keep their own.
 
-Follows the table of the node's addresses: another address of a device is one write of a map. Owns the maps `masquerade`,
-`no_masquerade4` and `no_masquerade6`; the mappings themselves are the programs'. What is desired depends on the tables
-and the configuration alone.
+Follows the table of the node's addresses: another address of a device is one write of a map. Owns the maps
+`masquerade`, `no_masquerade4` and `no_masquerade6`; the mappings themselves are the programs'. What is desired depends
+on the tables and the configuration alone.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ _PLACES = 1 << 20
 
 
 def _preference(entry: LinkAddress, place: int) -> int:
-    """Of two that are alike the older: the kernel lists IPv4 addresses in the order in which they came, IPv6 backwards."""
+    """Of two that are alike the older: the kernel lists IPv4 addresses as they came, and IPv6 addresses backwards."""
     rank = 0
     for reason in _DISLIKED:
         rank = 2 * rank + bool(entry.flags & reason)

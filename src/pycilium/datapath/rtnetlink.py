@@ -35,7 +35,7 @@ IPV4_FORWARDING, IPV4_RP_FILTER = 1, 8
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 IFA_F_SECONDARY, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE = 0x01, 0x08, 0x20, 0x40
-"""The first one says of an IPv4 address that it is a further one of its network, of an IPv6 address that it is temporary."""
+"""The first says of an IPv4 address that it is a further one of its network, of an IPv6 one that it is temporary."""
 _IFA_F_NODAD, _IFA_F_PERMANENT, _IFA_F_NOPREFIXROUTE = 0x02, 0x80, 0x200
 _NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 1, 2, 0x80
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
