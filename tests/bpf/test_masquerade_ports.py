@@ -59,9 +59,9 @@ def test_hundred_thousand_flows_to_one_server_all_have_ports_of_their_own(node: 
         assert set(own) < seen.keys() <= set(PORTS), "the first comer keeps its own"
 
 
-def taken(node: Node, family: int, ports: Iterable[int], server_port: int) -> None:
+def take_ports(node: Node, family: int, outside: str, ports: Iterable[int], server_port: int) -> None:
     """These ports of the node are others' already."""
-    ends = (address("world", family), NODE[family])
+    ends = (address("world", family), outside)
     if family == 4:
         remote, local = (int.from_bytes(packed(end)[12:], "big") for end in ends)
         entries = {
@@ -86,7 +86,7 @@ def taken(node: Node, family: int, ports: Iterable[int], server_port: int) -> No
 def test_the_last_ports_are_found(node: Node, family: int) -> None:
     """Of 64512 ports 500 are left, in one run and apart: 150 flows nearly all get one, each its own."""
     left = {*range(30000, 30250), *range(1024, 64024, 252)}
-    taken(node, family, (port for port in PORTS if port not in left), 443)
+    take_ports(node, family, NODE[family], (port for port in PORTS if port not in left), 443)
 
     found = sent_ports(node, family, syns(WEB, family, 443, range(40001, 40151)))
 
@@ -98,7 +98,7 @@ def test_the_last_ports_are_found(node: Node, family: int) -> None:
 
 @FAMILIES
 def test_when_none_is_left_the_packet_is_dropped_by_name(node: Node, family: int) -> None:
-    taken(node, family, PORTS, 443)
+    take_ports(node, family, NODE[family], PORTS, 443)
     before = node.metrics().get((2, 167), 0)
 
     ran = node.run("to_netdev", "uplink", next(iter(syns(WEB, family, 443, [40000]))))
@@ -110,7 +110,7 @@ def test_when_none_is_left_the_packet_is_dropped_by_name(node: Node, family: int
 
 @FAMILIES
 def test_the_node_is_not_let_out_with_the_port_of_a_pod(node: Node, family: int) -> None:
-    taken(node, family, PORTS, 443)
+    take_ports(node, family, NODE[family], PORTS, 443)
     assert sent_ports(node, family, syns("node", family, 443, [40000])) == [None]
 
 

@@ -70,7 +70,7 @@ class Masquerade:
         intent.db.on_commit(lambda tables: self._desire() if intent.host_addresses.name in tables else None)
 
     def _desire(self) -> None:
-        hosts = self._intent.db.snapshot().all(self._intent.host_addresses)
+        hosts = list(self._intent.db.snapshot().all(self._intent.host_addresses))
         self._targets.addresses.desired_replace(
             {ifindex: addresses_of(device, hosts) for device, ifindex in self._devices.items()}
         )
