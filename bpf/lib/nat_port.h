@@ -4,7 +4,7 @@
  * The flow's own port if that is free, else one found by a search in rounds, each from a random port on in random equal
  * steps: fewer random numbers than ports are looked at, no run of taken ports is followed for long, and no two flows
  * take the same way. A search looks at 1024 ports at most: of 64512 with 300 left it finds one 99 times in 100, and it
- * costs some 50 us when there is none; the next packet, as of a SYN that is sent again, starts a new one.
+ * costs some 100 us when there is none; the next packet, as of a SYN that is sent again, starts a new one.
  *
  * NAT_IN comes first, for it is what two flows would fight for, then NAT_OUT; if that fails the first is taken back.
  */

@@ -53,7 +53,6 @@ struct {
 	__type(value, __u32);
 } no_masquerade6 SEC(".maps");
 
-/* The mapping that a CPU is about to make (lib/nat_port.h); nobody else reads it. */
 struct nat_draft {
 	struct ipv6_addr inside; /* the flow's own source */
 	struct ipv6_addr outside;
@@ -66,6 +65,7 @@ struct nat_draft {
 	__u32 now_s;
 };
 
+/* The mapping that a CPU is about to make (lib/nat_port.h); nobody else reads it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
