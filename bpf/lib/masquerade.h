@@ -214,7 +214,9 @@ static __noinline int masquerade_own_translate(struct __sk_buff *skb, struct flo
 	return masquerade_translate(skb, flow, &outside, out);
 }
 
-/* The node's own packet, or one that it forwards for others: nearly always nobody else has its ports. */
+/* The node's own packet: nearly always nobody else has its ports. One that comes from no socket is not the node's own but
+ * forwarded, and has been translated if it is a pod's: as on the device below a bond or a bridge.
+ */
 static __always_inline int masquerade_own(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	struct nat_entry *out;
@@ -229,7 +231,7 @@ static __always_inline int masquerade_own(struct __sk_buff *skb, struct flow *fl
 	if (unlikely(out))
 		return masquerade_own_translate(skb, flow, out);
 	key.direction = NAT_IN;
-	if (likely(!nat_find(&key, family)))
+	if (likely(!nat_find(&key, family)) || !skb->sk)
 		return STEP_IGNORE;
 	return masquerade_own_translate(skb, flow, 0);
 }
