@@ -64,8 +64,10 @@ _CONSTANTS = layouts.ProgramConfig(
     aggregation=layouts.Aggregation.MEDIUM,
     report_interval_s=5,
     event_wakeup_ns=1000,
+    masquerade=1,
+    tunnel_port=8472,
 )
-_SIZES = dict.fromkeys(("ct4", "ct6", "events"), 1 << 16)
+_SIZES = dict.fromkeys(("ct4", "ct6", "nat4", "nat6", "events"), 1 << 16)
 
 
 def render(table: list[Row]) -> str:
