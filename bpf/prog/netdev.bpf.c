@@ -92,8 +92,10 @@ static __always_inline int netdev_ip(struct __sk_buff *skb, struct flow *flow, _
 	if (!reason)
 		return netdev_to_endpoint(skb, flow, family);
 	drop(skb, flow, reason, DIRECTION_INGRESS);
-	/* The stack cannot forward it either, but tells the sender; what it would quote must be what that one has sent. */
-	return reason == DROP_TTL_EXCEEDED && !flow->translated ? TC_ACT_OK : TC_ACT_SHOT;
+	/* The stack cannot forward it either, but tells the sender; what it would quote must be what that one has sent.
+	 * In numbers, for a branch makes the verifier look at all of the above twice.
+	 */
+	return reason == DROP_TTL_EXCEEDED ? flow->translated * TC_ACT_SHOT : TC_ACT_SHOT;
 }
 
 SEC("tc")
