@@ -63,9 +63,10 @@ _CONSTANTS = layouts.ProgramConfig(
     host_mac=bytes(5) + b"\1",
     aggregation=layouts.Aggregation.MEDIUM,
     report_interval_s=5,
+    overlay_ifindex=2,
+    tunnel_port=8472,
     event_wakeup_ns=1000,
     masquerade=1,
-    tunnel_port=8472,
 )
 _SIZES = dict.fromkeys(("ct4", "ct6", "nat4", "nat6", "events"), 1 << 16)
 

@@ -7,6 +7,8 @@
  *   config_gateway_ipv6   struct ipv6_addr  the same; all zero: IPv6 is off
  *   config_host_ifindex   __u32             the node's gateway device (cilium_host)
  *   config_host_mac       struct mac_addr   its MAC
+ *   config_overlay_ifindex __u32            the node's VXLAN device (cilium_vxlan); 0: there is none
+ *   config_tunnel_port    __u32             UDP port of the overlay
  *   config_aggregation    __u32             enum aggregation
  *   config_report_interval_s __u32          medium: one event per connection, direction and this interval
  *   config_event_wakeup_ns   __u64          the reader is woken at most once per CPU in this time

@@ -15,6 +15,8 @@ enum drop_reason {
 	DROP_STALE_OR_UNROUTABLE_IP = 151,
 	DROP_CT_INSERT_FAILED = 155,
 	DROP_INVALID_IPV6_EXTENSION = 156,
+	DROP_FRAGMENTATION_NEEDED = 157, /* larger than the way to the other node takes; the sender is told */
+	DROP_NO_TUNNEL_ENDPOINT = 160,   /* the ipcache names a node that is not in nodes, or there is no overlay */
 	DROP_NO_CONFIG = 165,
 	DROP_UNSUPPORTED_L2 = 166,
 	DROP_NAT_NO_MAPPING = 167, /* no port is left, or the device has no address */
@@ -23,6 +25,7 @@ enum drop_reason {
 	DROP_FORBIDDEN_ICMPV6 = 176,
 	DROP_POLICY_DENY = 181, /* explicit: a deny rule */
 	DROP_VLAN_FILTERED = 182,
+	DROP_INVALID_VNI = 183, /* no identity that travels; or no tunnel that the packet came through */
 	DROP_TTL_EXCEEDED = 196,
 	DROP_MULTICAST_HANDLED = 201, /* consumed in silence: counted, no event */
 	DROP_ENDPOINT_NOT_READY = 203,

@@ -21,6 +21,7 @@ enum trace_point { /* numbers of the monitor API: sub-type of EVENT_TRACE */
 		   TRACE_TO_OVERLAY = 4,
 		   TRACE_FROM_ENDPOINT = 5,
 		   TRACE_FROM_HOST = 7,
+		   TRACE_FROM_OVERLAY = 9,
 		   TRACE_FROM_NETWORK = 10,
 		   TRACE_TO_NETWORK = 11,
 };

@@ -21,3 +21,17 @@ struct node_entry {
 	__u8 family;              /* of the address: 4, 6; 0: no such node */
 	__u8 flags;               /* enum node_flags */
 };
+
+enum path_mtu_limits {
+	PATH_MTU_LIFETIME_S = 600, /* RFC 1191: then a larger packet may try again */
+	PATH_MTU_MIN_BYTES = 576,  /* of the underlay: less is nobody's honest word */
+	OVERLAY_BYTES_IPV4 = 50,   /* what encapsulation adds: IPv4, UDP, VXLAN, Ethernet */
+	OVERLAY_BYTES_IPV6 = 70,   /* the same with IPv6 */
+};
+
+/* path_mtus: node id -> what routers of the underlay said of the way to it. */
+struct path_mtu_entry {
+	__u32 expires_s; /* CLOCK_MONOTONIC */
+	__u16 mtu_bytes; /* as in node_entry, and smaller */
+	__u16 pad;
+};

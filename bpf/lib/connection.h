@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include "announced.h"
 #include "clock.h"
 #include "conntrack.h"
 #include "endpoint.h"
@@ -73,7 +74,9 @@ static __noinline int connection_judge(struct flow *flow, bool is_reply)
 	__be16 port = connection_policy_port(flow, is_reply);
 	int reason = STEP_DONE;
 
-	if (origin->endpoint)
+	if (flow->source.announced)
+		reason = end_complete(&flow->source, &flow->tuple.source, flow->family);
+	if (!reason && origin->endpoint)
 		reason = connection_judge_side(flow, origin, target, DIRECTION_EGRESS, port);
 	if (!reason && target->endpoint)
 		reason = connection_judge_side(flow, target, origin, DIRECTION_INGRESS, port);
@@ -130,7 +133,8 @@ static __noinline bool connection_relates(struct __sk_buff *skb, struct flow *fl
 	struct tuple quoted = {};
 	bool is_reply;
 
-	if (!icmp_quoted(skb, flow, &quoted) || !address_equal(&quoted.source, &flow->tuple.destination))
+	if (!icmp_quoted(skb, flow->l4_offset, flow->family, &quoted) ||
+	    !address_equal(&quoted.source, &flow->tuple.destination))
 		return false;
 	if (flow->source.endpoint && !address_equal(&quoted.destination, &flow->tuple.source))
 		return false;

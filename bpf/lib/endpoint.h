@@ -14,6 +14,10 @@ enum revision {
 	REVISION_MISSING = 0xffffffff, /* a local endpoint without a policy: never equal to what conntrack remembers */
 };
 
+enum identity_scope {
+	IDENTITY_SHARED_BITS = 24, /* numbers that all nodes share fit into a VNI */
+};
+
 /* `address` must lie on the stack. */
 static __always_inline const struct endpoint_entry *endpoint_lookup(const struct ipv6_addr *address, __u8 family)
 {
@@ -55,10 +59,18 @@ static __always_inline void end_set_remote(struct end *end, const struct ipv6_ad
 	end->revision = REVISION_NOT_LOCAL;
 	end->sec_identity = family == FAMILY_IPV4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
 	end->cidr_identity = 0;
+	end->node_id = NODE_ID_NONE;
 	if (entry) {
 		end->sec_identity = entry->sec_identity;
 		end->cidr_identity = entry->cidr_identity;
+		end->node_id = entry->node_id;
 	}
+}
+
+/* A number that means nothing elsewhere: this node gave it to the rule CIDRs that cover an address. */
+static __always_inline bool identity_is_local(__u32 sec_identity)
+{
+	return sec_identity >> IDENTITY_SHARED_BITS;
 }
 
 static __always_inline void end_resolve(struct end *end, const struct ipv6_addr *address, __u8 family)

@@ -58,6 +58,8 @@ struct end {
 	__u32 sec_identity;
 	__u32 cidr_identity;
 	__u32 revision; /* of the endpoint's policy; 0: not local */
+	__u16 node_id;  /* of the node that has it; 0: this one, or none */
+	bool announced; /* the identity came with the packet, and the ipcache has not been asked */
 };
 
 /* The policy decisions behind the packet's connection, as they go into conntrack and events. */

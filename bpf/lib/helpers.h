@@ -49,6 +49,13 @@ static __u32 (*const bpf_get_smp_processor_id)(void) = (void *)BPF_FUNC_get_smp_
 static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*const bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect_peer;
 
+static long (*const bpf_redirect_neigh)(__u32 ifindex, const struct bpf_redir_neigh *next_hop, int length,
+					__u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static long (*const bpf_skb_get_tunnel_key)(struct __sk_buff *skb, struct bpf_tunnel_key *key, __u32 length,
+					    __u64 flags) = (void *)BPF_FUNC_skb_get_tunnel_key;
+static long (*const bpf_skb_set_tunnel_key)(struct __sk_buff *skb, const struct bpf_tunnel_key *key, __u32 length,
+					    __u64 flags) = (void *)BPF_FUNC_skb_set_tunnel_key;
+
 static long (*const bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to,
 					__u32 length) = (void *)BPF_FUNC_skb_load_bytes;
 static long (*const bpf_skb_store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u32 length,

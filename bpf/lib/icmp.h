@@ -13,8 +13,13 @@ enum icmp_type4 {
 	ICMP4_PARAMETER_PROBLEM = 12,
 };
 
+enum icmp_code4 {
+	ICMP4_FRAGMENTATION_NEEDED = 4, /* of ICMP4_UNREACHABLE */
+};
+
 enum icmp_type6 {
 	ICMP6_UNREACHABLE = 1,
+	ICMP6_PACKET_TOO_BIG = 2,
 	ICMP6_PARAMETER_PROBLEM = 4,
 	ICMP6_ECHO_REQUEST = 128,
 	ICMP6_ECHO_REPLY = 129,
@@ -97,27 +102,27 @@ static __always_inline int icmp_quoted_ipv6(struct __sk_buff *skb, __u32 offset,
 	return offset + IPV6_EXTENSION_UNIT;
 }
 
-/* The tuple of the packet that the error in `flow` quotes, and where that packet's transport header is; 0 if it cannot
- * be told.
+/* The tuple of the packet that the error at `l4_offset` quotes, and where that packet's transport header is; 0 if it
+ * cannot be told.
  */
-static __always_inline int icmp_quoted(struct __sk_buff *skb, const struct flow *flow, struct tuple *quoted)
+static __always_inline int icmp_quoted(struct __sk_buff *skb, __u32 l4_offset, __u8 family, struct tuple *quoted)
 {
-	__u32 offset = flow->l4_offset + ICMP_HEADER_BYTES;
+	__u32 offset = l4_offset + ICMP_HEADER_BYTES;
 	struct {
 		__be16 first;  /* source port; ICMP type and code */
 		__be16 second; /* destination port */
 		__be16 third;  /* ICMP identifier */
 		__be16 fourth;
 	} head;
-	int l4_offset;
+	int inner_offset;
 
-	l4_offset =
-	    flow->family == FAMILY_IPV4 ? icmp_quoted_ipv4(skb, offset, quoted) : icmp_quoted_ipv6(skb, offset, quoted);
-	if (l4_offset < 0 || bpf_skb_load_bytes(skb, l4_offset, &head, ICMP_QUOTED_L4))
+	inner_offset =
+	    family == FAMILY_IPV4 ? icmp_quoted_ipv4(skb, offset, quoted) : icmp_quoted_ipv6(skb, offset, quoted);
+	if (inner_offset < 0 || bpf_skb_load_bytes(skb, inner_offset, &head, ICMP_QUOTED_L4))
 		return 0;
-	if (quoted->protocol == (flow->family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
-		icmp_ports(quoted, icmp_tracking(flow->family, *(__u8 *)&head.first), head.third);
-		return l4_offset;
+	if (quoted->protocol == (family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
+		icmp_ports(quoted, icmp_tracking(family, *(__u8 *)&head.first), head.third);
+		return inner_offset;
 	}
 	if (quoted->protocol == IPPROTO_TCP || quoted->protocol == IPPROTO_UDP || quoted->protocol == IPPROTO_SCTP) {
 		quoted->source_port = head.first;
@@ -125,5 +130,5 @@ static __always_inline int icmp_quoted(struct __sk_buff *skb, const struct flow 
 	} else {
 		quoted->source_port = quoted->destination_port = 0;
 	}
-	return l4_offset;
+	return inner_offset;
 }

@@ -152,7 +152,7 @@ static __noinline int masquerade_error(struct __sk_buff *skb, struct flow *flow)
 	struct nat_entry *out;
 	struct nat6_key key;
 	bool is_reply;
-	int l4_offset = icmp_quoted(skb, flow, &quoted);
+	int l4_offset = icmp_quoted(skb, flow->l4_offset, flow->family, &quoted);
 
 	if (!l4_offset)
 		return DROP_NAT_NO_MAPPING;

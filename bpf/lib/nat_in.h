@@ -41,7 +41,7 @@ static __noinline int nat_error_in(struct __sk_buff *skb, struct flow *flow)
 	struct tuple quoted = {};
 	struct nat_entry *entry;
 	struct nat6_key key;
-	int l4_offset = icmp_quoted(skb, flow, &quoted);
+	int l4_offset = icmp_quoted(skb, flow->l4_offset, flow->family, &quoted);
 
 	if (!l4_offset || !address_equal(&quoted.source, &flow->tuple.destination))
 		return STEP_IGNORE;

@@ -2,11 +2,13 @@
 /* Everything that a pod sends: attached to the ingress of the host side of its interface.
  *
  *   pod ──> [from_container] ──> a pod of this node      (redirect_peer: straight into its namespace)
+ *                            ├─> another node            (through the overlay, or natively to a neighbour)
  *                            ├─> the node's own stack    (through the gateway device: host, world, other nodes)
  *                            └─> back                    (ARP and neighbour discovery are answered here)
  *
  * Between pods of one node the hop limit stays as it is: delivery is final, so no loop can come of it, and pods of
- * one node look to each other like neighbours. What goes through the stack is counted down there.
+ * one node look to each other like neighbours. The same holds of the overlay. What goes natively is counted down here,
+ * what goes through the stack there.
  */
 #include "../lib/arp.h"
 #include "../lib/connection.h"
@@ -14,6 +16,7 @@
 #include "../lib/ethernet.h"
 #include "../lib/events.h"
 #include "../lib/family.h"
+#include "../lib/forward.h"
 #include "../lib/fragment.h"
 #include "../lib/nd.h"
 #include "../lib/parse.h"
@@ -59,38 +62,84 @@ static __always_inline int container_admit(struct __sk_buff *skb, struct flow *f
 	return connection_admit(skb, flow, family);
 }
 
-static __always_inline int container_to_endpoint(struct __sk_buff *skb, struct flow *flow)
+static __always_inline enum trace_point container_way(const struct flow *flow, union forward_answer forward)
+{
+	if (flow->destination.endpoint)
+		return TRACE_TO_ENDPOINT;
+	if (flow->destination.sec_identity == IDENTITY_HOST)
+		return TRACE_TO_HOST;
+	return flow->destination.node_id ? forward.way : TRACE_TO_STACK;
+}
+
+static __always_inline int container_to_endpoint(struct __sk_buff *skb, const struct flow *flow)
 {
 	const struct endpoint_entry *endpoint = flow->destination.endpoint;
 
-	trace(skb, flow, TRACE_TO_ENDPOINT);
-	if (ethernet_to_endpoint(skb, endpoint))
-		return drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_EGRESS);
+	if (!endpoint || ethernet_to_endpoint(skb, endpoint))
+		return TC_ACT_SHOT;
 	packet_take(skb);
-	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
 	return bpf_redirect_peer(endpoint->ifindex, 0);
 }
 
 /* The stack sees it as having come in on the gateway device, so that reverse path filters are content. */
-static __always_inline int container_to_stack(struct __sk_buff *skb, struct flow *flow)
+static __always_inline int container_to_stack(struct __sk_buff *skb)
 {
-	trace(skb, flow, flow->destination.sec_identity == IDENTITY_HOST ? TRACE_TO_HOST : TRACE_TO_STACK);
 	if (ethernet_to_host(skb))
-		return drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_EGRESS);
-	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
+		return TC_ACT_SHOT;
 	return bpf_redirect(config_host_ifindex, BPF_F_INGRESS);
+}
+
+/* Used-up hops are the stack's to tell of. */
+static __always_inline int container_to_neighbour(struct __sk_buff *skb, const struct flow *flow)
+{
+	if (flow->hop_limit <= 1)
+		return container_to_stack(skb);
+	return forward_to_neighbour(skb, flow->destination.node_id, flow->hop_limit);
+}
+
+/* TC_ACT_SHOT if the packet could not be written. */
+static __always_inline int container_send(struct __sk_buff *skb, const struct flow *flow, enum trace_point way)
+{
+	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
+	if (way == TRACE_TO_ENDPOINT)
+		return container_to_endpoint(skb, flow);
+	if (way == TRACE_TO_OVERLAY)
+		return forward_by_overlay(skb, flow->destination.node_id,
+					  tunnel_identity(flow->source.sec_identity, IDENTITY_UNMANAGED));
+	if (way == TRACE_TO_NETWORK)
+		return container_to_neighbour(skb, flow);
+	return container_to_stack(skb);
+}
+
+static __always_inline int container_refuse(struct __sk_buff *skb, struct flow *flow, __u8 reason, __u32 mtu_bytes,
+					    __u8 family)
+{
+	drop(skb, flow, reason, DIRECTION_EGRESS);
+	if (reason == DROP_FRAGMENTATION_NEEDED && too_big_answer(skb, mtu_bytes, family) == STEP_ANSWERED)
+		return bpf_redirect(skb->ifindex, 0);
+	return TC_ACT_SHOT;
 }
 
 static __always_inline int container_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	int reason = family_is_on(family) ? container_admit(skb, flow, family) : DROP_UNSUPPORTED_L3;
+	union forward_answer forward = {};
+	enum trace_point way;
+	int action;
 
 	if (unlikely(reason == STEP_ANSWERED))
 		return bpf_redirect(skb->ifindex, 0);
+	if (!reason) {
+		forward = forward_of(skb, flow, family);
+		reason = forward.reason;
+	}
 	if (unlikely(reason))
-		return drop(skb, flow, reason, DIRECTION_EGRESS);
-	return flow->destination.endpoint ? container_to_endpoint(skb, flow) : container_to_stack(skb, flow);
+		return container_refuse(skb, flow, reason, forward.mtu_bytes, family);
+	way = container_way(flow, forward);
+	trace(skb, flow, way);
+	action = container_send(skb, flow, way);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_EGRESS);
 }
 
 static __always_inline int container_arp(struct __sk_buff *skb, struct flow *flow)

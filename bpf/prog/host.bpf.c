@@ -3,27 +3,35 @@
  * gateway device, to which the routes of the pod CIDRs point.
  *
  *   node's stack ──> gateway device [from_host] ──> a pod of this node
+ *                                               └─> another node   (through the overlay, or natively to a neighbour)
+ *
+ * The stack has counted the hops of what it forwards.
  */
 #include "../lib/connection.h"
 #include "../lib/endpoint.h"
 #include "../lib/ethernet.h"
 #include "../lib/events.h"
 #include "../lib/family.h"
+#include "../lib/forward.h"
 #include "../lib/fragment.h"
 #include "../lib/parse.h"
 
-/* What a pod of this node sends to another never passes the stack: with a pod's address it is not from that pod. */
+CONFIG(__u32, config_host_ifindex);
+
+/* What a pod of this node sends to another never passes the stack: with a pod's address it is not from that pod. What
+ * comes from behind a tunnel is not forwarded: it would get its identity from its address alone.
+ */
 static __always_inline int host_check_source(struct flow *flow, __u8 family)
 {
 	if (endpoint_lookup(&flow->tuple.source, family))
 		return DROP_INVALID_SOURCE_IP;
 	end_set_remote(&flow->source, &flow->tuple.source, family);
-	return STEP_DONE;
+	return (flow->source.node_id && node_is_behind_tunnel(flow->source.node_id)) ? DROP_INVALID_SOURCE_IP
+										     : STEP_DONE;
 }
 
 static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	const struct endpoint_entry *endpoint;
 	int reason = parse_ip(skb, flow, family);
 
 	if (reason)
@@ -36,34 +44,67 @@ static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, 
 	reason = host_check_source(flow, family);
 	if (reason)
 		return reason;
-	endpoint = endpoint_lookup(&flow->tuple.destination, family);
-	if (!endpoint)
+	end_resolve(&flow->destination, &flow->tuple.destination, family);
+	if (!flow->destination.endpoint && !flow->destination.node_id)
 		return DROP_UNKNOWN_L3_TARGET;
-	end_set_local(&flow->destination, endpoint);
 	reason = fragment_track(flow);
 	if (reason)
 		return reason;
 	return connection_admit(skb, flow, family);
 }
 
-static __always_inline int host_to_endpoint(struct __sk_buff *skb, struct flow *flow)
+static __always_inline int host_to_endpoint(struct __sk_buff *skb, const struct flow *flow)
 {
 	const struct endpoint_entry *endpoint = flow->destination.endpoint;
 
-	trace(skb, flow, TRACE_TO_ENDPOINT);
 	if (!endpoint || ethernet_to_endpoint(skb, endpoint))
-		return drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
+		return TC_ACT_SHOT;
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
 	return bpf_redirect(endpoint->ifindex, 0);
+}
+
+/* A source that this node knows by a rule's CIDR is the world to others. */
+static __always_inline int host_to_node(struct __sk_buff *skb, const struct flow *flow, enum trace_point way,
+					__u8 family)
+{
+	__u32 world = family == FAMILY_IPV4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
+	__u32 node_id = flow->destination.node_id;
+
+	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
+	if (way == TRACE_TO_OVERLAY)
+		return forward_by_overlay(skb, node_id, tunnel_identity(flow->source.sec_identity, world));
+	return forward_to_neighbour(skb, node_id, 0);
+}
+
+/* The node itself learns that a packet was too big, as if it had met the small link further on. */
+static __always_inline int host_refuse(struct __sk_buff *skb, struct flow *flow, __u8 reason, __u32 mtu_bytes,
+				       __u8 family)
+{
+	drop(skb, flow, reason, flow->destination.node_id ? DIRECTION_EGRESS : DIRECTION_INGRESS);
+	if (reason != DROP_FRAGMENTATION_NEEDED || too_big_answer(skb, mtu_bytes, family) != STEP_ANSWERED ||
+	    ethernet_to_host(skb))
+		return TC_ACT_SHOT;
+	return bpf_redirect(config_host_ifindex, BPF_F_INGRESS);
 }
 
 static __always_inline int host_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	int reason = family_is_on(family) ? host_admit(skb, flow, family) : DROP_UNSUPPORTED_L3;
+	union forward_answer forward = {};
+	enum trace_point way;
+	int action;
 
+	if (!reason) {
+		forward = forward_of(skb, flow, family);
+		reason =
+		    forward.way == TRACE_TO_STACK ? DROP_UNKNOWN_L3_TARGET : forward.reason; /* it comes from there */
+	}
 	if (unlikely(reason))
-		return drop(skb, flow, reason, DIRECTION_INGRESS);
-	return host_to_endpoint(skb, flow);
+		return host_refuse(skb, flow, reason, forward.mtu_bytes, family);
+	way = flow->destination.endpoint ? TRACE_TO_ENDPOINT : forward.way;
+	trace(skb, flow, way);
+	action = way == TRACE_TO_ENDPOINT ? host_to_endpoint(skb, flow) : host_to_node(skb, flow, way, family);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 
 SEC("tc")

@@ -11,16 +11,24 @@
 #include "../lib/events.h"
 #include "../lib/family.h"
 #include "../lib/fragment.h"
+#include "../lib/hop.h"
 #include "../lib/nat_in.h"
+#include "../lib/node.h"
 #include "../lib/parse.h"
+#include "../lib/path_mtu.h"
 
-/* Nobody outside has an address of this node or of its pods. */
+/* Nobody outside has an address of this node or of its pods. Nor of a node that is reached through the overlay, or of a
+ * pod there: their packets come through it, and an identity that is told by the address alone would be anybody's.
+ */
 static __always_inline int netdev_check_source(struct flow *flow, __u8 family)
 {
 	if (endpoint_lookup(&flow->tuple.source, family))
 		return DROP_INVALID_SOURCE_IP;
 	end_set_remote(&flow->source, &flow->tuple.source, family);
-	return flow->source.sec_identity == IDENTITY_HOST ? DROP_INVALID_SOURCE_IP : STEP_DONE;
+	if (flow->source.sec_identity == IDENTITY_HOST ||
+	    (flow->source.node_id && node_is_behind_tunnel(flow->source.node_id)))
+		return DROP_INVALID_SOURCE_IP;
+	return STEP_DONE;
 }
 
 static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
@@ -29,6 +37,10 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 	int reason;
 
 	if (parse_ip(skb, flow, family))
+		return STEP_IGNORE;
+	if (unlikely(flow->tuple.protocol == (family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)))
+		path_mtu_learn(skb, flow->l4_offset, family);
+	if (!family_is_on(family))
 		return STEP_IGNORE;
 	endpoint = endpoint_lookup(&flow->tuple.destination, family);
 	if (!endpoint) { /* what comes back to masqueraded flows */
@@ -54,30 +66,12 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 	return connection_admit(skb, flow, family);
 }
 
-static __always_inline int netdev_count_down(struct __sk_buff *skb, const struct flow *flow, __u8 family)
-{
-	struct iphdr *ip;
-	__u8 hop_limit = flow->hop_limit - 1;
-	__u32 check;
-
-	if (family == FAMILY_IPV6) /* the header has no checksum of its own: that of the whole packet must follow */
-		return bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, hop_limit), &hop_limit,
-					   sizeof(hop_limit), BPF_F_RECOMPUTE_CSUM);
-	ip = packet_bytes(skb, ETH_HLEN, sizeof(*ip));
-	if (!ip)
-		return DROP_WRITE_ERROR;
-	check = ip->check + be16(0x0100); /* RFC 1141 */
-	ip->check = check + (check >= 0xffff);
-	ip->ttl = hop_limit;
-	return 0;
-}
-
 static __always_inline int netdev_to_endpoint(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	const struct endpoint_entry *endpoint = flow->destination.endpoint;
 
 	trace(skb, flow, TRACE_TO_ENDPOINT);
-	if (!endpoint || netdev_count_down(skb, flow, family) || ethernet_to_endpoint(skb, endpoint))
+	if (!endpoint || hop_count_down(skb, flow->hop_limit, family) || ethernet_to_endpoint(skb, endpoint))
 		return drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
 	return bpf_redirect_peer(endpoint->ifindex, 0);
@@ -85,7 +79,7 @@ static __always_inline int netdev_to_endpoint(struct __sk_buff *skb, struct flow
 
 static __always_inline int netdev_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	int reason = family_is_on(family) ? netdev_admit(skb, flow, family) : STEP_IGNORE;
+	int reason = netdev_admit(skb, flow, family);
 
 	if (likely(reason == STEP_IGNORE))
 		return TC_ACT_OK;

@@ -38,6 +38,8 @@ SMALL_MAPS = {
     "policies": 64,
     "identity_bits": 1024,
     "policy_rows": 1024,
+    "nodes": 64,
+    "path_mtus": 64,
     "events": 1 << 16,
 }
 
@@ -93,6 +95,7 @@ def constants(devices: dict[str, int], **changes: object) -> layouts.ProgramConf
         "gateway_ipv6": packed(GATEWAY6),
         "host_ifindex": devices["cilium_host"],
         "host_mac": mac(HOST_MAC),
+        "overlay_ifindex": devices.get("cilium_vxlan", 0),
         "report_interval_s": 5,
         "masquerade": 1,
         "tunnel_port": 8472,

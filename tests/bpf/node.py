@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import ipaddress
 import struct
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from typing import TypeVar
 from pycilium.datapath import layouts
 from pycilium.datapath.bpf_syscall import TestRunResult
 from pycilium.datapath.codec import MapSpec
-from pycilium.datapath.events import EventReader
+from pycilium.datapath.events import EventReader, Events
 from pycilium.datapath.layouts import Direction, PolicyLimits, PolicyRowFlags
 from pycilium.datapath.loader import Datapath
 from pycilium.datapath.maps import Map
@@ -31,6 +32,7 @@ GATEWAY4, GATEWAY6 = "10.0.0.1", "fd00:10::1"
 WORLD4, WORLD6 = "8.8.8.8", "2606:4700:4700::1111"
 HOST_MAC = "0a:00:00:00:00:01"
 UPLINK_MAC, ROUTER_MAC = "0a:00:00:00:0e:01", "0a:00:00:00:0e:02"
+OVERLAY_MAC = "0a:00:00:00:0f:01"
 BANK_BITS = 64 * PolicyLimits.BANK_WORDS
 
 
@@ -58,8 +60,20 @@ class Pod:
 
 WEB = Pod("web", 10, 1000, 1, "10.0.0.10", "fd00:10::a", "0a:00:00:00:00:0a", "0a:00:00:00:01:0a")
 DB = Pod("db", 20, 2000, 2, "10.0.0.20", "fd00:10::14", "0a:00:00:00:00:14", "0a:00:00:00:01:14")
-DEVICES = {"web": WEB.host_mac, "db": DB.host_mac, "cilium_host": HOST_MAC, "uplink": UPLINK_MAC}
-DEVICE_OF_PROGRAM = {"from_host": "cilium_host", "from_netdev": "uplink", "to_netdev": "uplink"}
+DEVICES = {
+    "web": WEB.host_mac,
+    "db": DB.host_mac,
+    "cilium_host": HOST_MAC,
+    "uplink": UPLINK_MAC,
+    "cilium_vxlan": OVERLAY_MAC,
+}
+DEVICE_OF_PROGRAM = {
+    "from_host": "cilium_host",
+    "from_netdev": "uplink",
+    "to_netdev": "uplink",
+    "from_overlay": "cilium_vxlan",
+}
+TUNNEL_PORT = 8472
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +115,10 @@ class Node:
             *(layouts.NAT6, layouts.MASQUERADE, layouts.NO_MASQUERADE4, layouts.NO_MASQUERADE6),
         ):
             assert not self.map(spec).delete_batch([key for key, _ in self.map(spec).items()])
+        for spec, nothing in ((layouts.NODES, layouts.NodeEntry()), (layouts.PATH_MTUS, layouts.PathMtuEntry())):
+            for number, entry in self.map(spec).items():
+                if entry != nothing:
+                    self.map(spec).update(number, nothing)
         self.reader.read()
 
     def reset(self) -> None:
@@ -128,15 +146,35 @@ class Node:
         self.map(layouts.ENDPOINTS4).update(layouts.Endpoint4Key(int(ipaddress.ip_address(pod.ipv4))), entry)
         self.map(layouts.ENDPOINTS6).update(layouts.Endpoint6Key(packed(pod.ipv6)), entry)
 
-    def identity(self, prefix: str, identity: int, *, cidr: int = 0) -> None:
+    def identity(self, prefix: str, identity: int, *, cidr: int = 0, node_id: int = 0) -> None:
         network = ipaddress.ip_network(prefix)
-        entry = layouts.IpcacheEntry(identity, cidr)
+        entry = layouts.IpcacheEntry(identity, cidr, node_id)
         if network.version == 4:
             key = layouts.Ipcache4Key(network.prefixlen, int(network.network_address))
             self.map(layouts.IPCACHE4).update(key, entry)
         else:
             key6 = layouts.Ipcache6Key(network.prefixlen, network.network_address.packed)
             self.map(layouts.IPCACHE6).update(key6, entry)
+
+    def other_node(
+        self, node_id: int, address: str, *, mtu_bytes: int = 1450, tunnel: bool = True, device: str | None = None
+    ) -> None:
+        """Another node of the cluster; `device` if it is a neighbour there."""
+        entry = layouts.NodeEntry(
+            address=packed(address),
+            ifindex=self.devices[device] if device else 0,
+            mtu_bytes=mtu_bytes,
+            family=ipaddress.ip_address(address).version,
+            flags=layouts.NodeFlags.TUNNEL if tunnel else layouts.NodeFlags(0),
+        )
+        self.map(layouts.NODES).update(node_id, entry)
+
+    def expire_path_mtu(self, node_id: int) -> None:
+        """As time would."""
+        self.map(layouts.PATH_MTUS).update(node_id, replace(self.path_mtu(node_id), expires_s=1))
+
+    def path_mtu(self, node_id: int) -> layouts.PathMtuEntry:
+        return dict(self.map(layouts.PATH_MTUS).items()).get(node_id, layouts.PathMtuEntry())
 
     def bits(self, identity: int, selectors: Iterable[int]) -> None:
         """The identity belongs to these selectors (numbers over all banks)."""
@@ -224,6 +262,13 @@ class Node:
     def inside(self, act: Callable[[], T]) -> T:
         """Called in the node's network namespace."""
         return self._inside.submit(act).result()
+
+    def wait_for_events(self) -> Events:
+        """What real packets caused, as soon as there is anything; nothing after some seconds."""
+        deadline = time.monotonic() + 5
+        while not len(found := self.reader.read()) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return found
 
     # -- what the programs wrote ---------------------------------------------------------------------------------
 

@@ -138,7 +138,12 @@ def host_to_nobody(family: int) -> Case:
         packet,
         Verdict.DROP,
         lambda node: [
-            dropped(node, packet, 150, INGRESS, device="cilium_host", source_identity=world_identity(family)),
+            dropped(
+                *(node, packet, 150, INGRESS),
+                device="cilium_host",
+                source_identity=world_identity(family),
+                destination_identity=world_identity(family),
+            )
         ],
         program="from_host",
     )

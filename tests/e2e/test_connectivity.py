@@ -51,6 +51,19 @@ def test_the_world_reaches_a_pod(lab, pods, family):
     assert reaches(lab.world_netns, pods[1].address[family]) == (True, True, True)
 
 
+def test_pods_interfaces_leave_room_for_the_overlay(lab, pods):
+    found = [
+        run_inside(netns, "ip", "-o", "link", "show", device).stdout.split()
+        for netns, device in (
+            (pods[0].netns, "eth0"),
+            (lab.node_netns, "cilium_host"),
+            (lab.node_netns, "cilium_vxlan"),
+        )
+    ]
+
+    assert [words[words.index("mtu") + 1] for words in found] == ["1450"] * 3
+
+
 def test_a_pod_reaches_itself(pods, family):
     assert reaches(pods[1].netns, pods[1].address[family]) == (True, True, True)
 

@@ -13,9 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from pycilium.datapath.mtu import IPV6_MIN_MTU_BYTES
 from pycilium.errors import ConfigError
-
-IPV6_MIN_MTU_BYTES = 1280
 
 
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -50,16 +49,22 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     identity_capacity: Annotated[int, Meta(ge=16, le=1 << 24)] = 131072
     policy_capacity: Annotated[int, Meta(ge=2, le=1 << 24)] = 4096
     policy_row_capacity: Annotated[int, Meta(ge=16, le=1 << 24)] = 262144
-    pod_mtu_bytes: Annotated[int, Meta(ge=576, le=65535)] = 1500
-    """With IPv6 at least 1280."""
+    node_capacity: Annotated[int, Meta(ge=2, le=65535)] = 8192
+    """Nodes of the cluster; one number is never given out."""
+    routing_mode: Literal["tunnel", "native"] = "tunnel"
+    """tunnel: through a VXLAN overlay, over any network; native: pods' packets as they are, where routes lead."""
+    tunnel_port: Annotated[int, Meta(ge=1, le=65535)] = 8472
+    """UDP port of the overlay, the same on all nodes."""
+    underlay_family: Literal["auto", "ipv4", "ipv6"] = "auto"
+    """Of the overlay's outer packets; auto: IPv4 if the node has an IPv4 address."""
+    pod_mtu_bytes: Annotated[int, Meta(ge=576, le=65535)] | None = None
+    """null: what the devices and the routing mode leave. With IPv6 at least 1280."""
     masquerade: bool = True
     """Pods' packets to the outside leave with the node's address. The other end must know pods' addresses otherwise."""
     non_masquerade_cidrs: list[str] = []
     """Destinations outside of the cluster that see pods' own addresses all the same."""
     nat_capacity: Annotated[int, Meta(ge=1024, le=1 << 23)] = 131072
     """Masqueraded flows of each address family."""
-    tunnel_port: Annotated[int, Meta(ge=1, le=65535)] = 8472
-    """UDP port of the overlay."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -101,5 +106,5 @@ def _check(config: AgentConfig, path: str | Path) -> None:
             raise ConfigError(f"{path}: non_masquerade_cidrs: {error}") from error
     if config.event_ring_bytes & (config.event_ring_bytes - 1):
         raise ConfigError(f"{path}: event_ring_bytes: {config.event_ring_bytes} is no power of two, such as {8 << 20}")
-    if config.ipv6_pod_cidr and config.pod_mtu_bytes < IPV6_MIN_MTU_BYTES:
+    if config.ipv6_pod_cidr and config.pod_mtu_bytes is not None and config.pod_mtu_bytes < IPV6_MIN_MTU_BYTES:
         raise ConfigError(f"{path}: pod_mtu_bytes: IPv6 needs at least {IPV6_MIN_MTU_BYTES}, or ipv6_pod_cidr: null")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.intent import HostAddress
 from pycilium.api.cni_messages import CniRequest
-from pycilium.datapath import gateway_device, pod_interface
-from pycilium.datapath.gateway_device import Gateway, GatewayWanted
+from pycilium.datapath import gateway_device, mtu, overlay_device, pod_interface
+from pycilium.datapath.gateway_device import Gateway, GatewayWanted, is_ours
 from pycilium.datapath.netlink import Netlink
 from pycilium.datapath.pod_interface import HostSide, PodInterface
 from pycilium.datapath.rtnetlink import (
@@ -49,13 +50,38 @@ class Plumbing:
         """The gateway device, made or completed."""
         config = self._config
         wanted = GatewayWanted(
-            mtu_bytes=config.pod_mtu_bytes,
+            mtu_bytes=self.pod_mtu_bytes,
             gateway_ipv4=self._ipv4_gateway,
             ipv4_pod_cidr=IPv4Network(config.ipv4_pod_cidr) if config.ipv4_pod_cidr else None,
             gateway_ipv6=self._ipv6_gateway,
             ipv6_pod_cidr=IPv6Network(config.ipv6_pod_cidr) if config.ipv6_pod_cidr else None,
         )
         return gateway_device.ensure(wanted, config.devices)
+
+    def make_overlay(self) -> int:
+        """The overlay device, made or set right, and its ifindex; 0, and no device, where routing is native."""
+        if self._config.routing_mode == "native":
+            overlay_device.remove()
+            return 0
+        return overlay_device.ensure(self._config.tunnel_port, self.pod_mtu_bytes)
+
+    @cached_property
+    def underlay_family(self) -> int:
+        """Of the overlay's outer packets."""
+        if self._config.underlay_family != "auto":
+            return 4 if self._config.underlay_family == "ipv4" else 6
+        own = [host for host in self.host_addresses() if not is_ours(host.interface)]
+        return 6 if own and all(host.address.version == 6 for host in own) else 4
+
+    @cached_property
+    def pod_mtu_bytes(self) -> int:
+        """ConfigError if the devices leave too little."""
+        if self._config.pod_mtu_bytes is not None:
+            return self._config.pod_mtu_bytes
+        with Netlink.open() as node:
+            mtus = {link.name: link.mtu_bytes for link in node.links() if link.name in self._config.devices}
+        mode, ipv6_pods = self._config.routing_mode, self._config.ipv6_pod_cidr is not None
+        return mtu.pod_mtu_bytes(mtus, mode, self.underlay_family, ipv6_pods=ipv6_pods)
 
     def create(self, request: CniRequest, addresses: Addresses) -> HostSide:
         """A pod's interface."""
@@ -106,7 +132,7 @@ class Plumbing:
             container_id=container_id,
             ifname=ifname,
             netns=netns,
-            mtu_bytes=self._config.pod_mtu_bytes,
+            mtu_bytes=self.pod_mtu_bytes,
             ipv4=addresses.ipv4,
             ipv6=addresses.ipv6,
             gateway_ipv4=self._ipv4_gateway,

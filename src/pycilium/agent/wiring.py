@@ -42,7 +42,7 @@ from pycilium.agent.service import Parts, Service
 from pycilium.agent.sources import Source
 from pycilium.agent.targets import Targets, discard_unreferenced, kernel_memory, make_targets, numbers_in_use
 from pycilium.api.server import ApiServer
-from pycilium.datapath import conntrack, features, layouts, links, loader, nat, netlink, process
+from pycilium.datapath import conntrack, features, layouts, links, loader, nat, netlink, overlay_device, process
 from pycilium.datapath.events import EventReader
 from pycilium.datapath.gateway_device import HOST_NAME, Gateway
 from pycilium.datapath.links import Hook
@@ -96,7 +96,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         gateway = plumbing.make_gateway()
         for change in gateway.changes:
             log.info("setting of the node changed", change=change)
-        datapath = ending.enter_context(loader.load(datapath_config(config, plumbing, gateway)))
+        overlay_ifindex = plumbing.make_overlay()
+        datapath = ending.enter_context(loader.load(datapath_config(config, plumbing, gateway, overlay_ifindex)))
         attached = LinkOperations(datapath, config.bpf_root, config.attach_mode)
         targets = make_targets(datapath, attached)
         targets.stages.resync()
@@ -112,7 +113,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             cidr_matches_pods=config.cidr_matches == "all",
             max_policies=ROOM_FOR_RESTART * config.policy_capacity,
         )
-        desire_node_links(devices, targets, gateway)
+        desire_node_links(devices, targets, gateway, overlay_ifindex)
         Masquerade(config, intent, targets.masquerade, devices)
         controller = Controller(intent, engine, targets)
         control = ControlLoop(intent, controller)
@@ -197,7 +198,9 @@ def refuse_other_addresses(config: AgentConfig, plumbing: Plumbing, endpoints: S
                 )
 
 
-def datapath_config(config: AgentConfig, plumbing: Plumbing, gateway: Gateway) -> loader.DatapathConfig:
+def datapath_config(
+    config: AgentConfig, plumbing: Plumbing, gateway: Gateway, overlay_ifindex: int
+) -> loader.DatapathConfig:
     """What the programs are loaded with on this node."""
     ipv4, ipv6 = plumbing.gateways.get(4), plumbing.gateways.get(6)
     return loader.DatapathConfig(
@@ -211,6 +214,7 @@ def datapath_config(config: AgentConfig, plumbing: Plumbing, gateway: Gateway) -
             report_interval_s=config.report_interval_s,
             event_wakeup_ns=WAKEUP_NS,
             masquerade=int(config.masquerade),
+            overlay_ifindex=overlay_ifindex,
             tunnel_port=config.tunnel_port,
         ),
         map_entries={
@@ -223,6 +227,8 @@ def datapath_config(config: AgentConfig, plumbing: Plumbing, gateway: Gateway) -
             "endpoints6": config.endpoint_capacity,
             "ipcache4": config.ipcache_capacity,
             "ipcache6": config.ipcache_capacity,
+            "nodes": config.node_capacity,
+            "path_mtus": config.node_capacity,
             "identity_bits": ROOM_FOR_RESTART * config.identity_capacity,
             "policies": ROOM_FOR_RESTART * config.policy_capacity,
             "policy_rows": ROOM_FOR_RESTART * config.policy_row_capacity,
@@ -237,9 +243,11 @@ def attach_mode(config: AgentConfig) -> str:
     return "tcx" if links.has_tcx() else "tc"
 
 
-def desire_node_links(devices: Mapping[str, int], targets: Targets, gateway: Gateway) -> None:
-    """The programs that are not a pod's: on the gateway device and on the node's devices towards the outside."""
+def desire_node_links(devices: Mapping[str, int], targets: Targets, gateway: Gateway, overlay_ifindex: int) -> None:
+    """The programs that are not a pod's: on the gateway, on the overlay and on the devices towards the outside."""
     targets.links.desired_set(HOST_NAME, LinkTarget(gateway.ifindex, "from_host", Hook.EGRESS))
+    if overlay_ifindex:
+        targets.links.desired_set(overlay_device.NAME, LinkTarget(overlay_ifindex, "from_overlay", Hook.INGRESS))
     for device, ifindex in devices.items():
         targets.links.desired_set(device, LinkTarget(ifindex, "from_netdev", Hook.INGRESS))
         targets.links.desired_set(f"{device}:egress", LinkTarget(ifindex, "to_netdev", Hook.EGRESS))

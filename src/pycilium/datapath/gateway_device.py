@@ -88,6 +88,11 @@ def ensure(wanted: GatewayWanted, forwarding_devices: Iterable[str] = ()) -> Gat
     return Gateway(host.ifindex, host.mac, peer.ifindex, tuple(changes))
 
 
+def is_ours(device: str) -> bool:
+    """Whether a device of that name is pycilium's."""
+    return device.startswith(_OUR_PREFIXES)
+
+
 def remove() -> None:
     """Delete the pair; its addresses and routes go with it. Absent is success."""
     with Netlink.open() as channel:
@@ -147,7 +152,7 @@ def _forward_ipv6() -> list[str]:
     if _read("ipv6/conf/all/forwarding") == "0":
         # A router ignores advertisements unless told otherwise (2): without this the node loses its default route.
         for device in sorted(set(os.listdir(f"{_SETTINGS}/ipv6/conf")) - {"all", "default", "lo"}):
-            if not device.startswith(_OUR_PREFIXES):
+            if not is_ours(device):
                 changes += _set(f"ipv6/conf/{device}/accept_ra", "1", "2")
     return [*changes, *_set("ipv6/conf/all/forwarding", "0", "1")]
 

@@ -95,6 +95,8 @@ class DropReason(IntEnum):
     STALE_OR_UNROUTABLE_IP = 151
     CT_INSERT_FAILED = 155
     INVALID_IPV6_EXTENSION = 156
+    FRAGMENTATION_NEEDED = 157
+    NO_TUNNEL_ENDPOINT = 160
     NO_CONFIG = 165
     UNSUPPORTED_L2 = 166
     NAT_NO_MAPPING = 167
@@ -103,6 +105,7 @@ class DropReason(IntEnum):
     FORBIDDEN_ICMPV6 = 176
     POLICY_DENY = 181
     VLAN_FILTERED = 182
+    INVALID_VNI = 183
     TTL_EXCEEDED = 196
     MULTICAST_HANDLED = 201
     ENDPOINT_NOT_READY = 203
@@ -124,6 +127,7 @@ class TracePoint(IntEnum):
     TO_OVERLAY = 4
     FROM_ENDPOINT = 5
     FROM_HOST = 7
+    FROM_OVERLAY = 9
     FROM_NETWORK = 10
     TO_NETWORK = 11
 
@@ -188,6 +192,15 @@ class NodeFlags(IntFlag):
     """enum node_flags."""
 
     TUNNEL = 1
+
+
+class PathMtuLimits(IntEnum):
+    """enum path_mtu_limits."""
+
+    PATH_MTU_LIFETIME_S = 600
+    PATH_MTU_MIN_BYTES = 576
+    OVERLAY_BYTES_IPV4 = 50
+    OVERLAY_BYTES_IPV6 = 70
 
 
 class PolicyLimits(IntEnum):
@@ -1236,6 +1249,43 @@ class NodeEntry:
         )
 
 
+_PATH_MTU_ENTRY = struct.Struct("=I H 2x")
+
+
+@dataclass(frozen=True, slots=True)
+class PathMtuEntry:
+    """struct path_mtu_entry."""
+
+    expires_s: int = 0
+    mtu_bytes: int = 0
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("expires_s", "u4"),
+            ("mtu_bytes", "u2"),
+            ("pad", "u2"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{expires_s:u32@0 mtu_bytes:u16@4 pad:u16@6 size=8}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _PATH_MTU_ENTRY.pack(
+            self.expires_s,
+            self.mtu_bytes,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> PathMtuEntry:
+        items = _PATH_MTU_ENTRY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+        )
+
+
 _POLICY_ENTRY = struct.Struct("=I H 13H")
 
 
@@ -1557,6 +1607,7 @@ class ProgramConfig:
     host_ifindex: int = 0
     host_mac: bytes = bytes(6)
     masquerade: int = 0
+    overlay_ifindex: int = 0
     report_interval_s: int = 0
     tunnel_port: int = 0
 
@@ -1585,6 +1636,7 @@ _MasqueradeEntry: Final[Codec[MasqueradeEntry]] = _codec(MasqueradeEntry, "masqu
 _NoMasquerade4Key: Final[Codec[NoMasquerade4Key]] = _codec(NoMasquerade4Key, "no_masquerade4_key")
 _NoMasquerade6Key: Final[Codec[NoMasquerade6Key]] = _codec(NoMasquerade6Key, "no_masquerade6_key")
 _NodeEntry: Final[Codec[NodeEntry]] = _codec(NodeEntry, "node_entry")
+_PathMtuEntry: Final[Codec[PathMtuEntry]] = _codec(PathMtuEntry, "path_mtu_entry")
 _PolicyEntry: Final[Codec[PolicyEntry]] = _codec(PolicyEntry, "policy_entry")
 _IdentityBitsKey: Final[Codec[IdentityBitsKey]] = _codec(IdentityBitsKey, "identity_bits_key")
 _SelectorBits: Final[Codec[SelectorBits]] = _codec(SelectorBits, "selector_bits")
@@ -1656,6 +1708,9 @@ NO_MASQUERADE6: Final[MapSpec[NoMasquerade6Key, int]] = MapSpec(
 NODES: Final[MapSpec[int, NodeEntry]] = MapSpec(
     "nodes", MapType.ARRAY, U32, _NodeEntry, 8192
 )
+PATH_MTUS: Final[MapSpec[int, PathMtuEntry]] = MapSpec(
+    "path_mtus", MapType.ARRAY, U32, _PathMtuEntry, 8192
+)
 POLICIES: Final[MapSpec[int, PolicyEntry]] = MapSpec(
     "policies", MapType.ARRAY, U32, _PolicyEntry, 4096
 )
@@ -1685,6 +1740,7 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "no_masquerade4": NO_MASQUERADE4,
     "no_masquerade6": NO_MASQUERADE6,
     "nodes": NODES,
+    "path_mtus": PATH_MTUS,
     "policies": POLICIES,
     "policy_rows": POLICY_ROWS,
 }
@@ -1694,6 +1750,7 @@ PROGRAMS: Final[dict[str, ProgramSpec]] = {
     "to_netdev": ProgramSpec("to_netdev", "egress", "tc"),
     "from_host": ProgramSpec("from_host", "host", "tc"),
     "from_netdev": ProgramSpec("from_netdev", "netdev", "tc"),
+    "from_overlay": ProgramSpec("from_overlay", "overlay", "tc"),
 }
 
 CONFIG: Final[dict[str, Constant]] = {
@@ -1704,6 +1761,7 @@ CONFIG: Final[dict[str, Constant]] = {
     "config_host_ifindex": Constant("config_host_ifindex", "host_ifindex", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_host_mac": Constant("config_host_mac", "host_mac", "struct{bytes:u8[6]@0 size=6}", bytes_encoder(6)),
     "config_masquerade": Constant("config_masquerade", "masquerade", "u32", integer_encoder(4, sys.byteorder, signed=False)),
+    "config_overlay_ifindex": Constant("config_overlay_ifindex", "overlay_ifindex", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_report_interval_s": Constant("config_report_interval_s", "report_interval_s", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_tunnel_port": Constant("config_tunnel_port", "tunnel_port", "u32", integer_encoder(4, sys.byteorder, signed=False)),
 }
@@ -1730,6 +1788,7 @@ STRUCTS: Final[dict[str, str]] = {
     "no_masquerade4_key": NoMasquerade4Key.SIGNATURE,
     "no_masquerade6_key": NoMasquerade6Key.SIGNATURE,
     "node_entry": NodeEntry.SIGNATURE,
+    "path_mtu_entry": PathMtuEntry.SIGNATURE,
     "policy_entry": PolicyEntry.SIGNATURE,
     "identity_bits_key": IdentityBitsKey.SIGNATURE,
     "selector_bits": SelectorBits.SIGNATURE,
@@ -1756,6 +1815,7 @@ ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "nat_limits": NatLimits,
     "node_id": NodeId,
     "node_flags": NodeFlags,
+    "path_mtu_limits": PathMtuLimits,
     "policy_limits": PolicyLimits,
     "policy_row_flags": PolicyRowFlags,
 }

@@ -29,6 +29,8 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_LINKINFO = 1, 3, 4, 5,
 _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 20, 26, 28
 _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 31, 32
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_COLLECT_METADATA = 7, 15, 25
+_VXLAN_UDP_ZERO_CSUM6_TX, _VXLAN_UDP_ZERO_CSUM6_RX = 19, 20
 _IFLA_INET_CONF, _IFLA_INET6_ADDR_GEN_MODE = 1, 8
 _ADDR_GEN_MODE_NONE = 1
 IPV4_FORWARDING, IPV4_RP_FILTER = 1, 8
@@ -48,6 +50,7 @@ _IFADDR = struct.Struct("=BBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _U32 = struct.Struct("=I")
+_BE16 = struct.Struct(">H")
 
 
 class Request(NamedTuple):
@@ -69,6 +72,23 @@ class Link(NamedTuple):
     peer_ifindex: int
     """Of the other side of a pair, in its own namespace; else 0."""
     alias: str
+    kind_data: bytes = b""
+    """Attributes of the kind."""
+
+
+class Vxlan(NamedTuple):
+    """Settings of a VXLAN device."""
+
+    port: int
+    external: bool
+    """Each packet says its VNI and other end."""
+    learning: bool
+    ipv6_without_checksum: bool
+    """Outer UDP over IPv6 may come, and goes, without one."""
+
+    @classmethod
+    def of_overlay(cls, port: int) -> Vxlan:
+        return cls(port, external=True, learning=False, ipv6_without_checksum=True)
 
 
 class LinkAddress(NamedTuple):
@@ -109,6 +129,21 @@ def create_veth(
     info = _text(_IFLA_INFO_KIND, "veth") + _attribute(_IFLA_INFO_DATA, _attribute(_VETH_INFO_PEER, peer))
     payload = _ifinfo() + _text(_IFLA_IFNAME, name) + _attribute(_IFLA_ADDRESS, mac) + both
     payload += _attribute(_IFLA_LINKINFO, info)
+    return Request(RTM_NEWLINK, _NLM_F_CREATE | _NLM_F_EXCL, payload, f"create {name}")
+
+
+def create_vxlan(name: str, wanted: Vxlan) -> Request:
+    """Down. EEXIST if the name is taken; EOPNOTSUPP if the kernel has no VXLAN."""
+    data = _attribute(_VXLAN_PORT, _BE16.pack(wanted.port))
+    for number, value in (
+        (_VXLAN_COLLECT_METADATA, wanted.external),
+        (_VXLAN_LEARNING, wanted.learning),
+        (_VXLAN_UDP_ZERO_CSUM6_TX, wanted.ipv6_without_checksum),
+        (_VXLAN_UDP_ZERO_CSUM6_RX, wanted.ipv6_without_checksum),
+    ):
+        data += _attribute(number, bytes([value]))
+    info = _text(_IFLA_INFO_KIND, "vxlan") + _attribute(_IFLA_INFO_DATA, data)
+    payload = _ifinfo() + _text(_IFLA_IFNAME, name) + _attribute(_IFLA_LINKINFO, info)
     return Request(RTM_NEWLINK, _NLM_F_CREATE | _NLM_F_EXCL, payload, f"create {name}")
 
 
@@ -237,6 +272,23 @@ def link_in(payload: bytes) -> Link:
         kind=_string(info.get(_IFLA_INFO_KIND)),
         peer_ifindex=_number(attributes, _IFLA_LINK),
         alias=_string(attributes.get(_IFLA_IFALIAS)),
+        kind_data=info.get(_IFLA_INFO_DATA, b""),
+    )
+
+
+def vxlan_in(link: Link) -> Vxlan:
+    """The settings of a link of that kind."""
+    data = attributes_in(link.kind_data)
+    port = data.get(_VXLAN_PORT)
+
+    def is_on(*numbers: int) -> bool:
+        return all(any(data.get(number, b"")) for number in numbers)
+
+    return Vxlan(
+        port=_BE16.unpack(port)[0] if port else 0,
+        external=is_on(_VXLAN_COLLECT_METADATA),
+        learning=is_on(_VXLAN_LEARNING),
+        ipv6_without_checksum=is_on(_VXLAN_UDP_ZERO_CSUM6_TX, _VXLAN_UDP_ZERO_CSUM6_RX),
     )
 
 

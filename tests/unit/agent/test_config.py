@@ -49,9 +49,14 @@ def test_the_defaults_are_within_their_own_bounds(tmp_path):
         ("devices", [1]),
         ("masquerade", "yes"),
         ("nat_capacity", 0),
-        ("tunnel_port", 65536),
         ("non_masquerade_cidrs", ["192.0.2.1/24"]),
         ("non_masquerade_cidrs", ["somewhere"]),
+        ("node_capacity", 1),
+        ("node_capacity", 65536),
+        ("routing_mode", "geneve"),
+        ("tunnel_port", 0),
+        ("tunnel_port", 65536),
+        ("underlay_family", "ipv5"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_file_and_field(tmp_path, field, value):
@@ -78,6 +83,8 @@ def test_a_map_has_the_same_size_by_default_whoever_says_it():
         "endpoints4": DEFAULTS.endpoint_capacity,
         "ipcache4": DEFAULTS.ipcache_capacity,
         "identity_bits": DEFAULTS.identity_capacity,
+        "nodes": DEFAULTS.node_capacity,
+        "path_mtus": DEFAULTS.node_capacity,
         "policies": DEFAULTS.policy_capacity,
         "policy_rows": DEFAULTS.policy_row_capacity,
     }

@@ -38,6 +38,30 @@ def test_a_pair_is_born_complete_on_both_sides():
     assert peer.get_attr("IFLA_NET_NS_FD") == 9
 
 
+def test_an_overlay_device_leaves_vni_and_other_end_to_each_packet():
+    wanted = rtnetlink.Vxlan.of_overlay(8472)
+    message = decoded(rtnetlink.create_vxlan("cilium_vxlan", wanted), ifinfmsg)
+
+    info = message.get_attr("IFLA_LINKINFO")
+    data = info.get_attr("IFLA_INFO_DATA")
+    assert (message.get_attr("IFLA_IFNAME"), info.get_attr("IFLA_INFO_KIND")) == ("cilium_vxlan", "vxlan")
+    assert message["header"]["flags"] & 0x600 == 0x600
+    assert dict(data["attrs"]) == {
+        "IFLA_VXLAN_PORT": 8472,
+        "IFLA_VXLAN_COLLECT_METADATA": 1,
+        "IFLA_VXLAN_LEARNING": 0,
+        "IFLA_VXLAN_UDP_ZERO_CSUM6_TX": 1,
+        "IFLA_VXLAN_UDP_ZERO_CSUM6_RX": 1,
+    }
+
+
+def test_settings_of_an_overlay_device_are_read_back():
+    wanted = rtnetlink.Vxlan.of_overlay(8472)
+    request = rtnetlink.create_vxlan("cilium_vxlan", wanted)
+
+    assert rtnetlink.vxlan_in(rtnetlink.link_in(request.payload)) == wanted
+
+
 def test_flags_are_switched_on_without_touching_others():
     message = decoded(rtnetlink.set_link("lxc1", flags=rtnetlink.IFF_UP, alias="cilium:abc"), ifinfmsg)
 

@@ -12,6 +12,7 @@ from pycilium.hubble.flow import FILLED_FIELDS, FlowConverter, flow_uuid, sequen
 from pycilium.hubble.proto import flow_pb2
 from tests.unit.hubble.synthetic import (
     ACK,
+    CLIENT,
     DROP,
     EGRESS,
     ICMP,
@@ -21,8 +22,10 @@ from tests.unit.hubble.synthetic import (
     POLICY_DENY,
     SCTP,
     TO_HOST,
+    TO_OVERLAY,
     TO_STACK,
     UDP,
+    WEB,
     KnownRules,
     client_to_web,
     event,
@@ -110,6 +113,14 @@ def test_a_reply() -> None:
     assert (content["is_reply"], content["reply"], content["traffic_direction"]) == (True, True, "INGRESS")
     assert (content["event_type"], content["trace_observation_point"]) == ({"type": 4, "sub_type": 3}, "TO_STACK")
     assert content["Summary"] == "TCP Flags: SYN, ACK"
+
+
+def test_what_goes_to_another_node_has_both_identities() -> None:
+    content = shown(flow_of(client_to_web(subtype=TO_OVERLAY, destination_endpoint=0)))
+
+    assert (content["event_type"], content["trace_observation_point"]) == ({"type": 4, "sub_type": 4}, "TO_OVERLAY")
+    assert (content["source"]["identity"], content["destination"]["identity"]) == (CLIENT, WEB)
+    assert content["traffic_direction"] == "EGRESS"
 
 
 def test_a_drop_without_a_rule_names_the_restricting_policies_and_the_nearest_rule() -> None:

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/* What other nodes send through the overlay: attached to the ingress of the node's VXLAN device.
+ *
+ *   another node ──> VXLAN device [from_overlay] ──> a pod of this node      (redirect_peer)
+ *                                                └─> the node's own stack    (through the gateway device)
+ *
+ * The source's identity is the VNI. Nothing is forwarded: what is for neither is dropped, so that two nodes that
+ * disagree on where a pod is make no loop, and the hop limit stays as it is.
+ */
+#include "../lib/announced.h"
+#include "../lib/connection.h"
+#include "../lib/endpoint.h"
+#include "../lib/ethernet.h"
+#include "../lib/events.h"
+#include "../lib/family.h"
+#include "../lib/fragment.h"
+#include "../lib/node.h"
+#include "../lib/parse.h"
+
+CONFIG(__u32, config_host_ifindex);
+
+enum overlay_values {
+	/* Reserved identities that a node sends: its own, and those of pods and of the world behind it. */
+	OVERLAY_RESERVED = 1 << IDENTITY_HOST | 1 << IDENTITY_WORLD | 1 << IDENTITY_UNMANAGED | 1 << IDENTITY_HEALTH |
+	    1 << IDENTITY_INIT | 1 << IDENTITY_KUBE_APISERVER | 1 << IDENTITY_INGRESS | 1 << IDENTITY_WORLD_IPV4 |
+	    1 << IDENTITY_WORLD_IPV6,
+	OVERLAY_FIRST_CLUSTER_IDENTITY = 256,
+};
+
+/* The VNI of the packet; 0 if it came through no tunnel. Only the outer family's flag fits, which nothing tells. */
+static __noinline __u32 overlay_vni(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key key = {};
+
+	if (bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_BYTES, 0) &&
+	    bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_BYTES, BPF_F_TUNINFO_IPV6))
+		return 0;
+	return key.tunnel_id;
+}
+
+static __always_inline bool overlay_vni_is_identity(__u32 vni)
+{
+	return likely(vni >= OVERLAY_FIRST_CLUSTER_IDENTITY) ||
+	       (vni <= IDENTITY_WORLD_IPV6 && OVERLAY_RESERVED >> vni & 1);
+}
+
+/* The address is looked at by connection_judge(), when it matters. */
+static __always_inline int overlay_check_source(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	__u32 vni = overlay_vni(skb);
+
+	if (!overlay_vni_is_identity(vni))
+		return DROP_INVALID_VNI;
+	if (endpoint_lookup(&flow->tuple.source, family))
+		return DROP_INVALID_SOURCE_IP;
+	end_set_announced(&flow->source, vni == IDENTITY_HOST ? IDENTITY_REMOTE_NODE : vni);
+	return STEP_DONE;
+}
+
+/* What is for the node goes past no policy, so that its source is looked at now. */
+static __always_inline int overlay_resolve_destination(struct flow *flow, __u8 family)
+{
+	end_resolve(&flow->destination, &flow->tuple.destination, family);
+	if (likely(flow->destination.endpoint))
+		return STEP_DONE;
+	if (flow->destination.sec_identity != IDENTITY_HOST)
+		return DROP_UNKNOWN_L3_TARGET;
+	return end_complete(&flow->source, &flow->tuple.source, family);
+}
+
+static __always_inline int overlay_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	int reason = parse_ip(skb, flow, family);
+
+	if (reason)
+		return reason;
+	reason = parse_l4(skb, flow, family);
+	if (reason)
+		return reason;
+	reason = overlay_check_source(skb, flow, family);
+	if (reason)
+		return reason;
+	reason = overlay_resolve_destination(flow, family);
+	if (reason)
+		return reason;
+	reason = fragment_track(flow);
+	if (reason)
+		return reason;
+	return connection_admit(skb, flow, family);
+}
+
+/* TC_ACT_SHOT if the packet could not be written. */
+static __always_inline int overlay_to_endpoint(struct __sk_buff *skb, const struct endpoint_entry *endpoint)
+{
+	if (ethernet_to_endpoint(skb, endpoint))
+		return TC_ACT_SHOT;
+	packet_take(skb);
+	return bpf_redirect_peer(endpoint->ifindex, 0);
+}
+
+static __always_inline int overlay_to_host(struct __sk_buff *skb)
+{
+	if (ethernet_to_host(skb))
+		return TC_ACT_SHOT;
+	return bpf_redirect(config_host_ifindex, BPF_F_INGRESS);
+}
+
+static __always_inline int overlay_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	int reason = family_is_on(family) ? overlay_admit(skb, flow, family) : DROP_UNSUPPORTED_L3;
+	const struct endpoint_entry *endpoint = flow->destination.endpoint;
+	int action;
+
+	if (unlikely(reason))
+		return drop(skb, flow, reason, DIRECTION_INGRESS);
+	trace(skb, flow, endpoint ? TRACE_TO_ENDPOINT : TRACE_TO_HOST);
+	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
+	action = endpoint ? overlay_to_endpoint(skb, endpoint) : overlay_to_host(skb);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
+}
+
+SEC("tc")
+int from_overlay(struct __sk_buff *skb)
+{
+	struct flow flow = flow_of(skb);
+
+	if (unlikely(skb->vlan_present))
+		return drop(skb, &flow, DROP_VLAN_FILTERED, DIRECTION_INGRESS);
+	if (skb->protocol == be16(ETH_P_IP))
+		return overlay_ip(skb, &flow, FAMILY_IPV4);
+	if (skb->protocol == be16(ETH_P_IPV6))
+		return overlay_ip(skb, &flow, FAMILY_IPV6);
+	return drop(skb, &flow, DROP_UNSUPPORTED_L3, DIRECTION_INGRESS);
+}
+
+const char LICENSE[] SEC("license") = "Dual BSD/GPL";
