@@ -65,6 +65,12 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """With native routing: make routes to the pods of nodes on the same link."""
     kube_apiserver: list[str] = []
     """Addresses of the Kubernetes API servers: what the entity kube-apiserver stands for."""
+    masquerade: bool = True
+    """Pods' packets to the outside leave with the node's address. The other end must know pods' addresses otherwise."""
+    non_masquerade_cidrs: list[str] = []
+    """Destinations outside of the cluster that see pods' own addresses all the same."""
+    nat_capacity: Annotated[int, Meta(ge=1024, le=1 << 23)] = 131072
+    """Masqueraded flows of each address family."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -104,6 +110,11 @@ def _check(config: AgentConfig, path: str | Path) -> None:
             ipaddress.ip_address(address)
         except ValueError as error:
             raise ConfigError(f"{path}: kube_apiserver[{index}]: {error}") from error
+    for cidr in config.non_masquerade_cidrs:
+        try:
+            ipaddress.ip_network(cidr)
+        except ValueError as error:
+            raise ConfigError(f"{path}: non_masquerade_cidrs: {error}") from error
     if config.event_ring_bytes & (config.event_ring_bytes - 1):
         raise ConfigError(f"{path}: event_ring_bytes: {config.event_ring_bytes} is no power of two, such as {8 << 20}")
     if config.ipv6_pod_cidr and config.pod_mtu_bytes is not None and config.pod_mtu_bytes < IPV6_MIN_MTU_BYTES:

@@ -29,6 +29,8 @@ class HostAddress:
     prefix_len: int = 0
     """Of the network that is reached over the interface; 0: not known."""
     ifindex: int = 0
+    preference: int = 0
+    """Among the addresses of its interface: the lowest is what the node uses for itself."""
 
 
 @dataclass(frozen=True, slots=True)

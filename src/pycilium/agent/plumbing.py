@@ -14,6 +14,13 @@ from pycilium.datapath import gateway_device, mtu, overlay_device, pod_interface
 from pycilium.datapath.gateway_device import Gateway, GatewayWanted, is_ours
 from pycilium.datapath.netlink import Netlink
 from pycilium.datapath.pod_interface import HostSide, PodInterface
+from pycilium.datapath.rtnetlink import (
+    IFA_F_DADFAILED,
+    IFA_F_DEPRECATED,
+    IFA_F_SECONDARY,
+    IFA_F_TENTATIVE,
+    LinkAddress,
+)
 from pycilium.errors import ConfigError
 from pycilium.ipam import Addresses
 from pycilium.model.endpoint import Endpoint
@@ -107,8 +114,14 @@ class Plumbing:
         with Netlink.open() as node:
             names = {link.ifindex: link.name for link in node.links()}
             return [
-                HostAddress(entry.address, names.get(entry.ifindex, ""), entry.prefix_len, entry.ifindex)
-                for entry in node.addresses()
+                HostAddress(
+                    address=entry.address,
+                    interface=names.get(entry.ifindex, ""),
+                    prefix_len=entry.prefix_len,
+                    ifindex=entry.ifindex,
+                    preference=_preference(entry, place),
+                )
+                for place, entry in enumerate(node.addresses())
                 if not entry.address.is_loopback and not entry.address.is_link_local
             ]
 
@@ -136,3 +149,16 @@ class Plumbing:
             gateway_ipv4=self._ipv4_gateway,
             gateway_ipv6=self._ipv6_gateway,
         )
+
+
+_DISLIKED = (IFA_F_DADFAILED | IFA_F_TENTATIVE, IFA_F_DEPRECATED, IFA_F_SECONDARY)
+"""Reasons not to use an address that one has a choice about, the worst first."""
+_PLACES = 1 << 20
+
+
+def _preference(entry: LinkAddress, place: int) -> int:
+    """Of two that are alike the older: the kernel lists IPv4 addresses as they came, and IPv6 addresses backwards."""
+    rank = 0
+    for reason in _DISLIKED:
+        rank = 2 * rank + bool(entry.flags & reason)
+    return rank * _PLACES + (place if entry.address.version == 4 else _PLACES - 1 - place)

@@ -28,7 +28,7 @@ from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.sources import Source
 from pycilium.api import messages
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniResult, CniStatusRequest
-from pycilium.datapath import conntrack, layouts
+from pycilium.datapath import conntrack, layouts, nat
 from pycilium.datapath.loader import Datapath
 from pycilium.errors import AgentUnavailable, NotFound
 from pycilium.hubble.store import FlowStore
@@ -42,6 +42,7 @@ NEED_ROOM = ("identity_bits", "policy_rows", "policies")
 CONNTRACK_MAPS = ("ct4", "ct6")
 IPCACHE_MAPS = ("ipcache4", "ipcache6")
 NAMED_PROBLEMS = 10
+NAT_MAPS = ("nat4", "nat6")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class Service:
             kubernetes=messages.Status(state="Disabled"),
             hubble=self._hubble_status(),
             ipam=self._ipam_status(),
+            masquerading=views.masquerading(parts.config),
             node_monitor=messages.MonitorStatus(seen=parts.flows.next, lost=parts.ingestion.lost),
             bpf_maps=messages.BpfMapStatus(
                 maps=[messages.MapFill(name=each.name, size=each.size, entries=each.entries) for each in self._maps()]
@@ -303,6 +305,8 @@ class Service:
             return list(_connections(self._parts.datapath, name))
         if name in IPCACHE_MAPS:
             return self._ipcache(4 if name == "ipcache4" else 6)
+        if name in NAT_MAPS:
+            return list(_mappings(self._parts.datapath, name))
         spec = layouts.MAPS[name]
         if spec.key is None or spec.value is None:
             return []
@@ -353,6 +357,19 @@ def _connections(datapath: Datapath, name: str) -> Iterable[messages.MapEntry]:
                 f"state={connection.state.name.lower()} expires={connection.expires_s - int(time.monotonic())}s "
                 f"identities={connection.source_identity}->{connection.destination_identity} "
                 f"revisions={connection.egress_revision}/{connection.ingress_revision}"
+            )
+            yield messages.MapEntry(key=key, value=value)
+
+
+def _mappings(datapath: Datapath, name: str) -> Iterable[messages.MapEntry]:
+    with datapath.map(layouts.MAPS[name]) as opened:
+        for _, mapping in zip(range(SHOWN_ENTRIES), nat.mappings(opened), strict=False):
+            key = (
+                f"{_protocol_name(mapping.protocol)} {mapping.inside} {mapping.inside_port} -> "
+                f"{mapping.remote} {mapping.remote_port}"
+            )
+            value = (
+                f"source={mapping.outside} {mapping.outside_port} used={int(time.monotonic()) - mapping.used_s}s ago"
             )
             yield messages.MapEntry(key=key, value=value)
 

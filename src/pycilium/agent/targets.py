@@ -7,7 +7,8 @@
           5  nodes            where the other nodes are reached
           6  ipcache          a prefix waits until its node and the bits of its identity are there
           7  endpoint entries an endpoint waits until its policy is there
-          8  links
+          8  masquerade       exceptions, then the node's addresses (agent/masquerade.py)
+          9  links
 
 Waiting is what makes a full map fail closed for what is new and leave alone what already works.
 """
@@ -23,6 +24,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pycilium.agent.cluster import NodeTarget, RouteTarget
 from pycilium.agent.ipcache import IpcacheTarget, Key, key_of, network_of
 from pycilium.agent.link_operations import LinkTarget
+from pycilium.agent.masquerade import MasqueradeTargets
 from pycilium.datapath import layouts
 from pycilium.datapath.codec import MapSpec
 from pycilium.datapath.maps import AnyMap, MapOperations, Translation
@@ -88,6 +90,7 @@ class Targets:
     nodes: Reconciler[int, NodeTarget]
     ipcache: ByFamily[Key, IpcacheTarget]
     endpoints: ByFamily[Address, EndpointTarget]
+    masquerade: MasqueradeTargets
     links: Reconciler[str, LinkTarget]
     routes: Reconciler[Network, RouteTarget]
     stages: Stages
@@ -132,6 +135,7 @@ def make_targets(
             for version, translation in ((4, _ENDPOINTS4), (6, _ENDPOINTS6))
         )
     )
+    masquerade = MasqueradeTargets.make(datapath.map)
     attached: Reconciler[str, LinkTarget] = Reconciler("links", links)
     routed: Reconciler[Network, RouteTarget] = Reconciler("routes", routes)
     return Targets(
@@ -141,9 +145,10 @@ def make_targets(
         nodes=nodes,
         ipcache=ipcache,
         endpoints=endpoints,
+        masquerade=masquerade,
         links=attached,
         routes=routed,
-        stages=Stages([routed, bits, rows, policies, nodes, *ipcache, *endpoints, attached]),
+        stages=Stages([routed, bits, rows, policies, nodes, *ipcache, *endpoints, *masquerade.reconcilers, attached]),
     )
 
 

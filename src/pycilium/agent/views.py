@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from pycilium.agent.cluster import NodeTarget
+from pycilium.agent.config import AgentConfig
 from pycilium.agent.ipcache import IpcacheTarget
 from pycilium.api import messages
 from pycilium.api.messages import PolicyEnabled
@@ -146,3 +147,11 @@ def _selectors_text(words: Iterable[int]) -> str:
     """The numbers of the bits that are set: `{0,5,513}`."""
     bits = [str(word * 64 + bit) for word, value in enumerate(words) for bit in range(64) if value >> bit & 1]
     return "{" + ",".join(bits) + "}"
+
+
+def masquerading(config: AgentConfig) -> messages.Masquerading:
+    """Of the families that the node runs."""
+    families = messages.MasqueradedFamilies(ipv4=bool(config.ipv4_pod_cidr), ipv6=bool(config.ipv6_pod_cidr))
+    if not config.masquerade:
+        return messages.Masquerading(enabled=False)
+    return messages.Masquerading(enabled=True, mode="BPF", enabled_protocols=families)

@@ -36,6 +36,7 @@ from pycilium.agent.identities import Identities, identity_of_resource, insert_r
 from pycilium.agent.intent import Intent
 from pycilium.agent.link_operations import LinkOperations, LinkTarget
 from pycilium.agent.loop import ControlLoop
+from pycilium.agent.masquerade import Masquerade
 from pycilium.agent.node_publishing import NodePublisher
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.publishing import Publisher
@@ -51,7 +52,7 @@ from pycilium.agent.targets import (
     numbers_in_use,
 )
 from pycilium.api.server import ApiServer
-from pycilium.datapath import conntrack, features, layouts, links, loader, netlink, overlay_device, process
+from pycilium.datapath import conntrack, features, layouts, links, loader, nat, netlink, overlay_device, process
 from pycilium.datapath.events import EventReader
 from pycilium.datapath.gateway_device import HOST_NAME, Gateway
 from pycilium.datapath.links import Hook
@@ -86,6 +87,8 @@ CONNTRACK_INTERVAL_S = 30.0
 QUIET_S = 2.0
 ROOM_FOR_RESTART = 2
 """A restarted agent writes all policy under new numbers before it removes the old: the maps hold both."""
+ENTRIES_PER_FLOW = 2
+"""Of a masqueraded one."""
 NEWS_BYTES = 1 << 16
 
 
@@ -125,6 +128,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             max_policies=ROOM_FOR_RESTART * config.policy_capacity,
         )
         desire_node_links(devices, targets, gateway, overlay_ifindex)
+        Masquerade(config, intent, targets.masquerade, devices)
         controller = Controller(intent, engine, targets, cluster_settings(config, plumbing))
         control = ControlLoop(intent, controller)
         store = open_store(config.store)
@@ -227,6 +231,7 @@ def datapath_config(
             aggregation=layouts.Aggregation[config.event_aggregation.upper()],
             report_interval_s=config.report_interval_s,
             event_wakeup_ns=WAKEUP_NS,
+            masquerade=int(config.masquerade),
             overlay_ifindex=overlay_ifindex,
             tunnel_port=config.tunnel_port,
         ),
@@ -234,6 +239,8 @@ def datapath_config(
             "events": config.event_ring_bytes,
             "ct4": config.conntrack_capacity,
             "ct6": config.conntrack_capacity,
+            "nat4": ENTRIES_PER_FLOW * config.nat_capacity,
+            "nat6": ENTRIES_PER_FLOW * config.nat_capacity,
             "endpoints4": config.endpoint_capacity,
             "endpoints6": config.endpoint_capacity,
             "ipcache4": config.ipcache_capacity,
@@ -277,6 +284,7 @@ def desire_node_links(devices: Mapping[str, int], targets: Targets, gateway: Gat
         targets.links.desired_set(overlay_device.NAME, LinkTarget(overlay_ifindex, "from_overlay", Hook.INGRESS))
     for device, ifindex in devices.items():
         targets.links.desired_set(device, LinkTarget(ifindex, "from_netdev", Hook.INGRESS))
+        targets.links.desired_set(f"{device}:egress", LinkTarget(ifindex, "to_netdev", Hook.EGRESS))
 
 
 def make_sources(
@@ -410,9 +418,12 @@ async def settle_links(attached: LinkOperations, endpoints: Endpoints) -> None:
 
 
 async def conntrack_collection(datapath: loader.Datapath) -> None:
-    """Remove what has expired, now and then; lookups do not depend on it."""
-    with datapath.map(layouts.CT4) as ct4, datapath.map(layouts.CT6) as ct6:
+    """Remove connections that have expired, now and then, and the mappings that they leave; lookups do not need it."""
+    with contextlib.ExitStack() as stack:
+        families = ((layouts.CT4, layouts.NAT4), (layouts.CT6, layouts.NAT6))
+        opened = [[stack.enter_context(datapath.map(spec)).raw for spec in family] for family in families]
         while True:
             await asyncio.sleep(CONNTRACK_INTERVAL_S)
-            for target in (ct4, ct6):
-                await asyncio.to_thread(conntrack.collect, target.raw, int(time.monotonic()))
+            for connections, mappings in opened:
+                await asyncio.to_thread(conntrack.collect, connections, int(time.monotonic()))
+                await asyncio.to_thread(nat.collect, mappings, connections, int(time.monotonic()))

@@ -36,6 +36,8 @@ _ADDR_GEN_MODE_NONE = 1
 IPV4_FORWARDING, IPV4_RP_FILTER = 1, 8
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+IFA_F_SECONDARY, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE = 0x01, 0x08, 0x20, 0x40
+"""The first says of an IPv4 address that it is a further one of its network, of an IPv6 one that it is temporary."""
 _IFA_F_NODAD, _IFA_F_PERMANENT, _IFA_F_NOPREFIXROUTE = 0x02, 0x80, 0x200
 _NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 1, 2, 0x80
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_METRICS, _RTAX_MTU = 1, 4, 5, 7, 8, 2
@@ -95,6 +97,8 @@ class LinkAddress(NamedTuple):
     ifindex: int
     address: Address
     prefix_len: int
+    flags: int = 0
+    """IFA_F_…"""
 
 
 class Neighbour(NamedTuple):
@@ -306,9 +310,11 @@ def vxlan_in(link: Link) -> Vxlan:
 
 
 def address_in(payload: bytes) -> LinkAddress:
-    _, prefix_len, _, _, ifindex = _IFADDR.unpack_from(payload)
+    _, prefix_len, flags, _, ifindex = _IFADDR.unpack_from(payload)
     attributes = attributes_in(payload, _IFADDR.size)
-    return LinkAddress(ifindex, _ip(attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]), prefix_len)
+    if _IFA_FLAGS in attributes:
+        (flags,) = _U32.unpack(attributes[_IFA_FLAGS])
+    return LinkAddress(ifindex, _ip(attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]), prefix_len, flags)
 
 
 def neighbour_in(payload: bytes) -> Neighbour | None:
