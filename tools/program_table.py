@@ -66,8 +66,9 @@ _CONSTANTS = layouts.ProgramConfig(
     overlay_ifindex=2,
     tunnel_port=8472,
     event_wakeup_ns=1000,
+    masquerade=1,
 )
-_SIZES = dict.fromkeys(("ct4", "ct6", "events"), 1 << 16)
+_SIZES = dict.fromkeys(("ct4", "ct6", "nat4", "nat6", "events"), 1 << 16)
 
 
 def render(table: list[Row]) -> str:

@@ -19,6 +19,8 @@ enum drop_reason {
 	DROP_NO_TUNNEL_ENDPOINT = 160,   /* the ipcache names a node that is not in nodes, or there is no overlay */
 	DROP_NO_CONFIG = 165,
 	DROP_UNSUPPORTED_L2 = 166,
+	DROP_NAT_NO_MAPPING = 167, /* no port is left, or the device has no address */
+	DROP_NAT_UNSUPPORTED = 168,
 	DROP_FRAGMENT_NOT_FOUND = 175,
 	DROP_FORBIDDEN_ICMPV6 = 176,
 	DROP_POLICY_DENY = 181, /* explicit: a deny rule */

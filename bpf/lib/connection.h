@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include "announced.h"
 #include "clock.h"
 #include "conntrack.h"
 #include "endpoint.h"

@@ -91,6 +91,7 @@ struct flow {
 	__u8 is_reply;       /* as in struct flow_event */
 	__u8 reason;         /* enum trace_reason */
 	__u8 drop_direction; /* enum direction */
+	bool translated;     /* the packet has other addresses than the network knows */
 	__s32 error;         /* of the helper behind a drop */
 };
 

@@ -102,8 +102,10 @@ static __always_inline int icmp_quoted_ipv6(struct __sk_buff *skb, __u32 offset,
 	return offset + IPV6_EXTENSION_UNIT;
 }
 
-/* The tuple of the packet that the error at `l4_offset` quotes; false if it cannot be told. */
-static __always_inline bool icmp_quoted(struct __sk_buff *skb, __u32 l4_offset, __u8 family, struct tuple *quoted)
+/* The tuple of the packet that the error at `l4_offset` quotes, and where that packet's transport header is; 0 if it
+ * cannot be told.
+ */
+static __always_inline int icmp_quoted(struct __sk_buff *skb, __u32 l4_offset, __u8 family, struct tuple *quoted)
 {
 	__u32 offset = l4_offset + ICMP_HEADER_BYTES;
 	struct {
@@ -117,10 +119,10 @@ static __always_inline bool icmp_quoted(struct __sk_buff *skb, __u32 l4_offset, 
 	inner_offset =
 	    family == FAMILY_IPV4 ? icmp_quoted_ipv4(skb, offset, quoted) : icmp_quoted_ipv6(skb, offset, quoted);
 	if (inner_offset < 0 || bpf_skb_load_bytes(skb, inner_offset, &head, ICMP_QUOTED_L4))
-		return false;
+		return 0;
 	if (quoted->protocol == (family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
 		icmp_ports(quoted, icmp_tracking(family, *(__u8 *)&head.first), head.third);
-		return true;
+		return inner_offset;
 	}
 	if (quoted->protocol == IPPROTO_TCP || quoted->protocol == IPPROTO_UDP || quoted->protocol == IPPROTO_SCTP) {
 		quoted->source_port = head.first;
@@ -128,5 +130,5 @@ static __always_inline bool icmp_quoted(struct __sk_buff *skb, __u32 l4_offset, 
 	} else {
 		quoted->source_port = quoted->destination_port = 0;
 	}
-	return true;
+	return inner_offset;
 }

@@ -12,6 +12,7 @@
 #include "../lib/family.h"
 #include "../lib/fragment.h"
 #include "../lib/hop.h"
+#include "../lib/nat_in.h"
 #include "../lib/node.h"
 #include "../lib/parse.h"
 #include "../lib/path_mtu.h"
@@ -39,9 +40,17 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 		return STEP_IGNORE;
 	if (unlikely(flow->tuple.protocol == (family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)))
 		path_mtu_learn(skb, flow->l4_offset, family);
-	endpoint = family_is_on(family) ? endpoint_lookup(&flow->tuple.destination, family) : 0;
-	if (!endpoint)
+	if (!family_is_on(family))
 		return STEP_IGNORE;
+	endpoint = endpoint_lookup(&flow->tuple.destination, family);
+	if (!endpoint) { /* what comes back to masqueraded flows */
+		reason = nat_in(skb, flow, family);
+		if (likely(reason))
+			return reason;
+		endpoint = endpoint_lookup(&flow->tuple.destination, family);
+		if (!endpoint)
+			return STEP_IGNORE;
+	}
 	end_set_local(&flow->destination, endpoint);
 	reason = parse_l4(skb, flow, family);
 	if (reason)
@@ -77,8 +86,10 @@ static __always_inline int netdev_ip(struct __sk_buff *skb, struct flow *flow, _
 	if (!reason)
 		return netdev_to_endpoint(skb, flow, family);
 	drop(skb, flow, reason, DIRECTION_INGRESS);
-	/* The stack cannot forward it either, but tells the sender. */
-	return reason == DROP_TTL_EXCEEDED ? TC_ACT_OK : TC_ACT_SHOT;
+	/* The stack cannot forward it either, but tells the sender; what it would quote must be what that one has sent.
+	 * In numbers, for a branch makes the verifier look at all of the above twice.
+	 */
+	return reason == DROP_TTL_EXCEEDED ? flow->translated * TC_ACT_SHOT : TC_ACT_SHOT;
 }
 
 SEC("tc")

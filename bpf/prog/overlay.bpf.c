@@ -7,6 +7,7 @@
  * The source's identity is the VNI. Nothing is forwarded: what is for neither is dropped, so that two nodes that
  * disagree on where a pod is make no loop, and the hop limit stays as it is.
  */
+#include "../lib/announced.h"
 #include "../lib/connection.h"
 #include "../lib/endpoint.h"
 #include "../lib/ethernet.h"

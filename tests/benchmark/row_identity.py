@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pycilium.agent.controller import Controller
 from pycilium.agent.identities import insert_reserved
 from pycilium.agent.intent import Intent
-from pycilium.agent.link_operations import LinkOperations, LinkTarget
+from pycilium.agent.link_operations import LinkTarget
 from pycilium.agent.targets import Targets, make_targets, numbers_in_use
 from pycilium.datapath import bpf_syscall, bpffs, layouts, loader
 from pycilium.datapath.codec import MapType
@@ -88,7 +88,7 @@ def busy_node(*, own_peer_sets: bool = False) -> Iterator[BusyNode]:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pycilium-bench-"))) / "bpf"
         stack.callback(bpffs.unmount, root)
         datapath = stack.enter_context(loader.load(loader.DatapathConfig(str(root), map_entries=SIZES)))
-        targets = make_targets(datapath, cast("LinkOperations", _NoLinks()))
+        targets = make_targets(datapath, _NoLinks(), _NoLinks())
         targets.stages.resync()
         intent = Intent.new()
         insert_reserved(intent)

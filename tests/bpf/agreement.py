@@ -267,7 +267,7 @@ class AgentOnNode:
     options: Options = field(default_factory=Options)
 
     def __post_init__(self) -> None:
-        self.targets = make_targets(self.node, _Links())
+        self.targets = make_targets(self.node, _Links(), _Links())
         self.targets.stages.resync()
         self.intent = Intent.new()
         self.engine = PolicyEngine(

@@ -26,6 +26,11 @@ SMALL_MAPS = {
     "ct4": 1024,
     "ct6": 1024,
     "fragments": 64,
+    "nat4": 1024,
+    "nat6": 1024,
+    "masquerade": 16,
+    "no_masquerade4": 64,
+    "no_masquerade6": 64,
     "endpoints4": 64,
     "endpoints6": 64,
     "ipcache4": 1024,
@@ -92,6 +97,7 @@ def constants(devices: dict[str, int], **changes: object) -> layouts.ProgramConf
         "host_mac": mac(HOST_MAC),
         "overlay_ifindex": devices.get("cilium_vxlan", 0),
         "report_interval_s": 5,
+        "masquerade": 1,
         "tunnel_port": 8472,
     }
     return layouts.ProgramConfig(**{**ordinary, **changes})

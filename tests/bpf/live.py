@@ -101,13 +101,16 @@ class LiveNode:
         pins.mkdir()
         hooks = [("web", "from_container", "INGRESS"), ("db", "from_container", "INGRESS")]
         hooks += [("cilium_host", "from_host", "EGRESS"), ("uplink", "from_netdev", "INGRESS")]
+        hooks += [("uplink", "to_netdev", "EGRESS")]
         for device, program, hook in hooks:
-            self.within(
-                "node",
-                lambda device=device, program=program, hook=hook: links.attach(
-                    self.devices[device], datapath.programs[program].fd, pins / device, hook=links.Hook[hook]
-                ),
-            )
+            self.attach_one(datapath, pins / program / device, device, program, links.Hook[hook])
+
+    def attach_one(self, datapath: Datapath, pin: Path, device: str, program: str, hook: links.Hook) -> None:
+        pin.parent.mkdir(exist_ok=True)
+        self.within(
+            "node",
+            lambda: links.attach(self.devices[device], datapath.programs[program].fd, pin, hook=hook),
+        )
 
 
 def _forward() -> None:

@@ -10,10 +10,11 @@ import ctypes
 import ipaddress
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import TypeVar
 
 from pycilium.datapath import layouts
 from pycilium.datapath.bpf_syscall import TestRunResult
@@ -23,6 +24,7 @@ from pycilium.datapath.layouts import Direction, PolicyLimits, PolicyRowFlags
 from pycilium.datapath.loader import Datapath
 from pycilium.datapath.maps import Map
 
+T = TypeVar("T")
 EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
 
 IDENTITY_HOST, IDENTITY_WORLD4, IDENTITY_WORLD6 = 1, 9, 10
@@ -65,7 +67,12 @@ DEVICES = {
     "uplink": UPLINK_MAC,
     "cilium_vxlan": OVERLAY_MAC,
 }
-DEVICE_OF_PROGRAM = {"from_host": "cilium_host", "from_netdev": "uplink", "from_overlay": "cilium_vxlan"}
+DEVICE_OF_PROGRAM = {
+    "from_host": "cilium_host",
+    "from_netdev": "uplink",
+    "to_netdev": "uplink",
+    "from_overlay": "cilium_vxlan",
+}
 TUNNEL_PORT = 8472
 
 
@@ -104,7 +111,8 @@ class Node:
         """Empty maps."""
         for spec in (
             *(layouts.CT4, layouts.CT6, layouts.FRAGMENTS, layouts.ENDPOINTS4, layouts.ENDPOINTS6, layouts.IPCACHE4),
-            *(layouts.IPCACHE6, layouts.POLICIES, layouts.IDENTITY_BITS, layouts.POLICY_ROWS),
+            *(layouts.IPCACHE6, layouts.POLICIES, layouts.IDENTITY_BITS, layouts.POLICY_ROWS, layouts.NAT4),
+            *(layouts.NAT6, layouts.MASQUERADE, layouts.NO_MASQUERADE4, layouts.NO_MASQUERADE6),
         ):
             assert not self.map(spec).delete_batch([key for key, _ in self.map(spec).items()])
         for spec, nothing in ((layouts.NODES, layouts.NodeEntry()), (layouts.PATH_MTUS, layouts.PathMtuEntry())):
@@ -209,6 +217,21 @@ class Node:
             key, layouts.PolicyRow(selector_bits(allow), selector_bits(deny), row_id, flags)
         )
 
+    def masquerade(self, device: str, *, ipv4: str | None = None, ipv6: str | None = None) -> None:
+        """Pods' packets leave by the device with these addresses."""
+        entry = layouts.MasqueradeEntry(packed(ipv4) if ipv4 else bytes(16), packed(ipv6) if ipv6 else bytes(16))
+        self.map(layouts.MASQUERADE).update(self.devices[device], entry)
+
+    def no_masquerade(self, prefix: str) -> None:
+        """Pods' packets to there leave as they are."""
+        network = ipaddress.ip_network(prefix)
+        if network.version == 4:
+            key = layouts.NoMasquerade4Key(network.prefixlen, int(network.network_address))
+            self.map(layouts.NO_MASQUERADE4).update(key, 1)
+        else:
+            key6 = layouts.NoMasquerade6Key(network.prefixlen, network.network_address.packed)
+            self.map(layouts.NO_MASQUERADE6).update(key6, 1)
+
     # -- packets -------------------------------------------------------------------------------------------------
 
     def run(self, program: str, device: str, packet: bytes) -> Ran:
@@ -217,15 +240,28 @@ class Node:
         events = [layouts.FlowEvent.from_bytes(row.tobytes()) for row in self.reader.read()]
         return Ran(Verdict(result.retval), result.data, events)
 
+    def run_all(self, program: str, device: str, packets: Iterable[bytes]) -> list[tuple[Verdict, bytes]]:
+        """Many packets, one after the other, quicker than one by one; their events are left in the ring."""
+        loaded, context = self._datapath.programs[program], self._context(device)
+        run = lambda: [loaded.test_run(packet, context=context) for packet in packets]  # noqa: E731
+        return [(Verdict(result.retval), result.data) for result in self._inside.submit(run).result()]
+
     def nanoseconds(self, program: str, device: str, packet: bytes, *, repeat: int) -> int:
         """Mean run time on one packet, which each run finds as the one before left it."""
         return self._test_run(program, device, packet, repeat).duration_ns
 
     def _test_run(self, program: str, device: str, packet: bytes, repeat: int) -> TestRunResult:
+        loaded, context = self._datapath.programs[program], self._context(device)
+        return self._inside.submit(loaded.test_run, packet, context=context, repeat=repeat).result()
+
+    def _context(self, device: str) -> bytes:
         context = bytearray(192)
         struct.pack_into("=I", context, 40, self.devices[device])  # __sk_buff.ifindex
-        loaded = self._datapath.programs[program]
-        return self._inside.submit(loaded.test_run, packet, context=bytes(context), repeat=repeat).result()
+        return bytes(context)
+
+    def inside(self, act: Callable[[], T]) -> T:
+        """Called in the node's network namespace."""
+        return self._inside.submit(act).result()
 
     def wait_for_events(self) -> Events:
         """What real packets caused, as soon as there is anything; nothing after some seconds."""

@@ -14,7 +14,7 @@ from pycilium.datapath import bpffs
 from pycilium.datapath.layouts import Aggregation, TracePoint
 from pycilium.datapath.loader import DatapathConfig, load
 from tests.bpf.conftest import SMALL_MAPS, constants, new_namespace
-from tests.bpf.live import LiveNode
+from tests.bpf.live import UPLINK4, UPLINK6, LiveNode
 from tests.bpf.node import DB, GATEWAY4, GATEWAY6, INGRESS, WEB, WORLD4, WORLD6, Node
 
 pytestmark = pytest.mark.root
@@ -61,6 +61,7 @@ def attached(live: LiveNode, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 def node(attached: Node) -> Node:
     attached.reset()
+    attached.masquerade("uplink", ipv4=UPLINK4[0], ipv6=UPLINK6[0])
     return attached
 
 

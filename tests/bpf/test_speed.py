@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import median
 
 import pytest
 
 from pycilium.datapath.layouts import Aggregation
 from tests.bpf.conftest import NodeWith
+from tests.bpf.masquerade import leaving
 from tests.bpf.node import DB, WEB, Node
-from tests.bpf.packets import from_pod, tcp
+from tests.bpf.packets import address, from_network, from_pod, tcp
+from tests.bpf.test_masquerade_ports import PORTS, take_ports
 
 pytestmark = pytest.mark.root
 
@@ -40,3 +43,32 @@ def test_established_tcp(
 
     record_property("ns per packet", cost_ns)
     assert len(node.reader.read()) == 0
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("what", ["node", "pod", "reply", "new", "exhausted"])
+def test_leaving_the_node(
+    node_with: NodeWith, record_property: Callable[[str, object], None], family: int, what: str
+) -> None:
+    """A packet of the node, one of a masqueraded flow, one that stays as it is, a flow's first, a search in vain.
+
+    Pods leave with the address of WEB itself: so the rewritten packet is the same again.
+    """
+    node = node_with(sizes={"nat4": 1 << 18, "nat6": 1 << 18}, aggregation=Aggregation.MEDIUM)
+    node.masquerade("uplink", ipv4=WEB.ipv4, ipv6=WEB.ipv6)
+    packet = bytes(leaving("node" if what == "node" else WEB, "world", family) / tcp(40000, 80, "A"))
+    if what == "reply":
+        node.run("from_netdev", "uplink", bytes(from_network("world", WEB, family) / tcp(80, 40000, "S")))
+    elif what == "exhausted":
+        take_ports(node, family, address(WEB, family), PORTS, 80)
+    elif what != "new":
+        node.run("from_container", "web", bytes(from_pod(WEB, "world", family) / tcp(40000, 80, "S")))
+
+    if what == "new":
+        one_each = [bytes(leaving(WEB, "world", family) / tcp(port, 80, "S")) for port in range(20000, 20300)]
+        cost_ns = median(node.nanoseconds("to_netdev", "uplink", each, repeat=1) for each in one_each)
+    else:
+        repeat = 100 if what == "exhausted" else REPEAT
+        cost_ns = min(node.nanoseconds("to_netdev", "uplink", packet, repeat=repeat) for _ in range(5))
+
+    record_property("ns per packet", cost_ns)

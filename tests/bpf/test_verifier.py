@@ -18,17 +18,22 @@ from tests.bpf.conftest import LoadDatapath
 pytestmark = pytest.mark.root
 
 BOUND = 75_000 if kernel_version() >= (6, 4) else 500_000
-FAMILIES = {"IPv4 and IPv6": {}, "IPv4 alone": {"gateway_ipv6": bytes(16)}, "IPv6 alone": {"gateway_ipv4": 0}}
+CONFIGURATIONS = {
+    "IPv4 and IPv6": {},
+    "IPv4 alone": {"gateway_ipv6": bytes(16)},
+    "IPv6 alone": {"gateway_ipv4": 0},
+    "no masquerade": {"masquerade": 0},
+}
 
 
-@pytest.mark.parametrize("families", FAMILIES)
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
 @pytest.mark.parametrize("level", list(Aggregation))
-def test_every_configuration(load_datapath: LoadDatapath, families: str, level: Aggregation) -> None:
-    loaded = load_datapath(aggregation=level, **FAMILIES[families])
+def test_every_configuration(load_datapath: LoadDatapath, configuration: str, level: Aggregation) -> None:
+    loaded = load_datapath(aggregation=level, **CONFIGURATIONS[configuration])
 
     verified = {name: program.info().verified_instructions for name, program in loaded.programs.items()}
 
-    assert verified.keys() == {"from_container", "from_host", "from_netdev", "from_overlay"}
+    assert verified.keys() == {"from_container", "from_host", "from_netdev", "from_overlay", "to_netdev"}
     assert max(verified.values()) < BOUND, verified
 
 

@@ -185,8 +185,8 @@ class Server:
         self._udp.settimeout(0.1)
         while not self._stopping.is_set():
             with suppress(OSError):
-                message, sender = self._udp.recvfrom(2048)
-                self._udp.sendto(message, sender)
+                message, asked, _, sender = self._udp.recvmsg(2048, socket.CMSG_SPACE(_PKTINFO_BYTES))
+                self._udp.sendmsg([message], [_answer_from(asked)], 0, sender)
 
 
 @contextmanager
@@ -207,7 +207,18 @@ def _listener(port: int, kind: socket.SocketKind) -> socket.socket:
     listener.bind(("::", port))
     if kind == socket.SOCK_STREAM:
         listener.listen(128)
+    else:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     return listener
+
+
+_PKTINFO_BYTES = 20
+
+
+def _answer_from(asked: list[tuple[int, int, bytes]]) -> tuple[int, int, bytes]:
+    """The address that was asked answers, not the one nearest to who asked: address translation knows no other."""
+    ((level, kind, address_and_device),) = asked
+    return level, kind, address_and_device[:16] + bytes(4)
 
 
 def _echo(connection: socket.socket) -> None:

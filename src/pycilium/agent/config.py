@@ -27,6 +27,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     bpf_root: str = "/sys/fs/bpf/cilium"
     """A folder on a BPF file system; the agent mounts one there if it lies on none."""
     store: str = "sqlite:////var/lib/cilium/store.db"
+    ipam: Literal["host-scope", "cluster-pool"] = "host-scope"
+    """host-scope: the two CIDRs below are the node's; cluster-pool: the operator gives it others."""
     ipv4_pod_cidr: str | None = "10.0.0.0/24"
     ipv6_pod_cidr: str | None = "fd00:10::/112"
     devices: list[str] = []
@@ -59,6 +61,16 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Of the overlay's outer packets; auto: IPv4 if the node has an IPv4 address."""
     pod_mtu_bytes: Annotated[int, Meta(ge=576, le=65535)] | None = None
     """null: what the devices and the routing mode leave. With IPv6 at least 1280."""
+    auto_direct_node_routes: bool = True
+    """With native routing: make routes to the pods of nodes on the same link."""
+    kube_apiserver: list[str] = []
+    """Addresses of the Kubernetes API servers: what the entity kube-apiserver stands for."""
+    masquerade: bool = True
+    """Pods' packets to the outside leave with the node's address. The other end must know pods' addresses otherwise."""
+    non_masquerade_cidrs: list[str] = []
+    """Destinations outside of the cluster that see pods' own addresses all the same."""
+    nat_capacity: Annotated[int, Meta(ge=1024, le=1 << 23)] = 131072
+    """Masqueraded flows of each address family."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -93,6 +105,16 @@ def _check(config: AgentConfig, path: str | Path) -> None:
                 network(value)
         except ValueError as error:
             raise ConfigError(f"{path}: {field}: {error}") from error
+    for index, address in enumerate(config.kube_apiserver):
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            raise ConfigError(f"{path}: kube_apiserver[{index}]: {error}") from error
+    for cidr in config.non_masquerade_cidrs:
+        try:
+            ipaddress.ip_network(cidr)
+        except ValueError as error:
+            raise ConfigError(f"{path}: non_masquerade_cidrs: {error}") from error
     if config.event_ring_bytes & (config.event_ring_bytes - 1):
         raise ConfigError(f"{path}: event_ring_bytes: {config.event_ring_bytes} is no power of two, such as {8 << 20}")
     if config.ipv6_pod_cidr and config.pod_mtu_bytes is not None and config.pod_mtu_bytes < IPV6_MIN_MTU_BYTES:

@@ -4,10 +4,12 @@
           identities ─┼──► PolicyEngine ──► bits, rows, policies, cidrs, subject → policy id
    endpoints (labels)─┘                        │
             endpoints ──────────────┬──────────┤
-       host addresses ──────────────┤          ▼
-                                    └──► ipcache, endpoint entries, links
+       host addresses ──┬───────────┤          ▼
+                        │           └──► ipcache, endpoint entries, links
+              nodes ────┼──► Cluster ──────►┘  │
+   remote endpoints ────┘      └──► nodes map, routes
                                                │
-        stages: bits → rows → policies → ipcache → endpoints → links   (removals in reverse)
+        stages: routes → bits → rows → policies → nodes → ipcache → endpoints → links   (removals in reverse)
 
 A round never awaits and does all its writes before it returns, so whoever committed a change and then ran a round
 knows that the kernel has it. The desired entries depend on the intent alone; numbers come from the engine.
@@ -18,21 +20,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Any, TypeVar
 
+from pycilium.agent.cluster import Cluster, ClusterChanges, ClusterSettings
 from pycilium.agent.intent import HostAddress, Intent
+from pycilium.agent.ipcache import Ipcache, IpcacheTarget, network_of
 from pycilium.agent.link_operations import LinkTarget
-from pycilium.agent.targets import EndpointTarget, IpcacheTarget, Targets
+from pycilium.agent.targets import EndpointTarget, Targets, nodes_in_use
 from pycilium.model.endpoint import Endpoint
-from pycilium.model.identity import ReservedIdentity
+from pycilium.model.identity import Identity, ReservedIdentity
 from pycilium.model.labels import Labels
+from pycilium.model.peer import Address, Network
 from pycilium.policy import PolicyChanges, PolicyEngine
 from pycilium.reconcile import Reconciler, RoundResult, Status, Uncertain
 from pycilium.tables import Change
-
-Address = IPv4Address | IPv6Address
-Prefix = IPv4Network | IPv6Network
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -41,16 +42,14 @@ T = TypeVar("T")
 CLEANUPS = 4
 """Removals wait for one another, so they may need as many rounds: selector, prefix, bits, number."""
 FROM_CONTAINER = "from_container"
-WORLD = (
-    (IPv4Network("0.0.0.0/0"), int(ReservedIdentity.WORLD_IPV4)),
-    (IPv6Network("::/0"), int(ReservedIdentity.WORLD_IPV6)),
-)
 
 
 class Controller:
     """Owns the policy engine and what is desired of each target; see the module's drawing."""
 
-    def __init__(self, intent: Intent, engine: PolicyEngine, targets: Targets) -> None:
+    def __init__(
+        self, intent: Intent, engine: PolicyEngine, targets: Targets, settings: ClusterSettings | None = None
+    ) -> None:
         self._intent, self.engine, self._targets = intent, engine, targets
         self._policies = intent.policies.changes()
         self._identities = intent.identities.changes()
@@ -58,17 +57,18 @@ class Controller:
         self._hosts = intent.host_addresses.changes()
         self._subjects: Counter[Labels] = Counter()
         self._policy_ids: dict[Labels, int] = {}
-        self._cidrs: dict[Prefix, int] = {}
-        self._placed: dict[Address, int] = {}
-        """Addresses with an identity of their own: pods' and the node's."""
-        for prefix, number in WORLD:
-            targets.ipcache.desired_set(prefix, IpcacheTarget(number, 0))
+        self._lost: set[int] = set()
+        """Identities that are in the table no longer, and that somebody still has."""
+        self._nodes = intent.nodes.changes()
+        self._remote_endpoints = intent.remote_endpoints.changes()
+        self.cluster = Cluster(settings or ClusterSettings(), nodes_in_use(targets))
+        self._ipcache = Ipcache(engine, self.cluster, targets.ipcache)
 
     def run(self, now: float) -> RoundResult:
         """Take in every change since the last round and write what follows from it."""
         result = self._run_once(now)
         for _ in range(CLEANUPS):
-            if not self.engine.cleanup_due or not self.in_sync:
+            if not (self.engine.cleanup_due or self.cluster.retry_due) or not self.in_sync:
                 break
             result = self._run_once(now)
         return result
@@ -77,26 +77,27 @@ class Controller:
         endpoints = self._endpoints.drain()
         hosts = self._hosts.drain()
         added, removed = self._count_subjects(endpoints)
+        cluster = self._desire_cluster(hosts)
         policies, identities = self._policies.drain(), self._identities.drain()
         policies_gone = [change.old.key for change in policies if change.new is None and change.old is not None]
-        identities_gone = [change.old.number for change in identities if change.new is None and change.old is not None]
         changes = self.engine.update(
             policies_upserted=_upserted(policies),
             policies_removed=policies_gone,
             identities_upserted=_upserted(identities),
-            identities_removed=identities_gone,
+            identities_removed=self._unused_of(identities),
             subjects_added=added,
             subjects_removed=removed,
         )
         self._desire_policy(changes)
-        placed = self._place(endpoints, hosts)
-        self._desire_ipcache(changes, placed)
+        gone, placed = _local_addresses(endpoints, hosts)
+        self._ipcache.update(gone, placed, cluster, changes.cidrs)
         if changes.cidrs and changes.subjects:
             self._introduce_cidr_identities(now)
         self._desire_endpoints(endpoints, changes)
         result = self._targets.stages.run_round(now)
         if self._targets.stages.in_sync:
             self.engine.realized()
+            self.cluster.realized()
         return result
 
     # == what the kernel holds, for those who ask ==
@@ -114,6 +115,11 @@ class Controller:
         """Every entry that the kernel refuses, with its error."""
         return self._targets.stages.failing()
 
+    def reread_routes(self) -> bool:
+        """Take in what the kernel's routing table holds now; whether that is what is desired."""
+        self._targets.routes.resync()
+        return self._targets.routes.in_sync
+
     @property
     def in_sync(self) -> bool:
         """Whether the kernel holds exactly what is desired."""
@@ -124,12 +130,12 @@ class Controller:
         """In the order of their stages."""
         return self._targets.stages.reconcilers
 
-    def realized_prefixes(self) -> Iterator[tuple[Prefix, IpcacheTarget]]:
+    def realized_prefixes(self) -> Iterator[tuple[Network, IpcacheTarget]]:
         """The ipcache as the kernel has it."""
         for reconciler in self._targets.ipcache:
-            for prefix, entry in reconciler.tracker.realized.items():
+            for key, entry in reconciler.tracker.realized.items():
                 if not isinstance(entry, Uncertain):
-                    yield prefix, entry
+                    yield network_of(key), entry
 
     def entry_counts(self) -> dict[str, int]:
         """How many entries the kernel holds of each map that is filled from here."""
@@ -138,6 +144,7 @@ class Controller:
             "identity_bits": targets.bits,
             "policy_rows": targets.rows,
             "policies": targets.policies,
+            "nodes": targets.nodes,
         }
         for version, ipcache, endpoints in zip((4, 6), targets.ipcache, targets.endpoints, strict=True):
             counted |= {f"ipcache{version}": ipcache, f"endpoints{version}": endpoints}
@@ -156,6 +163,25 @@ class Controller:
         after = set(self._subjects)
         return list(after - before), list(before - after)
 
+    def _unused_of(self, changes: Iterable[Change[Identity]]) -> list[int]:
+        """Identities that are gone and that nobody has.
+
+        One that somebody still has keeps its meaning until he has another: that the store lost it must not change a
+        verdict, and whoever has it creates it again.
+        """
+        for change in changes:
+            if change.new is not None:
+                self._lost.discard(change.new.number)
+            elif change.old is not None:
+                self._lost.add(change.old.number)
+        if not self._lost:
+            return []
+        snapshot = self._intent.db.snapshot()
+        used = {endpoint.sec_identity for endpoint in snapshot.all(self._intent.endpoints)}
+        unused = [number for number in self._lost if number not in used and not self.cluster.endpoints.has(number)]
+        self._lost.difference_update(unused)
+        return unused
+
     def _desire_policy(self, changes: PolicyChanges) -> None:
         _desire(self._targets.bits, changes.bits)
         _desire(self._targets.rows, changes.rows)
@@ -166,53 +192,19 @@ class Controller:
             else:
                 self._policy_ids[labels] = policy_id
 
-    def _place(self, endpoints: Sequence[Change[Endpoint]], hosts: Sequence[Change[HostAddress]]) -> set[Address]:
-        """Note which addresses have an identity of their own; returns those that changed."""
-        old = [change.old for change in endpoints if change.old is not None]
-        new = [change.new for change in endpoints if change.new is not None and change.new.sec_identity]
-        gone = {address for endpoint in old for address in endpoint.addresses}
-        gone |= {change.old.address for change in hosts if change.old is not None}
-        # An address may go from one endpoint to another in one step: so all that went first.
-        for address in gone:
-            self._placed.pop(address, None)
-        placed = {address: endpoint.sec_identity for endpoint in new for address in endpoint.addresses}
-        placed |= {change.new.address: int(ReservedIdentity.HOST) for change in hosts if change.new is not None}
-        self._placed |= placed
-        return gone | placed.keys()
-
-    def _desire_ipcache(self, changes: PolicyChanges, touched: set[Address]) -> None:
-        prefixes: set[Prefix] = {ip_network(address) for address in touched}
-        for prefix, number in changes.cidrs.items():
-            prefixes.add(prefix)
-            if number is None:
-                self._cidrs.pop(prefix, None)
-            else:
-                self._cidrs[prefix] = number
-        if changes.cidrs:
-            # A CIDR came or went: the addresses that it covers may have another CIDR identity now.
-            prefixes.update(
-                ip_network(address)
-                for address in self._placed
-                if any(address.version == prefix.version and address in prefix for prefix in changes.cidrs)
-            )
-        for prefix in prefixes:
-            entry = self._ipcache_entry(prefix)
-            if entry is None:
-                self._targets.ipcache.desired_delete(prefix)
-            else:
-                self._targets.ipcache.desired_set(prefix, entry)
-
-    def _ipcache_entry(self, prefix: Prefix) -> IpcacheTarget | None:
-        """A single address with an identity of its own comes before a rule's CIDR of the same length."""
-        if prefix.prefixlen == prefix.max_prefixlen:
-            placed = self._placed.get(prefix.network_address)
-            if placed is not None:
-                return IpcacheTarget(placed, self.engine.cidr_identity(prefix.network_address))
-        number = self._cidrs.get(prefix)
-        if number is not None:
-            return IpcacheTarget(number, 0)
-        world = dict(WORLD).get(prefix)
-        return IpcacheTarget(world, 0) if world is not None else None
+    def _desire_cluster(self, hosts: Sequence[Change[HostAddress]]) -> ClusterChanges:
+        nodes, endpoints = self._nodes.drain(), self._remote_endpoints.drain()
+        snapshot = self._intent.db.snapshot()
+        decided = bool(nodes or hosts or self.cluster.retry_due)
+        changes = self.cluster.update(
+            snapshot.all(self._intent.nodes) if decided else None,
+            list(snapshot.all(self._intent.host_addresses)) if decided else (),
+            endpoints,
+        )
+        if decided:
+            self._targets.nodes.desired_replace(self.cluster.nodes)
+            self._targets.routes.desired_replace(self.cluster.routes)
+        return changes
 
     def _introduce_cidr_identities(self, now: float) -> None:
         """Addresses get their new CIDR identity while their endpoints still have the old policies.
@@ -270,6 +262,18 @@ class Controller:
         self._targets.links.desired_set(
             endpoint.host_ifname, LinkTarget(endpoint.ifindex, FROM_CONTAINER, own_device=True)
         )
+
+
+def _local_addresses(
+    endpoints: Sequence[Change[Endpoint]], hosts: Sequence[Change[HostAddress]]
+) -> tuple[set[Address], dict[Address, int]]:
+    """The addresses of this node that may be gone, and then those that have an identity."""
+    gone = {address for change in endpoints if change.old is not None for address in change.old.addresses}
+    gone |= {change.old.address for change in hosts if change.old is not None}
+    new = [change.new for change in endpoints if change.new is not None and change.new.sec_identity]
+    placed = {address: endpoint.sec_identity for endpoint in new for address in endpoint.addresses}
+    placed |= {change.new.address: int(ReservedIdentity.HOST) for change in hosts if change.new is not None}
+    return gone, placed
 
 
 def _upserted(changes: Iterable[Change[T]]) -> list[T]:

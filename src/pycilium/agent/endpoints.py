@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -20,7 +20,7 @@ import structlog
 
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.endpoint_files import EndpointFiles, Found
-from pycilium.agent.identities import Identities
+from pycilium.agent.identities import PATIENCE_S, Identities
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.plumbing import Plumbing, PodLink
@@ -31,6 +31,7 @@ from pycilium.endpoint import EndpointEvent, advance, restored
 from pycilium.errors import CiliumError, DatapathError, EndpointConflict, NotFound, StoreError
 from pycilium.ipam import Addresses, EndpointIds, HostScope
 from pycilium.model.endpoint import Endpoint, EndpointState, attachment_name, mac_text
+from pycilium.model.identity import is_node_local
 from pycilium.model.labels import Labels, pod_labels
 from pycilium.model.resources import CiliumEndpoint, Pod, ResourceKey
 from pycilium.store import Store
@@ -114,23 +115,35 @@ class Endpoints:
         snapshot = self._intent.db.snapshot()
         return sorted(snapshot.all(self._intent.endpoints), key=lambda endpoint: endpoint.endpoint_id)
 
-    async def refresh_labels(self) -> None:
-        """Give every endpoint whose pod's or namespace's labels changed the identity that belongs to the new ones."""
+    async def refresh_labels(self) -> bool:
+        """Give every endpoint the identity that belongs to its labels as they are now.
+
+        Another one if the labels of its pod or namespace changed, or if the cluster has another number for them: the
+        lowest of several, one in place of this node's own, a new one if it was lost. Whether nothing is left to do.
+        """
         snapshot = self._intent.db.snapshot()
         for endpoint in self.all():
-            pod = snapshot.get(self._intent.pods, ResourceKey("Pod", endpoint.namespace, endpoint.pod_name))
-            if pod is None or endpoint.state.is_leaving:
+            if endpoint.state.is_leaving:
                 continue
-            labels = self._labels_of_pod(pod)
-            if labels != endpoint.labels or not endpoint.sec_identity:
+            pod = snapshot.get(self._intent.pods, ResourceKey("Pod", endpoint.namespace, endpoint.pod_name))
+            labels = self._labels_of_pod(pod) if pod is not None else endpoint.labels
+            if labels and (labels != endpoint.labels or self._identities.known(labels) != endpoint.sec_identity):
                 await self._relabel(endpoint, labels)
+        self._identities.drop_unused()
+        return all(
+            self._identities.known(endpoint.labels) == endpoint.sec_identity
+            for endpoint in self.all()
+            if endpoint.labels and not endpoint.state.is_leaving
+        )
 
     async def _relabel(self, endpoint: Endpoint, labels: Labels) -> None:
         async with self._one_at_a_time(endpoint.attachment):
             number = await self._identities.number_for(labels)
             current = self._find(endpoint.container_id, endpoint.ifname)
-            if current is None:
+            if current is None or (labels, number) == (current.labels, current.sec_identity):
                 return
+            if labels == current.labels and current.sec_identity and is_node_local(number):
+                return  # the store is away: what others know it by is better than what only we do
             changed = advance(replace(current, labels=labels), EndpointEvent.LABELS_CHANGED)
             changed = advance(replace(changed, sec_identity=number), EndpointEvent.IDENTITY_KNOWN)
             self._insert(changed)
@@ -220,10 +233,14 @@ class Endpoints:
         identity = self._intent.db.snapshot().get(self._intent.identities, endpoint.sec_identity)
         labels = identity.labels if identity is not None else pod_labels({}, "default")
         pod_name = ""
-        for published in (await self._store.list(CiliumEndpoint)).items:
+        published_endpoints: Sequence[CiliumEndpoint] = ()
+        with contextlib.suppress(StoreError):
+            published_endpoints = (await self._store.list(CiliumEndpoint)).items
+        for published in published_endpoints:
             status = published.status
             if status is not None and status.id == endpoint.endpoint_id and status.networking is not None:
-                here = status.networking.node == self._config.node_name
+                addresses = {text for pair in status.networking.addressing for text in (pair.ipv4, pair.ipv6)}
+                here = any(str(address) in addresses for address in endpoint.addresses)
                 pod_name = published.metadata.name if here else pod_name
         return replace(endpoint, labels=labels, namespace=labels.namespace, pod_name=pod_name)
 
@@ -235,8 +252,7 @@ class Endpoints:
             key = ResourceKey("Pod", request.pod_namespace or "default", request.pod_name)
             pod = self._intent.db.snapshot().get(self._intent.pods, key)
             if pod is None:
-                with contextlib.suppress(NotFound):
-                    pod = await self._store.get(Pod, key.name, key.namespace)
+                pod = await self._pod_in_store(key)
             if pod is not None:
                 return self._labels_of_pod(pod)
         namespace = request.pod_namespace or "default"
@@ -246,6 +262,19 @@ class Endpoints:
             namespace_labels=self._namespace_labels(namespace),
             cluster=self._config.cluster_name,
         )
+
+    async def _pod_in_store(self, key: ResourceKey) -> Pod | None:
+        """A pod that the watch has not told of yet. None if there is none, or while the store is away."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await self._store.get(Pod, key.name, key.namespace)
+        except NotFound:
+            return None
+        except (StoreError, TimeoutError) as error:
+            log.warning(
+                "pod is not known, its labels are taken as the runtime gave them", pod=str(key), error=str(error)
+            )
+            return None
 
     def _labels_of_pod(self, pod: Pod) -> Labels:
         namespace = pod.metadata.namespace

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 
+from pycilium.agent.cluster import Cluster, ClusterSettings
 from pycilium.agent.intent import Intent
 from pycilium.api import messages
 from pycilium.api.messages import ExplainReply, ExplainRequest
@@ -45,8 +46,15 @@ class Explainer:
     `families`: those that the node has on; every connection is of one of them.
     """
 
-    def __init__(self, intent: Intent, engine: PolicyEngine, families: Collection[int] = FAMILIES) -> None:
+    def __init__(
+        self,
+        intent: Intent,
+        engine: PolicyEngine,
+        families: Collection[int] = FAMILIES,
+        cluster: Cluster | None = None,
+    ) -> None:
         self._intent, self._engine = intent, engine
+        self._cluster = cluster or Cluster(ClusterSettings())
         self._families = frozenset(families)
 
     def answer(self, request: ExplainRequest) -> ExplainReply:
@@ -105,6 +113,12 @@ class Explainer:
         if snapshot.get(self._intent.host_addresses, address) is not None:
             party = replace(entity("host"), address=address)
             return _Peer(party, _shown(party, ReservedIdentity.HOST), frozenset({address.version}))
+        place = self._cluster.endpoints.place(address)
+        of_node = self._cluster.view.addresses.get(address)
+        known = place.sec_identity if place is not None else of_node[0] if of_node is not None else 0
+        if known:
+            party = self.party_at(known, address)
+            return _Peer(party, _shown(party, known), frozenset({address.version}))
         party = outside(address)
         number = self._engine.world_identity(address)
         return _Peer(party, _shown(party, number), frozenset({address.version}))

@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable
 
 from pycilium.agent.intent import Intent
+from pycilium.agent.remote_endpoints import RemoteEndpoints
 from pycilium.datapath.events import EventReader
 from pycilium.hubble.directories import EndpointName, EndpointTable, IdentityTable
 from pycilium.hubble.store import FlowStore
 from pycilium.model.endpoint import Endpoint
+from pycilium.model.peer import Address
 
 WAKEUP_NS = 10_000_000
 REREAD_S = 0.012
+_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class FlowIngestion:
@@ -85,8 +88,9 @@ def clock_offset_ns() -> int:
 class Names:
     """Keeps the directories of the flow store true to the intent tables."""
 
-    def __init__(self, intent: Intent, cluster_name: str) -> None:
+    def __init__(self, intent: Intent, cluster_name: str, remote: RemoteEndpoints | None = None) -> None:
         self.endpoints, self.identities = EndpointTable(), IdentityTable()
+        self._remote = remote if remote is not None else RemoteEndpoints()
         self._cluster_name = cluster_name
         self.before_change: Callable[[], None] = lambda: None
         """Called before a name changes or goes: flows that are under way belong to the old one."""
@@ -109,5 +113,20 @@ class Names:
             elif endpoint.old is not None:
                 self.endpoints.set_endpoint(endpoint.old.endpoint_id, None)
 
+    def refresh_remote(self) -> None:
+        """Take in which pods of other nodes have which addresses now; call after each control round."""
+        changed = self._remote.take_changed()
+        if changed:
+            self.before_change()
+        for address in changed:
+            holder = self._remote.holder(address)
+            name = EndpointName(holder.namespace, holder.name, self._cluster_name) if holder is not None else None
+            self.endpoints.set_address(_sixteen_bytes(address), name)
+
     def _name_of(self, endpoint: Endpoint) -> EndpointName:
         return EndpointName(endpoint.namespace, endpoint.pod_name, self._cluster_name)
+
+
+def _sixteen_bytes(address: Address) -> bytes:
+    """As events have addresses: IPv4 in mapped form."""
+    return address.packed if address.version == 6 else _MAPPED + address.packed

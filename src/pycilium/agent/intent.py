@@ -1,8 +1,8 @@
 """The intent tables of one node: everything that decides what the kernel should hold.
 
-Who writes: `sources` (policies, namespaces, pods, identities: from the store), `endpoints` (endpoints: from the CNI and
-from files after a restart), `addresses` (host addresses: from netlink). Nobody else. The one reader that matters is
-`controller`.
+Who writes: `sources` (policies, namespaces, pods, identities, nodes, remote endpoints: from the store), `endpoints`
+(endpoints: from the CNI and from files after a restart), `addresses` (host addresses: from netlink). Nobody else. The
+one reader that matters is `controller`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Self
 
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.identity import Identity
+from pycilium.model.node import Node
 from pycilium.model.policy import Policy
+from pycilium.model.remote_endpoint import RemoteEndpoint
 from pycilium.model.resources import Namespace, Pod
 from pycilium.tables import Database, Table
 
@@ -24,6 +26,11 @@ class HostAddress:
 
     address: IPv4Address | IPv6Address
     interface: str
+    prefix_len: int = 0
+    """Of the network that is reached over the interface; 0: not known."""
+    ifindex: int = 0
+    preference: int = 0
+    """Among the addresses of its interface: the lowest is what the node uses for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,10 @@ class Intent:
     identities: Table[Identity]
     endpoints: Table[Endpoint]
     host_addresses: Table[HostAddress]
+    nodes: Table[Node]
+    """All but this one."""
+    remote_endpoints: Table[RemoteEndpoint]
+    """Of all nodes: which are this one's own, its addresses tell, and those change."""
 
     @classmethod
     def new(cls) -> Self:
@@ -58,4 +69,6 @@ class Intent:
                 },
             ),
             host_addresses=db.table("host-addresses", key=lambda host: host.address),
+            nodes=db.table("nodes", key=lambda node: node.name),
+            remote_endpoints=db.table("remote-endpoints", key=lambda endpoint: endpoint.key),
         )

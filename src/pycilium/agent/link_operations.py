@@ -1,4 +1,5 @@
-"""Attaching as a reconciler's target: which program runs where, by the device's name.
+"""Attaching as a reconciler's target: which program runs where, by the device's name; on a device's second hook by that
+name and `:egress`, for no device has a colon in its name.
 
 A new tcx link makes the kernel wait for a grace period, some 10 ms with the routing lock held; a filter takes 0.1 ms.
 So a pod's new device gets a filter, which is as good, and its link later, when nobody waits (`settle_one`).
@@ -38,7 +39,7 @@ class LinkTarget:
 
 
 class LinkOperations:
-    """reconcile.Operations over tcx links and tc filters; keys are device names."""
+    """reconcile.Operations over tcx links and tc filters; keys are device names, see the module."""
 
     def __init__(self, datapath: Datapath, bpf_root: str, mode: links.Mode) -> None:
         self._datapath, self._mode = datapath, mode

@@ -47,6 +47,8 @@ class ControlLoop:
         self._retry: asyncio.TimerHandle | None = None
         self._reported: dict[str, frozenset[Hashable]] = {}
         self.stats = RoundStats()
+        self.after_round: Callable[[], None] = lambda: None
+        """Called after each round, before anybody is told of its outcome."""
         intent.db.on_commit(self._committed)
 
     def open(self) -> RoundResult:
@@ -69,10 +71,16 @@ class ControlLoop:
         started = self._clock()
         self._advance_all(EndpointEvent.REALIZE_STARTED)
         result = self._controller.run(started)
+        self.after_round()
         self._settle()
         self._count(result, self._clock() - started)
         self._plan_retry(result)
         return result
+
+    def reread_routes(self) -> None:
+        """Take in what became of the node's routes, and set right what is missing."""
+        if self._open and not self._controller.reread_routes():
+            self.run_now()
 
     def differences(self, endpoint: Endpoint) -> list[str]:
         """What the kernel does not hold yet of what `endpoint` needs, in words; empty when it is all there."""

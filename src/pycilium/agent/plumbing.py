@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.intent import HostAddress
@@ -13,6 +14,13 @@ from pycilium.datapath import gateway_device, mtu, overlay_device, pod_interface
 from pycilium.datapath.gateway_device import Gateway, GatewayWanted, is_ours
 from pycilium.datapath.netlink import Netlink
 from pycilium.datapath.pod_interface import HostSide, PodInterface
+from pycilium.datapath.rtnetlink import (
+    IFA_F_DADFAILED,
+    IFA_F_DEPRECATED,
+    IFA_F_SECONDARY,
+    IFA_F_TENTATIVE,
+    LinkAddress,
+)
 from pycilium.errors import ConfigError
 from pycilium.ipam import Addresses
 from pycilium.model.endpoint import Endpoint
@@ -106,10 +114,20 @@ class Plumbing:
         with Netlink.open() as node:
             names = {link.ifindex: link.name for link in node.links()}
             return [
-                HostAddress(entry.address, names.get(entry.ifindex, ""))
-                for entry in node.addresses()
+                HostAddress(
+                    address=entry.address,
+                    interface=names.get(entry.ifindex, ""),
+                    prefix_len=entry.prefix_len,
+                    ifindex=entry.ifindex,
+                    preference=_preference(entry, place),
+                )
+                for place, entry in enumerate(node.addresses())
                 if not entry.address.is_loopback and not entry.address.is_link_local
             ]
+
+    def boot_id(self) -> str:
+        """Another one after each start of the machine."""
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
     def devices(self) -> dict[str, int]:
         """The node's devices towards the outside, with their ifindex. ConfigError for one that does not exist."""
@@ -131,3 +149,16 @@ class Plumbing:
             gateway_ipv4=self._ipv4_gateway,
             gateway_ipv6=self._ipv6_gateway,
         )
+
+
+_DISLIKED = (IFA_F_DADFAILED | IFA_F_TENTATIVE, IFA_F_DEPRECATED, IFA_F_SECONDARY)
+"""Reasons not to use an address that one has a choice about, the worst first."""
+_PLACES = 1 << 20
+
+
+def _preference(entry: LinkAddress, place: int) -> int:
+    """Of two that are alike the older: the kernel lists IPv4 addresses as they came, and IPv6 addresses backwards."""
+    rank = 0
+    for reason in _DISLIKED:
+        rank = 2 * rank + bool(entry.flags & reason)
+    return rank * _PLACES + (place if entry.address.version == 4 else _PLACES - 1 - place)

@@ -1,6 +1,7 @@
-"""What this node tells the others through the store: its CiliumNode, and a CiliumEndpoint for each endpoint.
+"""What this node tells the others of its pods: a CiliumEndpoint for each endpoint. Its CiliumNode: `node_publishing`.
 
-Published after the fact and retried until it holds; nothing on this node waits for it.
+Published after the fact and retried until it holds; nothing on this node waits for it. An endpoint whose identity is
+this node's own, for want of the store, is published once it has one of the cluster.
 """
 
 from __future__ import annotations
@@ -8,17 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
+from ipaddress import ip_network
 from typing import cast
 
 import structlog
 
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.intent import Intent
-from pycilium.errors import NotFound, StoreError
+from pycilium.agent.node_publishing import NodePublisher, node_ip
+from pycilium.agent.sources import retry_delay_s
+from pycilium.errors import InvalidResource, NotFound, ResourceUnreadable, StoreError
 from pycilium.hubble.agent_events import AgentEventLog
 from pycilium.hubble.directories import EndpointName
 from pycilium.model.endpoint import Endpoint
-from pycilium.model.resources import CiliumEndpoint, CiliumNode, ObjectMeta, Resource, ResourceKey
+from pycilium.model.identity import is_node_local
+from pycilium.model.node import usable_address
+from pycilium.model.peer import Network
+from pycilium.model.resources import CiliumEndpoint, ObjectMeta, ResourceKey
 from pycilium.model.resources.cilium_objects import (
     AddressPair,
     EndpointIdentity,
@@ -26,9 +34,6 @@ from pycilium.model.resources.cilium_objects import (
     EndpointState,
     EndpointStatus,
     ExternalIdentifiers,
-    IpamSpec,
-    NodeAddress,
-    NodeSpec,
 )
 from pycilium.store import Store
 from pycilium.tables import Change
@@ -38,41 +43,76 @@ RETRY_S = 1.0
 
 
 class Publisher:
-    """Follows the endpoints table; call `run` once the agent is ready."""
+    """Follows the endpoints table and the node's address; call `run` once the agent is ready."""
 
-    def __init__(self, config: AgentConfig, intent: Intent, store: Store, events: AgentEventLog) -> None:
+    def __init__(
+        self, config: AgentConfig, intent: Intent, store: Store, events: AgentEventLog, node: NodePublisher
+    ) -> None:
         self._config, self._intent, self._store, self._events = config, intent, store, events
+        self._node = node
         self._changes = intent.endpoints.changes()
+        self._published = intent.remote_endpoints.changes(from_start=False)
         self._pending: dict[ResourceKey, CiliumEndpoint | None] = {}
+        self._changed = asyncio.Event()
+        self._node_ip = ""
 
     async def run(self) -> None:
         """Publish until cancelled."""
-        changed = asyncio.Event()
-        changed.set()
-        self._intent.db.on_commit(lambda tables: changed.set() if "endpoints" in tables else None)
-        await self._retried(self._node())
+        self._changed.set()
+        self._intent.db.on_commit(
+            lambda tables: self._changed.set() if tables & {"endpoints", "host-addresses", "remote-endpoints"} else None
+        )
+        await self._node.published.wait()  # until then the name may be another's, and what he published under it
         await self._find_stale()
         while True:
-            await changed.wait()
-            changed.clear()
+            await self._changed.wait()
+            self._changed.clear()
             self._take_in()
             while self._pending:
                 key, wanted = next(iter(self._pending.items()))
-                if not await self._publish(key, wanted):
-                    await asyncio.sleep(RETRY_S)
-                    continue
+                done = await self._publish(key, wanted)
                 if self._pending.get(key) is wanted:
                     del self._pending[key]
+                    if not done:
+                        self._pending[key] = wanted  # last, so that it holds back no other
+                if not done:
+                    await asyncio.sleep(retry_delay_s(RETRY_S))
+
+    async def publish_again(self) -> None:
+        """Everything anew: this node was taken for dead and removed from the store."""
+        await self._node.publish()
+        self._want_all()
+        self._changed.set()
 
     def _take_in(self) -> None:
+        hosts = self._intent.db.snapshot().all(self._intent.host_addresses)
+        here = node_ip(hosts, self._config)
+        if here != self._node_ip:
+            self._node_ip = here
+            self._want_all()
+        lost = {change.key for change in self._published.drain() if change.new is None}
+        if lost:
+            for endpoint in self._intent.db.snapshot().all(self._intent.endpoints):
+                if _key(endpoint) in lost:
+                    self._want(endpoint)
         now = time.time_ns()
         for change in self._changes.drain():
             self._announce(change, now)
-            for endpoint in (change.old, change.new):
-                if endpoint is not None:
-                    self._pending[_key(endpoint)] = None
+            for known in (change.old, change.new):
+                if known is not None:
+                    self._pending[_key(known)] = None
             if change.new is not None:
-                self._pending[_key(change.new)] = self._resource(change.new)
+                self._want(change.new)
+
+    def _want_all(self) -> None:
+        for endpoint in self._intent.db.snapshot().all(self._intent.endpoints):
+            self._want(endpoint)
+
+    def _want(self, endpoint: Endpoint) -> None:
+        if is_node_local(endpoint.sec_identity):
+            self._pending.pop(_key(endpoint), None)  # what was published of it stays until there is better
+        else:
+            self._pending[_key(endpoint)] = self._resource(endpoint)
 
     def _announce(self, change: Change[Endpoint], now: int) -> None:
         either = change.new or change.old
@@ -85,18 +125,30 @@ class Publisher:
 
     async def _find_stale(self) -> None:
         """CiliumEndpoints that an earlier agent of this node published and whose endpoint is gone."""
-        with contextlib.suppress(StoreError):
-            listed = await self._store.list(CiliumEndpoint)
-            live = {_key(endpoint) for endpoint in self._intent.db.snapshot().all(self._intent.endpoints)}
-            for resource in listed.items:
-                networking = resource.status.networking if resource.status is not None else None
-                if networking is not None and networking.node == self._config.node_name and resource.key not in live:
-                    self._pending[resource.key] = None
+        while True:
+            try:
+                listed = await self._store.list(CiliumEndpoint)
+            except StoreError as error:
+                log.warning("published endpoints cannot be read", error=str(error))
+                await asyncio.sleep(retry_delay_s(RETRY_S))
+            else:
+                break
+        snapshot = self._intent.db.snapshot()
+        live = {_key(endpoint) for endpoint in snapshot.all(self._intent.endpoints)}
+        ours = {self._config.node_name, *(str(host.address) for host in snapshot.all(self._intent.host_addresses))}
+        cidrs = [ip_network(cidr) for cidr in (self._config.ipv4_pod_cidr, self._config.ipv6_pod_cidr) if cidr]
+        for resource in listed.items:
+            networking = resource.status.networking if resource.status is not None else None
+            if networking is None or resource.key in live:
+                continue
+            # Its address tells, too: the node may have had another one itself.
+            if networking.node in ours or any(_lies_in(pair, cidrs) for pair in networking.addressing):
+                self._pending[resource.key] = None
 
     async def _publish(self, key: ResourceKey, wanted: CiliumEndpoint | None) -> bool:
         try:
             if wanted is not None:
-                await self._store.apply([wanted])
+                await self._apply(wanted)
             else:
                 with contextlib.suppress(NotFound):
                     await self._store.delete(CiliumEndpoint, key.name, key.namespace)
@@ -105,28 +157,12 @@ class Publisher:
             return False
         return True
 
-    async def _retried(self, resource: Resource) -> None:
-        while True:
-            try:
-                await self._store.apply([resource])
-            except StoreError as error:
-                log.warning("not published yet", resource=str(resource.key), error=str(error))
-                await asyncio.sleep(RETRY_S)
-            else:
-                return
-
-    def _node(self) -> CiliumNode:
-        cidrs = tuple(cidr for cidr in (self._config.ipv4_pod_cidr, self._config.ipv6_pod_cidr) if cidr)
-        addresses = tuple(
-            NodeAddress(
-                type="CiliumInternalIP" if host.interface == "cilium_host" else "InternalIP", ip=str(host.address)
-            )
-            for host in self._intent.db.snapshot().all(self._intent.host_addresses)
-        )
-        return CiliumNode(
-            metadata=ObjectMeta(name=self._config.node_name),
-            spec=NodeSpec(addresses=addresses, ipam=IpamSpec(pod_cidrs=cidrs)),
-        )
+    async def _apply(self, wanted: CiliumEndpoint) -> None:
+        try:
+            await self._store.apply([wanted])
+        except ResourceUnreadable:  # ours by its name, and of no use to anybody as it is
+            await self._store.delete(CiliumEndpoint, wanted.metadata.name, wanted.metadata.namespace)
+            await self._store.apply([wanted])
 
     def _resource(self, endpoint: Endpoint) -> CiliumEndpoint:
         pair = AddressPair(
@@ -144,10 +180,19 @@ class Publisher:
             identity=EndpointIdentity(
                 id=endpoint.sec_identity, labels=tuple(sorted(str(label) for label in endpoint.labels))
             ),
-            networking=EndpointNetworking(addressing=(pair,), node=self._config.node_name),
+            networking=EndpointNetworking(addressing=(pair,), node=self._node_ip),
             state=cast("EndpointState", str(endpoint.state)),
         )
         return CiliumEndpoint(metadata=ObjectMeta(name=endpoint.pod_name, namespace=endpoint.namespace), status=status)
+
+
+def _lies_in(pair: AddressPair, cidrs: Sequence[Network]) -> bool:
+    for text in filter(None, (pair.ipv4, pair.ipv6)):
+        with contextlib.suppress(InvalidResource):
+            address = usable_address(text, "")
+            if any(address in cidr for cidr in cidrs):
+                return True
+    return False
 
 
 def _key(endpoint: Endpoint) -> ResourceKey:

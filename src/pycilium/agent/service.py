@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -22,21 +23,26 @@ from pycilium.agent.explaining import Explainer
 from pycilium.agent.flows import FlowIngestion
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
+from pycilium.agent.node_publishing import NodePublisher
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.sources import Source
 from pycilium.api import messages
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniResult, CniStatusRequest
-from pycilium.datapath import conntrack, layouts
+from pycilium.datapath import conntrack, layouts, nat
 from pycilium.datapath.loader import Datapath
 from pycilium.errors import AgentUnavailable, NotFound
 from pycilium.hubble.store import FlowStore
 from pycilium.model.drop_reason import drop_reason_text
 from pycilium.model.endpoint import Endpoint
+from pycilium.model.peer import Address
 from pycilium.model.resources import to_plain
 
 SHOWN_ENTRIES = 100_000
 NEED_ROOM = ("identity_bits", "policy_rows", "policies")
 CONNTRACK_MAPS = ("ct4", "ct6")
+IPCACHE_MAPS = ("ipcache4", "ipcache6")
+NAMED_PROBLEMS = 10
+NAT_MAPS = ("nat4", "nat6")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class Parts:
     loop: ControlLoop
     endpoints: Endpoints
     plumbing: Plumbing
+    node: NodePublisher
     datapath: Datapath
     flows: FlowStore
     ingestion: FlowIngestion
@@ -90,6 +97,7 @@ class Service:
             kubernetes=messages.Status(state="Disabled"),
             hubble=self._hubble_status(),
             ipam=self._ipam_status(),
+            masquerading=views.masquerading(parts.config),
             node_monitor=messages.MonitorStatus(seen=parts.flows.next, lost=parts.ingestion.lost),
             bpf_maps=messages.BpfMapStatus(
                 maps=[messages.MapFill(name=each.name, size=each.size, entries=each.entries) for each in self._maps()]
@@ -124,11 +132,20 @@ class Service:
             for endpoint in snapshot.all(self._parts.intent.endpoints)
             for address in endpoint.addresses
         }
+        cluster = self._parts.controller.cluster
+
+        def owner(address: Address) -> messages.IpMetadata | None:
+            remote = cluster.endpoints.holder(address)
+            if address in owners or remote is None:
+                return owners.get(address)
+            return messages.IpMetadata(name=remote.name, namespace=remote.namespace, source="custom-resource")
+
         return [
             messages.IpEntry(
                 cidr=str(prefix),
                 identity=entry.sec_identity,
-                metadata=owners.get(prefix.network_address) if prefix.prefixlen == prefix.max_prefixlen else None,
+                host_ip=str(cluster.nodes[entry.node_id].address) if entry.node_id in cluster.nodes else "",
+                metadata=owner(prefix.network_address) if prefix.prefixlen == prefix.max_prefixlen else None,
             )
             for prefix, entry in self._parts.controller.realized_prefixes()
         ]
@@ -157,7 +174,9 @@ class Service:
         ]
         address = messages.NodeAddressing(ipv4=families[0], ipv6=families[1])
         node = messages.Node(name=f"{config.cluster_name}/{config.node_name}", primary_address=address, source="local")
-        return messages.ClusterNodes(self=config.node_name, nodes_added=[node])
+        others = sorted(self._parts.intent.db.snapshot().all(self._parts.intent.nodes), key=lambda other: other.name)
+        views_of_others = [views.node_view(other, config.cluster_name) for other in others]
+        return messages.ClusterNodes(self=config.node_name, nodes_added=[node, *views_of_others])
 
     async def config(self) -> messages.ConfigResponse:
         return messages.ConfigResponse(spec=msgspec.to_builtins(self._parts.config), status={"pid": os.getpid()})
@@ -207,7 +226,9 @@ class Service:
     def _problems(self) -> list[str]:
         parts = self._parts
         problems = self._store_errors()
-        problems += [f"{key}: {reason}" for source in parts.sources for key, reason in source.rejected.items()]
+        problems += [parts.node.problem] if parts.node.problem else []
+        problems += _few([f"{key}: {why}" for source in parts.sources for key, why in source.rejected.items()])
+        problems += _few(list(parts.controller.cluster.problems()))
         problems += [f"policy of {labels}: {why}" for labels, why in parts.controller.engine.problems().items()]
         problems += [f"{name}: {key}: {status.error}" for name, key, status in parts.controller.failing()]
         problems += self._too_full()
@@ -282,6 +303,10 @@ class Service:
             return list(_metrics_entries(self._parts.datapath))
         if name in CONNTRACK_MAPS:
             return list(_connections(self._parts.datapath, name))
+        if name in IPCACHE_MAPS:
+            return self._ipcache(4 if name == "ipcache4" else 6)
+        if name in NAT_MAPS:
+            return list(_mappings(self._parts.datapath, name))
         spec = layouts.MAPS[name]
         if spec.key is None or spec.value is None:
             return []
@@ -290,6 +315,23 @@ class Service:
                 messages.MapEntry(key=views.entry_text(key), value=views.entry_text(value))
                 for _, (key, value) in zip(range(SHOWN_ENTRIES), opened.items(), strict=False)
             ]
+
+    def _ipcache(self, version: int) -> list[messages.MapEntry]:
+        """As the kernel has it, so far as the agent knows."""
+        nodes = self._parts.controller.cluster.nodes
+        prefixes = (
+            (prefix, entry) for prefix, entry in self._parts.controller.realized_prefixes() if prefix.version == version
+        )
+        return [
+            messages.MapEntry(key=str(prefix), value=views.ipcache_text(entry, nodes.get(entry.node_id)))
+            for prefix, entry in islice(prefixes, SHOWN_ENTRIES)
+        ]
+
+
+def _few(problems: list[str]) -> list[str]:
+    """The first few of problems of one sort: a node that goes can leave hundreds."""
+    more = len(problems) - NAMED_PROBLEMS
+    return problems if more <= 0 else [*problems[:NAMED_PROBLEMS], f"and {more} more"]
 
 
 def _metrics_entries(datapath: Datapath) -> Iterable[messages.MapEntry]:
@@ -315,6 +357,19 @@ def _connections(datapath: Datapath, name: str) -> Iterable[messages.MapEntry]:
                 f"state={connection.state.name.lower()} expires={connection.expires_s - int(time.monotonic())}s "
                 f"identities={connection.source_identity}->{connection.destination_identity} "
                 f"revisions={connection.egress_revision}/{connection.ingress_revision}"
+            )
+            yield messages.MapEntry(key=key, value=value)
+
+
+def _mappings(datapath: Datapath, name: str) -> Iterable[messages.MapEntry]:
+    with datapath.map(layouts.MAPS[name]) as opened:
+        for _, mapping in zip(range(SHOWN_ENTRIES), nat.mappings(opened), strict=False):
+            key = (
+                f"{_protocol_name(mapping.protocol)} {mapping.inside} {mapping.inside_port} -> "
+                f"{mapping.remote} {mapping.remote_port}"
+            )
+            value = (
+                f"source={mapping.outside} {mapping.outside_port} used={int(time.monotonic()) - mapping.used_s}s ago"
             )
             yield messages.MapEntry(key=key, value=value)
 

@@ -1,11 +1,14 @@
 """The reconcilers of one node, and how desired objects translate to the entries of the kernel's maps.
 
-    stage 1  identity bits
-          2  policy rows
-          3  policies         a policy waits until its rows and the identity bits of its banks are there
-          4  ipcache          a prefix waits until the bits of its identity are there
-          5  endpoint entries an endpoint waits until its policy is there
-          6  links
+    stage 1  routes           to pod CIDRs of other nodes: what they lead to is the datapath's alone to decide
+          2  identity bits
+          3  policy rows
+          4  policies         a policy waits until its rows and the identity bits of its banks are there
+          5  nodes            where the other nodes are reached
+          6  ipcache          a prefix waits until its node and the bits of its identity are there
+          7  endpoint entries an endpoint waits until its policy is there
+          8  masquerade       exceptions, then the node's addresses (agent/masquerade.py)
+          9  links
 
 Waiting is what makes a full map fail closed for what is new and leave alone what already works.
 """
@@ -18,30 +21,24 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Generic, Protocol, TypeVar
 
+from pycilium.agent.cluster import NodeTarget, RouteTarget
+from pycilium.agent.ipcache import IpcacheTarget, Key, key_of, network_of
 from pycilium.agent.link_operations import LinkTarget
+from pycilium.agent.masquerade import MasqueradeTargets
 from pycilium.datapath import layouts
 from pycilium.datapath.codec import MapSpec
 from pycilium.datapath.maps import AnyMap, MapOperations, Translation
-from pycilium.model.identity import ReservedIdentity, is_local
+from pycilium.model.identity import ReservedIdentity, is_local, is_node_local
+from pycilium.model.peer import Address, Network
 from pycilium.model.policy import Direction
 from pycilium.policy import NumbersInUse, PolicyEntry, Row, RowKey
 from pycilium.reconcile import Operations, Reconciler, Stages, Uncertain
 
-Address = IPv4Address | IPv6Address
 BitsKey = tuple[int, int]
 """identity, bank"""
 Words = tuple[int, int, int, int, int, int, int, int]
-Prefix = IPv4Network | IPv6Network
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-
-
-@dataclass(frozen=True, slots=True)
-class IpcacheTarget:
-    """What the ipcache says of a prefix."""
-
-    sec_identity: int
-    cidr_identity: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +87,18 @@ class Targets:
     bits: Reconciler[BitsKey, Words]
     rows: Reconciler[RowKey, Row]
     policies: Reconciler[int, PolicyEntry]
-    ipcache: ByFamily[Prefix, IpcacheTarget]
+    nodes: Reconciler[int, NodeTarget]
+    ipcache: ByFamily[Key, IpcacheTarget]
     endpoints: ByFamily[Address, EndpointTarget]
+    masquerade: MasqueradeTargets
     links: Reconciler[str, LinkTarget]
+    routes: Reconciler[Network, RouteTarget]
     stages: Stages
 
 
-def make_targets(datapath: MapSource, links: Operations[str, LinkTarget]) -> Targets:
+def make_targets(
+    datapath: MapSource, links: Operations[str, LinkTarget], routes: Operations[Network, RouteTarget]
+) -> Targets:
     """Reconcilers on the maps of a loaded datapath; `resync` them before the first round."""
     bits: Reconciler[BitsKey, Words] = Reconciler("identity bits", _operations(datapath, "identity_bits", _BITS))
     rows: Reconciler[RowKey, Row] = Reconciler("policy rows", _operations(datapath, "policy_rows", _ROWS))
@@ -105,12 +107,16 @@ def make_targets(datapath: MapSource, links: Operations[str, LinkTarget]) -> Tar
         _operations(datapath, "policies", _POLICIES),
         ready=lambda policy_id, entry: _policy_ready(rows, bits, policy_id, entry),
     )
-    ipcache = ByFamily[Prefix, IpcacheTarget](
+    nodes: Reconciler[int, NodeTarget] = Reconciler("nodes", _operations(datapath, "nodes", _NODES))
+    ipcache = ByFamily[Key, IpcacheTarget](
         *(
             Reconciler(
                 f"ipcache{version}",
                 _operations(datapath, f"ipcache{version}", translation),
-                ready=lambda _, entry: _bits_ready(bits, entry.sec_identity, entry.cidr_identity),
+                ready=lambda _, entry: (
+                    (not entry.node_id or nodes.is_done(entry.node_id))
+                    and _bits_ready(bits, entry.sec_identity, entry.cidr_identity)
+                ),
             )
             for version, translation in ((4, _IPCACHE4), (6, _IPCACHE6))
         )
@@ -129,22 +135,27 @@ def make_targets(datapath: MapSource, links: Operations[str, LinkTarget]) -> Tar
             for version, translation in ((4, _ENDPOINTS4), (6, _ENDPOINTS6))
         )
     )
+    masquerade = MasqueradeTargets.make(datapath.map)
     attached: Reconciler[str, LinkTarget] = Reconciler("links", links)
+    routed: Reconciler[Network, RouteTarget] = Reconciler("routes", routes)
     return Targets(
         bits=bits,
         rows=rows,
         policies=policies,
+        nodes=nodes,
         ipcache=ipcache,
         endpoints=endpoints,
+        masquerade=masquerade,
         links=attached,
-        stages=Stages([bits, rows, policies, *ipcache, *endpoints, attached]),
+        routes=routed,
+        stages=Stages([routed, bits, rows, policies, nodes, *ipcache, *endpoints, *masquerade.reconcilers, attached]),
     )
 
 
 def numbers_in_use(targets: Targets) -> NumbersInUse:
     """The numbers that the maps of an earlier agent use; call after the resync."""
     policies, rows, bits = _known(targets.policies), _known(targets.rows), _known(targets.bits)
-    prefixes = {prefix: entry for reconciler in targets.ipcache for prefix, entry in _known(reconciler).items()}
+    prefixes = {network_of(key): entry for reconciler in targets.ipcache for key, entry in _known(reconciler).items()}
     identities = {identity for identity, _ in bits}
     identities |= {number for entry in prefixes.values() for number in (entry.sec_identity, entry.cidr_identity)}
     banks = {bank for _, bank in bits} | {key.bank for key in rows}
@@ -153,11 +164,40 @@ def numbers_in_use(targets: Targets) -> NumbersInUse:
         policy_ids=frozenset(policies) | {key.policy_id for key in rows},
         banks=frozenset(banks),
         local_identities=frozenset(filter(is_local, identities)),
-        cidrs={prefix: entry.sec_identity for prefix, entry in prefixes.items() if _is_outside(entry.sec_identity)},
+        cidrs=_cidrs_of_rules(prefixes),
         bits=bits,
         max_revision=max((entry.revision for entry in policies.values()), default=0),
         max_row_id=max((row.row_id for row in rows.values()), default=0),
     )
+
+
+def node_local_in_use(targets: Targets) -> frozenset[int]:
+    """The identities of this node's own that the maps of an earlier agent use; call after the resync."""
+    return frozenset(identity for identity, _ in _known(targets.bits) if is_node_local(identity)) | {
+        entry.sec_identity
+        for reconciler in targets.endpoints
+        for entry in _known(reconciler).values()
+        if is_node_local(entry.sec_identity)
+    }
+
+
+def nodes_in_use(targets: Targets) -> dict[int, Address]:
+    """The node ids that the map of an earlier agent uses, with the addresses; call after the resync."""
+    return {number: target.address for number, target in _known(targets.nodes).items()}
+
+
+def _cidrs_of_rules(prefixes: Mapping[Network, IpcacheTarget]) -> dict[Network, int]:
+    """The prefixes that rules named, with their identities for what lies outside.
+
+    Within the pod CIDR of another node only the identity for what lies inside is written, which is the next number.
+    """
+    cidrs = {prefix: entry.sec_identity for prefix, entry in prefixes.items() if _is_outside(entry.sec_identity)}
+    known = set(cidrs.values())
+    for prefix, entry in prefixes.items():
+        unmanaged = entry.sec_identity == ReservedIdentity.UNMANAGED and entry.node_id
+        if unmanaged and is_local(entry.cidr_identity) and entry.cidr_identity - 1 not in known:
+            cidrs[prefix] = entry.cidr_identity - 1
+    return cidrs
 
 
 def discard_unreferenced(targets: Targets, now: float) -> None:
@@ -232,6 +272,15 @@ def _operations(
     return MapOperations(datapath.map(layouts.MAPS[name]), translation)
 
 
+def _prefix_len(key: Key) -> int:
+    return key.max_prefixlen if isinstance(key, (IPv4Address, IPv6Address)) else key.prefixlen
+
+
+def _first_address(key: Key) -> Address:
+    return key if isinstance(key, (IPv4Address, IPv6Address)) else key.network_address
+
+
+_IPV4_IN_IPV6 = bytes(10) + b"\xff\xff"
 _ANY_PROTOCOL_BITS = int(layouts.PolicyLimits.ROW_PREFIX_ANY)
 _PROTOCOL_BITS = int(layouts.PolicyLimits.ROW_PREFIX_PROTO)
 
@@ -272,11 +321,35 @@ def _endpoint_entry_back(raw: layouts.EndpointEntry) -> EndpointTarget:
 
 
 def _ipcache_entry(value: IpcacheTarget) -> layouts.IpcacheEntry:
-    return layouts.IpcacheEntry(sec_identity=value.sec_identity, cidr_identity=value.cidr_identity)
+    return layouts.IpcacheEntry(
+        sec_identity=value.sec_identity, cidr_identity=value.cidr_identity, node_id=value.node_id
+    )
 
 
 def _ipcache_entry_back(raw: layouts.IpcacheEntry) -> IpcacheTarget:
-    return IpcacheTarget(raw.sec_identity, raw.cidr_identity)
+    return IpcacheTarget(raw.sec_identity, raw.cidr_identity, raw.node_id)
+
+
+def _node_entry(value: NodeTarget) -> layouts.NodeEntry:
+    address = value.address
+    packed = address.packed if isinstance(address, IPv6Address) else _IPV4_IN_IPV6 + address.packed
+    return layouts.NodeEntry(
+        address=packed,
+        ifindex=value.ifindex,
+        mtu_bytes=value.mtu_bytes,
+        family=address.version,
+        flags=int(layouts.NodeFlags.TUNNEL) if value.tunnel else 0,
+    )
+
+
+def _node_entry_back(raw: layouts.NodeEntry) -> NodeTarget:
+    address = IPv6Address(raw.address)
+    return NodeTarget(
+        address=address.ipv4_mapped or address,
+        ifindex=raw.ifindex,
+        mtu_bytes=raw.mtu_bytes,
+        tunnel=bool(raw.flags & layouts.NodeFlags.TUNNEL),
+    )
 
 
 def _banks_padded(value: PolicyEntry) -> layouts.PolicyEntry:
@@ -315,16 +388,19 @@ _POLICIES: Translation[Any, Any, Any, Any] = Translation(
     from_key=_same,
     from_value=lambda raw: PolicyEntry(raw.revision, tuple(raw.banks[: raw.bank_count])),
 )
+_NODES: Translation[Any, Any, Any, Any] = Translation(
+    to_key=_same, to_value=_node_entry, from_key=_same, from_value=_node_entry_back
+)
 _IPCACHE4: Translation[Any, Any, Any, Any] = Translation(
-    to_key=lambda prefix: layouts.Ipcache4Key(prefix_len=prefix.prefixlen, address=int(prefix.network_address)),
+    to_key=lambda key: layouts.Ipcache4Key(prefix_len=_prefix_len(key), address=int(_first_address(key))),
     to_value=_ipcache_entry,
-    from_key=lambda raw: IPv4Network((raw.address, raw.prefix_len)),
+    from_key=lambda raw: key_of(IPv4Network((raw.address, raw.prefix_len))),
     from_value=_ipcache_entry_back,
 )
 _IPCACHE6: Translation[Any, Any, Any, Any] = Translation(
-    to_key=lambda prefix: layouts.Ipcache6Key(prefix_len=prefix.prefixlen, address=prefix.network_address.packed),
+    to_key=lambda key: layouts.Ipcache6Key(prefix_len=_prefix_len(key), address=_first_address(key).packed),
     to_value=_ipcache_entry,
-    from_key=lambda raw: IPv6Network((raw.address, raw.prefix_len)),
+    from_key=lambda raw: key_of(IPv6Network((raw.address, raw.prefix_len))),
     from_value=_ipcache_entry_back,
 )
 _ENDPOINTS4: Translation[Any, Any, Any, Any] = Translation(

@@ -8,11 +8,15 @@ from dataclasses import fields, is_dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from pycilium.agent.cluster import NodeTarget
+from pycilium.agent.config import AgentConfig
+from pycilium.agent.ipcache import IpcacheTarget
 from pycilium.api import messages
 from pycilium.api.messages import PolicyEnabled
 from pycilium.datapath import layouts
 from pycilium.model.endpoint import Endpoint, mac_text
 from pycilium.model.identity import Identity
+from pycilium.model.node import Node
 from pycilium.model.policy import Direction
 from pycilium.policy import PolicyEngine
 
@@ -90,6 +94,33 @@ def _policy_of(endpoint: Endpoint, engine: PolicyEngine) -> messages.EndpointPol
     )
 
 
+def node_view(node: Node, cluster: str) -> messages.Node:
+    """One of GET /cluster/nodes."""
+    families = {
+        version: messages.NodeFamily(
+            enabled=True,
+            ip=str(node.internal_ip(version) or ""),
+            alloc_range=next((str(cidr) for cidr in node.pod_cidrs if cidr.version == version), ""),
+        )
+        for version in (4, 6)
+        if node.internal_ip(version) or any(cidr.version == version for cidr in node.pod_cidrs)
+    }
+    return messages.Node(
+        name=f"{cluster}/{node.name}",
+        primary_address=messages.NodeAddressing(ipv4=families.get(4), ipv6=families.get(6)),
+        source="custom-resource",
+    )
+
+
+def ipcache_text(entry: IpcacheTarget, node: NodeTarget | None) -> str:
+    """An entry of the ipcache as `bpf ipcache` shows it, Cilium's words first."""
+    endpoint = str(node.address) if node is not None and node.tunnel else "0.0.0.0"  # noqa: S104  no address to bind to
+    return (
+        f"identity={entry.sec_identity} encryptkey=0 tunnelendpoint={endpoint} flags=<none> "
+        f"cidridentity={entry.cidr_identity} node={entry.node_id}"
+    )
+
+
 def entry_text(value: Any) -> str:
     """One map key or value for people: `address=10.0.0.5 port=80`."""
     if not is_dataclass(value):
@@ -116,3 +147,11 @@ def _selectors_text(words: Iterable[int]) -> str:
     """The numbers of the bits that are set: `{0,5,513}`."""
     bits = [str(word * 64 + bit) for word, value in enumerate(words) for bit in range(64) if value >> bit & 1]
     return "{" + ",".join(bits) + "}"
+
+
+def masquerading(config: AgentConfig) -> messages.Masquerading:
+    """Of the families that the node runs."""
+    families = messages.MasqueradedFamilies(ipv4=bool(config.ipv4_pod_cidr), ipv6=bool(config.ipv6_pod_cidr))
+    if not config.masquerade:
+        return messages.Masquerading(enabled=False)
+    return messages.Masquerading(enabled=True, mode="BPF", enabled_protocols=families)

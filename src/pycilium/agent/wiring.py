@@ -18,13 +18,14 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from pycilium import __version__
+from pycilium.agent.cluster import ClusterSettings
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.controller import Controller
 from pycilium.agent.endpoint_files import EndpointFiles, queued_deletes
@@ -35,13 +36,23 @@ from pycilium.agent.identities import Identities, identity_of_resource, insert_r
 from pycilium.agent.intent import Intent
 from pycilium.agent.link_operations import LinkOperations, LinkTarget
 from pycilium.agent.loop import ControlLoop
+from pycilium.agent.masquerade import Masquerade
+from pycilium.agent.node_publishing import NodePublisher
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.publishing import Publisher
+from pycilium.agent.route_operations import RouteOperations
 from pycilium.agent.service import Parts, Service
-from pycilium.agent.sources import Source
-from pycilium.agent.targets import Targets, discard_unreferenced, kernel_memory, make_targets, numbers_in_use
+from pycilium.agent.sources import RETRY_FIRST_S, RETRY_MOST_S, Source, retry_delay_s
+from pycilium.agent.targets import (
+    Targets,
+    discard_unreferenced,
+    kernel_memory,
+    make_targets,
+    node_local_in_use,
+    numbers_in_use,
+)
 from pycilium.api.server import ApiServer
-from pycilium.datapath import conntrack, features, layouts, links, loader, netlink, overlay_device, process
+from pycilium.datapath import conntrack, features, layouts, links, loader, nat, netlink, overlay_device, process
 from pycilium.datapath.events import EventReader
 from pycilium.datapath.gateway_device import HOST_NAME, Gateway
 from pycilium.datapath.links import Hook
@@ -52,11 +63,15 @@ from pycilium.hubble.store import FlowStore
 from pycilium.ipam import HostScope
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.identity import cluster_identity_number
+from pycilium.model.node import Node, node_of
 from pycilium.model.policy import Policy
+from pycilium.model.remote_endpoint import remote_endpoint_of
 from pycilium.model.resources import (
     CiliumClusterwideNetworkPolicy,
+    CiliumEndpoint,
     CiliumIdentity,
     CiliumNetworkPolicy,
+    CiliumNode,
     Namespace,
     NetworkPolicy,
     Pod,
@@ -72,6 +87,8 @@ CONNTRACK_INTERVAL_S = 30.0
 QUIET_S = 2.0
 ROOM_FOR_RESTART = 2
 """A restarted agent writes all policy under new numbers before it removes the old: the maps hold both."""
+ENTRIES_PER_FLOW = 2
+"""Of a masqueraded one."""
 NEWS_BYTES = 1 << 16
 
 
@@ -96,7 +113,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         overlay_ifindex = plumbing.make_overlay()
         datapath = ending.enter_context(loader.load(datapath_config(config, plumbing, gateway, overlay_ifindex)))
         attached = LinkOperations(datapath, config.bpf_root, config.attach_mode)
-        targets = make_targets(datapath, attached)
+        targets = make_targets(datapath, attached, RouteOperations())
         targets.stages.resync()
         discard_unreferenced(targets, started)
         remembered = kernel_memory(targets)
@@ -111,18 +128,22 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             max_policies=ROOM_FOR_RESTART * config.policy_capacity,
         )
         desire_node_links(devices, targets, gateway, overlay_ifindex)
-        controller = Controller(intent, engine, targets)
+        Masquerade(config, intent, targets.masquerade, devices)
+        controller = Controller(intent, engine, targets, cluster_settings(config, plumbing))
         control = ControlLoop(intent, controller)
         store = open_store(config.store)
         ending.push_async_callback(store.close)
-        identities = Identities(store, intent)
+        identities = Identities(store, intent, node_local_in_use(targets))
         endpoints = Endpoints(config, intent, store, identities, plumbing, files, control, ipam)
 
+        node = NodePublisher(config, intent, store, plumbing.boot_id())
+
         # Flows.
-        names = Names(intent, config.cluster_name)
+        names = Names(intent, config.cluster_name, controller.cluster.endpoints)
         intent.db.on_commit(lambda _: names.refresh())
+        control.after_round = names.refresh_remote
         flows = FlowStore(config.flow_capacity, names.endpoints)
-        explainer = Explainer(intent, engine, plumbing.gateways)
+        explainer = Explainer(intent, engine, plumbing.gateways, controller.cluster)
         rules = Rules(intent, engine, explainer)
         directories = Directories(names.endpoints, names.identities, rules, KernelInterfaces())
         hubble = HubbleServer(
@@ -134,7 +155,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
 
         # Who asks.
         resources: dict[ResourceKey, Any] = {}
-        sources = make_sources(intent, resources, config.cluster_name)
+        sources = make_sources(intent, resources, config.cluster_name, config.node_name)
         service = Service(
             Parts(
                 config=config,
@@ -145,6 +166,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
                 loop=control,
                 endpoints=endpoints,
                 plumbing=plumbing,
+                node=node,
                 datapath=datapath,
                 flows=flows,
                 ingestion=ingestion,
@@ -167,11 +189,11 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         ending.callback(ingestion.stop)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(source.run(store, intent.db), name=source.kind.__name__) for source in sources]
-            running.append(tasks.create_task(follow_addresses(intent, plumbing), name="addresses"))
+            running.append(tasks.create_task(follow_addresses(intent, plumbing, control), name="addresses"))
             running.append(tasks.create_task(settle_links(attached, endpoints), name="links"))
             running.append(tasks.create_task(conntrack_collection(datapath), name="conntrack"))
             ready = tasks.create_task(
-                become_ready(config, intent, sources, endpoints, control, hubble, store, started), name="ready"
+                become_ready(config, intent, sources, endpoints, control, hubble, store, node, started), name="ready"
             )
             await stop.wait()
             for task in (*running, ready):
@@ -209,6 +231,7 @@ def datapath_config(
             aggregation=layouts.Aggregation[config.event_aggregation.upper()],
             report_interval_s=config.report_interval_s,
             event_wakeup_ns=WAKEUP_NS,
+            masquerade=int(config.masquerade),
             overlay_ifindex=overlay_ifindex,
             tunnel_port=config.tunnel_port,
         ),
@@ -216,6 +239,8 @@ def datapath_config(
             "events": config.event_ring_bytes,
             "ct4": config.conntrack_capacity,
             "ct6": config.conntrack_capacity,
+            "nat4": ENTRIES_PER_FLOW * config.nat_capacity,
+            "nat6": ENTRIES_PER_FLOW * config.nat_capacity,
             "endpoints4": config.endpoint_capacity,
             "endpoints6": config.endpoint_capacity,
             "ipcache4": config.ipcache_capacity,
@@ -226,6 +251,22 @@ def datapath_config(
             "policies": ROOM_FOR_RESTART * config.policy_capacity,
             "policy_rows": ROOM_FOR_RESTART * config.policy_row_capacity,
         },
+    )
+
+
+def cluster_settings(config: AgentConfig, plumbing: Plumbing) -> ClusterSettings:
+    """What this node's configuration says about the others."""
+    cidrs = (config.ipv4_pod_cidr, config.ipv6_pod_cidr)
+    return ClusterSettings(
+        node_name=config.node_name,
+        pod_cidrs=tuple(ip_network(cidr) for cidr in cidrs if cidr),
+        tunnel=config.routing_mode == "tunnel",
+        underlay_version=plumbing.underlay_family,
+        devices=frozenset(config.devices),
+        auto_direct_node_routes=config.auto_direct_node_routes,
+        mtu_bytes=plumbing.pod_mtu_bytes,
+        kube_apiserver=frozenset(ip_address(address) for address in config.kube_apiserver),
+        node_capacity=config.node_capacity,
     )
 
 
@@ -243,10 +284,16 @@ def desire_node_links(devices: Mapping[str, int], targets: Targets, gateway: Gat
         targets.links.desired_set(overlay_device.NAME, LinkTarget(overlay_ifindex, "from_overlay", Hook.INGRESS))
     for device, ifindex in devices.items():
         targets.links.desired_set(device, LinkTarget(ifindex, "from_netdev", Hook.INGRESS))
+        targets.links.desired_set(f"{device}:egress", LinkTarget(ifindex, "to_netdev", Hook.EGRESS))
 
 
-def make_sources(intent: Intent, resources: dict[ResourceKey, Any], cluster: str) -> list[Source[Any, Any]]:
+def make_sources(
+    intent: Intent, resources: dict[ResourceKey, Any], cluster: str, node_name: str
+) -> list[Source[Any, Any]]:
     """One source per kind that decides something here."""
+
+    def other_node(resource: CiliumNode) -> Node | None:
+        return node_of(resource) if resource.metadata.name != node_name else None
 
     def policy(resource: Any) -> Policy:
         parsed = parse_policy(resource, cluster=cluster)
@@ -272,6 +319,8 @@ def make_sources(intent: Intent, resources: dict[ResourceKey, Any], cluster: str
             lambda key: cluster_identity_number(key.name) or key.name,
             is_cluster_identity,
         ),
+        Source(CiliumNode, intent.nodes, other_node, lambda key: key.name),
+        Source(CiliumEndpoint, intent.remote_endpoints, remote_endpoint_of),
     ]
 
 
@@ -287,6 +336,7 @@ async def become_ready(  # the last step of the start
     control: ControlLoop,
     hubble: HubbleServer,
     store: Any,
+    node: NodePublisher,
     started: float,
 ) -> None:
     """Once every source has been read: settle what was restored, let the kernel follow, then keep up with labels."""
@@ -305,26 +355,34 @@ async def become_ready(  # the last step of the start
     gc.enable()
     process.return_free_memory()
     log.info("ready", node=config.node_name, seconds=round(time.monotonic() - started, 3))
-    publisher = Publisher(config, intent, store, hubble.agent_events)
+    publisher = Publisher(config, intent, store, hubble.agent_events, node)
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(node.run(), name="node")
         tasks.create_task(publisher.run(), name="publisher")
         tasks.create_task(follow_labels(intent, endpoints), name="labels")
 
 
 async def follow_labels(intent: Intent, endpoints: Endpoints) -> None:
-    """Give endpoints another identity whenever a pod's or a namespace's labels change."""
+    """Give endpoints another identity whenever their labels change, or those labels have another number.
+
+    While some have a number of this node's own, for want of the store, the store is asked again and again.
+    """
     changed = asyncio.Event()
     changed.set()
-    intent.db.on_commit(lambda tables: changed.set() if tables & {"pods", "namespaces"} else None)
+    deciding = {"pods", "namespaces", "identities"}
+    intent.db.on_commit(lambda tables: changed.set() if tables & deciding else None)
+    delay_s = RETRY_FIRST_S
     while True:
-        await changed.wait()
         changed.clear()
         try:
-            await endpoints.refresh_labels()
+            settled = await endpoints.refresh_labels()
         except CiliumError as error:
             log.warning("labels could not be taken over yet", error=str(error))
-            await asyncio.sleep(1.0)
-            changed.set()
+            settled = False
+        delay_s = RETRY_FIRST_S if settled else min(2 * delay_s, RETRY_MOST_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if settled else retry_delay_s(delay_s)):
+                await changed.wait()
 
 
 async def read_addresses(intent: Intent, plumbing: Plumbing) -> None:
@@ -335,8 +393,11 @@ async def read_addresses(intent: Intent, plumbing: Plumbing) -> None:
             txn.replace_all(intent.host_addresses, found.values())
 
 
-async def follow_addresses(intent: Intent, plumbing: Plumbing) -> None:
-    """Keep the table of the node's own addresses true: listed again whenever the kernel says that one changed."""
+async def follow_addresses(intent: Intent, plumbing: Plumbing, control: ControlLoop) -> None:
+    """Keep the table of the node's own addresses true: listed again whenever the kernel says that one changed.
+
+    With an address the kernel removes the routes that hang on it, so those are read again too.
+    """
     loop = asyncio.get_running_loop()
     with netlink.address_news() as news:
         while True:
@@ -345,6 +406,7 @@ async def follow_addresses(intent: Intent, plumbing: Plumbing) -> None:
             except OSError as error:
                 log.debug("address news overran", error=str(error))  # listing again is the answer to that too
             await read_addresses(intent, plumbing)
+            control.reread_routes()
 
 
 async def settle_links(attached: LinkOperations, endpoints: Endpoints) -> None:
@@ -356,9 +418,12 @@ async def settle_links(attached: LinkOperations, endpoints: Endpoints) -> None:
 
 
 async def conntrack_collection(datapath: loader.Datapath) -> None:
-    """Remove what has expired, now and then; lookups do not depend on it."""
-    with datapath.map(layouts.CT4) as ct4, datapath.map(layouts.CT6) as ct6:
+    """Remove connections that have expired, now and then, and the mappings that they leave; lookups do not need it."""
+    with contextlib.ExitStack() as stack:
+        families = ((layouts.CT4, layouts.NAT4), (layouts.CT6, layouts.NAT6))
+        opened = [[stack.enter_context(datapath.map(spec)).raw for spec in family] for family in families]
         while True:
             await asyncio.sleep(CONNTRACK_INTERVAL_S)
-            for target in (ct4, ct6):
-                await asyncio.to_thread(conntrack.collect, target.raw, int(time.monotonic()))
+            for connections, mappings in opened:
+                await asyncio.to_thread(conntrack.collect, connections, int(time.monotonic()))
+                await asyncio.to_thread(nat.collect, mappings, connections, int(time.monotonic()))

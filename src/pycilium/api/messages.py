@@ -87,6 +87,19 @@ class BpfMapStatus(Message, frozen=True):
     maps: list[MapFill] = []
 
 
+class MasqueradedFamilies(Message, frozen=True):
+    ipv4: bool = False
+    ipv6: bool = False
+
+
+class Masquerading(Message, frozen=True):
+    """Whether pods reach the outside with the node's address."""
+
+    enabled: bool = False
+    mode: str = ""
+    enabled_protocols: MasqueradedFamilies | None = msgspec.field(default=None, name="enabledProtocols")
+
+
 class StatusResponse(Message, frozen=True):
     cilium: Status
     version: str = ""
@@ -99,6 +112,7 @@ class StatusResponse(Message, frozen=True):
     kvstore: Status | None = None
     hubble: HubbleStatus | None = None
     ipam: IpamStatus | None = None
+    masquerading: Masquerading | None = None
     node_monitor: MonitorStatus | None = msgspec.field(default=None, name="nodeMonitor")
     bpf_maps: BpfMapStatus | None = None
     controllers: list[ControllerStatus] = []

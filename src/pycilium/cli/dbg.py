@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pycilium.cli.render import output_option, print_json, print_table, print_yaml
+from pycilium.cli.status import masquerading_text
 from pycilium.cli.target import Target, lab_option, pass_target
 
 
@@ -40,6 +41,7 @@ def _status_lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
     ipam = answer.get("ipam") or {}
     lines.append(("IPAM", ipam.get("status", "")))
     lines += [("  Allocated", f"{address}  {owner}") for address, owner in (ipam.get("allocations") or {}).items()]
+    lines.append(("Masquerading", masquerading_text(answer)))
     controllers = answer.get("controllers") or []
     failing = [entry for entry in controllers if (entry.get("status") or {}).get("consecutive-failure-count")]
     lines.append(("Controller Status", f"{len(controllers) - len(failing)}/{len(controllers)} healthy"))

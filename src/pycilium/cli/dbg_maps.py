@@ -15,6 +15,7 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "policy": ("Policies: revision and banks, then the rows of each.", ("policies", "policy_rows")),
     "identity": ("Identities: the selectors that each belongs to.", ("identity_bits",)),
     "ct": ("Connections.", ("ct4", "ct6")),
+    "nat": ("Masqueraded flows, with the source that the network sees.", ("nat4", "nat6")),
     "ipcache": ("Longest prefix to identity.", ("ipcache4", "ipcache6")),
     "endpoint": ("Local endpoints by address.", ("endpoints4", "endpoints6")),
     "metrics": ("Packets and bytes by direction and drop reason.", ("metrics",)),

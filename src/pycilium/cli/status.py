@@ -132,11 +132,24 @@ def _details(report: Report) -> list[tuple[str, str]]:
         ("Datapath", f"{answer.get('datapath-mode', '')}, attached by {answer.get('attach-mode', '')}"),
         ("Endpoints", f"{ready}/{len(report.endpoints)} ready"),
         ("IPAM", (answer.get("ipam") or {}).get("status", "")),
+        ("Masquerading", masquerading_text(answer)),
         ("Controllers", f"{len(controllers) - failing}/{len(controllers)} healthy"),
         ("Flows", _flows(answer)),
         ("Store", _state(answer.get("kvstore"))),
     ]
     return [(name, value) for name, value in details if value]
+
+
+def masquerading_text(answer: dict[str, Any]) -> str:
+    """As Cilium says it: `BPF [IPv4: Enabled, IPv6: Enabled]`; empty if the agent does not say."""
+    part = answer.get("masquerading")
+    if part is None:
+        return ""
+    if not part.get("enabled"):
+        return "Disabled"
+    families = part.get("enabledProtocols") or {}
+    words = [f"{name}: {'Enabled' if families.get(name.lower()) else 'Disabled'}" for name in ("IPv4", "IPv6")]
+    return f"{part.get('mode', '')} [{', '.join(words)}]"
 
 
 def _flows(answer: dict[str, Any]) -> str:

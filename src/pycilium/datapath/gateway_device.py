@@ -22,6 +22,7 @@ from pycilium.datapath.rtnetlink import (
     IFF_UP,
     IPV4_FORWARDING,
     IPV4_RP_FILTER,
+    ROUTE_PROTOCOL,
     Address,
     Link,
     Network,
@@ -135,7 +136,8 @@ def _stale(channel: Netlink, host: Link, wanted: GatewayWanted) -> Iterator[Requ
     gateways = {gateway for gateway, _ in wanted.families}
     cidrs = {cidr for _, cidr in wanted.families}
     for route in channel.routes():
-        if route.ifindex == host.ifindex and route.destination not in cidrs:
+        of_other_node = route.protocol == ROUTE_PROTOCOL  # those are the agent's to keep or remove
+        if route.ifindex == host.ifindex and route.destination not in cidrs and not of_other_node:
             yield rtnetlink.delete_route(route.destination, host.ifindex)
     for entry in channel.addresses():
         if entry.ifindex == host.ifindex and entry.address not in gateways:

@@ -99,6 +99,8 @@ class DropReason(IntEnum):
     NO_TUNNEL_ENDPOINT = 160
     NO_CONFIG = 165
     UNSUPPORTED_L2 = 166
+    NAT_NO_MAPPING = 167
+    NAT_UNSUPPORTED = 168
     FRAGMENT_NOT_FOUND = 175
     FORBIDDEN_ICMPV6 = 176
     POLICY_DENY = 181
@@ -162,6 +164,22 @@ class MetricsLimits(IntEnum):
     """enum metrics_limits."""
 
     ENTRIES = 1024
+
+
+class NatDirection(IntEnum):
+    """enum nat_direction."""
+
+    OUT = 0
+    IN = 1
+
+
+class NatLimits(IntEnum):
+    """enum nat_limits."""
+
+    PORT_MIN = 1024
+    PORTS = 64512
+    PROBES = 32
+    ROUNDS = 32
 
 
 class NodeId(IntEnum):
@@ -925,6 +943,263 @@ class IpcacheEntry:
         )
 
 
+_NAT4_KEY = struct.Struct("=4s 4s 2s 2s B B 2x")
+
+
+@dataclass(frozen=True, slots=True)
+class Nat4Key:
+    """struct nat4_key."""
+
+    local: int = 0
+    remote: int = 0
+    local_port: int = 0
+    remote_port: int = 0
+    protocol: int = 0
+    direction: int = 0
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("local", ">u4"),
+            ("remote", ">u4"),
+            ("local_port", ">u2"),
+            ("remote_port", ">u2"),
+            ("protocol", "u1"),
+            ("direction", "u1"),
+            ("pad", "u2"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{local:be32@0 remote:be32@4 local_port:be16@8 remote_port:be16@10 protocol:u8@12 "
+        "direction:u8@13 pad:u16@14 size=16}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _NAT4_KEY.pack(
+            self.local.to_bytes(4, "big"),
+            self.remote.to_bytes(4, "big"),
+            self.local_port.to_bytes(2, "big"),
+            self.remote_port.to_bytes(2, "big"),
+            self.protocol,
+            self.direction,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Nat4Key:
+        items = _NAT4_KEY.unpack(raw)
+        return cls(
+            int.from_bytes(items[0], "big"),
+            int.from_bytes(items[1], "big"),
+            int.from_bytes(items[2], "big"),
+            int.from_bytes(items[3], "big"),
+            items[4],
+            items[5],
+        )
+
+
+_NAT6_KEY = struct.Struct("=16s 16s 2s 2s B B 2x")
+
+
+@dataclass(frozen=True, slots=True)
+class Nat6Key:
+    """struct nat6_key."""
+
+    local: bytes = bytes(16)
+    remote: bytes = bytes(16)
+    local_port: int = 0
+    remote_port: int = 0
+    protocol: int = 0
+    direction: int = 0
+
+    SIZE: ClassVar[int] = 40
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("local", "u1", (16,)),
+            ("remote", "u1", (16,)),
+            ("local_port", ">u2"),
+            ("remote_port", ">u2"),
+            ("protocol", "u1"),
+            ("direction", "u1"),
+            ("pad", "u2"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{local:struct{words:be32[4]@0 size=16}@0 remote:struct{words:be32[4]@0 size=16}@16 "
+        "local_port:be16@32 remote_port:be16@34 protocol:u8@36 direction:u8@37 pad:u16@38 size=40}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _NAT6_KEY.pack(
+            self.local,
+            self.remote,
+            self.local_port.to_bytes(2, "big"),
+            self.remote_port.to_bytes(2, "big"),
+            self.protocol,
+            self.direction,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Nat6Key:
+        items = _NAT6_KEY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            int.from_bytes(items[2], "big"),
+            int.from_bytes(items[3], "big"),
+            items[4],
+            items[5],
+        )
+
+
+_NAT_ENTRY = struct.Struct("=16s 2s 2x I")
+
+
+@dataclass(frozen=True, slots=True)
+class NatEntry:
+    """struct nat_entry."""
+
+    address: bytes = bytes(16)
+    port: int = 0
+    used_s: int = 0
+
+    SIZE: ClassVar[int] = 24
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("address", "u1", (16,)),
+            ("port", ">u2"),
+            ("pad", "u2"),
+            ("used_s", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{address:struct{words:be32[4]@0 size=16}@0 port:be16@16 pad:u16@18 used_s:u32@20 size=24}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _NAT_ENTRY.pack(
+            self.address,
+            self.port.to_bytes(2, "big"),
+            self.used_s,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> NatEntry:
+        items = _NAT_ENTRY.unpack(raw)
+        return cls(
+            items[0],
+            int.from_bytes(items[1], "big"),
+            items[2],
+        )
+
+
+_MASQUERADE_ENTRY = struct.Struct("=16s 16s")
+
+
+@dataclass(frozen=True, slots=True)
+class MasqueradeEntry:
+    """struct masquerade_entry."""
+
+    ipv4: bytes = bytes(16)
+    ipv6: bytes = bytes(16)
+
+    SIZE: ClassVar[int] = 32
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("ipv4", "u1", (16,)),
+            ("ipv6", "u1", (16,)),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{ipv4:struct{words:be32[4]@0 size=16}@0 ipv6:struct{words:be32[4]@0 size=16}@16 size=32}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _MASQUERADE_ENTRY.pack(
+            self.ipv4,
+            self.ipv6,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> MasqueradeEntry:
+        items = _MASQUERADE_ENTRY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+        )
+
+
+_NO_MASQUERADE4_KEY = struct.Struct("=I 4s")
+
+
+@dataclass(frozen=True, slots=True)
+class NoMasquerade4Key:
+    """struct no_masquerade4_key."""
+
+    prefix_len: int = 0
+    address: int = 0
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("prefix_len", "u4"),
+            ("address", ">u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{prefix_len:u32@0 address:be32@4 size=8}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _NO_MASQUERADE4_KEY.pack(
+            self.prefix_len,
+            self.address.to_bytes(4, "big"),
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> NoMasquerade4Key:
+        items = _NO_MASQUERADE4_KEY.unpack(raw)
+        return cls(
+            items[0],
+            int.from_bytes(items[1], "big"),
+        )
+
+
+_NO_MASQUERADE6_KEY = struct.Struct("=I 16s")
+
+
+@dataclass(frozen=True, slots=True)
+class NoMasquerade6Key:
+    """struct no_masquerade6_key."""
+
+    prefix_len: int = 0
+    address: bytes = bytes(16)
+
+    SIZE: ClassVar[int] = 20
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("prefix_len", "u4"),
+            ("address", "u1", (16,)),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{prefix_len:u32@0 address:struct{words:be32[4]@0 size=16}@4 size=20}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _NO_MASQUERADE6_KEY.pack(
+            self.prefix_len,
+            self.address,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> NoMasquerade6Key:
+        items = _NO_MASQUERADE6_KEY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+        )
+
+
 _NODE_ENTRY = struct.Struct("=16s I H B B")
 
 
@@ -1255,6 +1530,72 @@ class ClockEntry:
         )
 
 
+_NAT_DRAFT = struct.Struct("=16s 16s 16s 2s 2s 2s B B I")
+
+
+@dataclass(frozen=True, slots=True)
+class NatDraft:
+    """struct nat_draft."""
+
+    inside: bytes = bytes(16)
+    outside: bytes = bytes(16)
+    remote: bytes = bytes(16)
+    inside_port: int = 0
+    outside_port: int = 0
+    remote_port: int = 0
+    protocol: int = 0
+    family: int = 0
+    now_s: int = 0
+
+    SIZE: ClassVar[int] = 60
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("inside", "u1", (16,)),
+            ("outside", "u1", (16,)),
+            ("remote", "u1", (16,)),
+            ("inside_port", ">u2"),
+            ("outside_port", ">u2"),
+            ("remote_port", ">u2"),
+            ("protocol", "u1"),
+            ("family", "u1"),
+            ("now_s", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{inside:struct{words:be32[4]@0 size=16}@0 outside:struct{words:be32[4]@0 size=16}@16 "
+        "remote:struct{words:be32[4]@0 size=16}@32 inside_port:be16@48 outside_port:be16@50 "
+        "remote_port:be16@52 protocol:u8@54 family:u8@55 now_s:u32@56 size=60}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _NAT_DRAFT.pack(
+            self.inside,
+            self.outside,
+            self.remote,
+            self.inside_port.to_bytes(2, "big"),
+            self.outside_port.to_bytes(2, "big"),
+            self.remote_port.to_bytes(2, "big"),
+            self.protocol,
+            self.family,
+            self.now_s,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> NatDraft:
+        items = _NAT_DRAFT.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            items[2],
+            int.from_bytes(items[3], "big"),
+            int.from_bytes(items[4], "big"),
+            int.from_bytes(items[5], "big"),
+            items[6],
+            items[7],
+            items[8],
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ProgramConfig:
     """Constants that the programs are loaded with; what each means: bpf/abi/config.h."""
@@ -1265,6 +1606,7 @@ class ProgramConfig:
     gateway_ipv6: bytes = bytes(16)
     host_ifindex: int = 0
     host_mac: bytes = bytes(6)
+    masquerade: int = 0
     overlay_ifindex: int = 0
     report_interval_s: int = 0
     tunnel_port: int = 0
@@ -1287,6 +1629,12 @@ _MetricsEntry: Final[Codec[MetricsEntry]] = _codec(MetricsEntry, "metrics_entry"
 _Ipcache4Key: Final[Codec[Ipcache4Key]] = _codec(Ipcache4Key, "ipcache4_key")
 _Ipcache6Key: Final[Codec[Ipcache6Key]] = _codec(Ipcache6Key, "ipcache6_key")
 _IpcacheEntry: Final[Codec[IpcacheEntry]] = _codec(IpcacheEntry, "ipcache_entry")
+_Nat4Key: Final[Codec[Nat4Key]] = _codec(Nat4Key, "nat4_key")
+_Nat6Key: Final[Codec[Nat6Key]] = _codec(Nat6Key, "nat6_key")
+_NatEntry: Final[Codec[NatEntry]] = _codec(NatEntry, "nat_entry")
+_MasqueradeEntry: Final[Codec[MasqueradeEntry]] = _codec(MasqueradeEntry, "masquerade_entry")
+_NoMasquerade4Key: Final[Codec[NoMasquerade4Key]] = _codec(NoMasquerade4Key, "no_masquerade4_key")
+_NoMasquerade6Key: Final[Codec[NoMasquerade6Key]] = _codec(NoMasquerade6Key, "no_masquerade6_key")
 _NodeEntry: Final[Codec[NodeEntry]] = _codec(NodeEntry, "node_entry")
 _PathMtuEntry: Final[Codec[PathMtuEntry]] = _codec(PathMtuEntry, "path_mtu_entry")
 _PolicyEntry: Final[Codec[PolicyEntry]] = _codec(PolicyEntry, "policy_entry")
@@ -1295,6 +1643,7 @@ _SelectorBits: Final[Codec[SelectorBits]] = _codec(SelectorBits, "selector_bits"
 _PolicyRowKey: Final[Codec[PolicyRowKey]] = _codec(PolicyRowKey, "policy_row_key")
 _PolicyRow: Final[Codec[PolicyRow]] = _codec(PolicyRow, "policy_row")
 _ClockEntry: Final[Codec[ClockEntry]] = _codec(ClockEntry, "clock_entry")
+_NatDraft: Final[Codec[NatDraft]] = _codec(NatDraft, "nat_draft")
 
 CLOCK: Final[MapSpec[int, ClockEntry]] = MapSpec(
     "clock", MapType.PERCPU_ARRAY, U32, _ClockEntry, 1
@@ -1335,8 +1684,26 @@ IPCACHE4: Final[MapSpec[Ipcache4Key, IpcacheEntry]] = MapSpec(
 IPCACHE6: Final[MapSpec[Ipcache6Key, IpcacheEntry]] = MapSpec(
     "ipcache6", MapType.LPM_TRIE, _Ipcache6Key, _IpcacheEntry, 524288
 )
+MASQUERADE: Final[MapSpec[int, MasqueradeEntry]] = MapSpec(
+    "masquerade", MapType.HASH, U32, _MasqueradeEntry, 256
+)
 METRICS: Final[MapSpec[int, MetricsEntry]] = MapSpec(
     "metrics", MapType.PERCPU_ARRAY, U32, _MetricsEntry, 1024
+)
+NAT4: Final[MapSpec[Nat4Key, NatEntry]] = MapSpec(
+    "nat4", MapType.LRU_HASH, _Nat4Key, _NatEntry, 262144
+)
+NAT6: Final[MapSpec[Nat6Key, NatEntry]] = MapSpec(
+    "nat6", MapType.LRU_HASH, _Nat6Key, _NatEntry, 262144
+)
+NAT_DRAFT: Final[MapSpec[int, NatDraft]] = MapSpec(
+    "nat_draft", MapType.PERCPU_ARRAY, U32, _NatDraft, 1
+)
+NO_MASQUERADE4: Final[MapSpec[NoMasquerade4Key, int]] = MapSpec(
+    "no_masquerade4", MapType.LPM_TRIE, _NoMasquerade4Key, U32, 16384
+)
+NO_MASQUERADE6: Final[MapSpec[NoMasquerade6Key, int]] = MapSpec(
+    "no_masquerade6", MapType.LPM_TRIE, _NoMasquerade6Key, U32, 16384
 )
 NODES: Final[MapSpec[int, NodeEntry]] = MapSpec(
     "nodes", MapType.ARRAY, U32, _NodeEntry, 8192
@@ -1365,7 +1732,13 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "identity_bits": IDENTITY_BITS,
     "ipcache4": IPCACHE4,
     "ipcache6": IPCACHE6,
+    "masquerade": MASQUERADE,
     "metrics": METRICS,
+    "nat4": NAT4,
+    "nat6": NAT6,
+    "nat_draft": NAT_DRAFT,
+    "no_masquerade4": NO_MASQUERADE4,
+    "no_masquerade6": NO_MASQUERADE6,
     "nodes": NODES,
     "path_mtus": PATH_MTUS,
     "policies": POLICIES,
@@ -1374,6 +1747,7 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
 
 PROGRAMS: Final[dict[str, ProgramSpec]] = {
     "from_container": ProgramSpec("from_container", "container", "tc"),
+    "to_netdev": ProgramSpec("to_netdev", "egress", "tc"),
     "from_host": ProgramSpec("from_host", "host", "tc"),
     "from_netdev": ProgramSpec("from_netdev", "netdev", "tc"),
     "from_overlay": ProgramSpec("from_overlay", "overlay", "tc"),
@@ -1386,6 +1760,7 @@ CONFIG: Final[dict[str, Constant]] = {
     "config_gateway_ipv6": Constant("config_gateway_ipv6", "gateway_ipv6", "struct{words:be32[4]@0 size=16}", bytes_encoder(16)),
     "config_host_ifindex": Constant("config_host_ifindex", "host_ifindex", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_host_mac": Constant("config_host_mac", "host_mac", "struct{bytes:u8[6]@0 size=6}", bytes_encoder(6)),
+    "config_masquerade": Constant("config_masquerade", "masquerade", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_overlay_ifindex": Constant("config_overlay_ifindex", "overlay_ifindex", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_report_interval_s": Constant("config_report_interval_s", "report_interval_s", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_tunnel_port": Constant("config_tunnel_port", "tunnel_port", "u32", integer_encoder(4, sys.byteorder, signed=False)),
@@ -1406,6 +1781,12 @@ STRUCTS: Final[dict[str, str]] = {
     "ipcache4_key": Ipcache4Key.SIGNATURE,
     "ipcache6_key": Ipcache6Key.SIGNATURE,
     "ipcache_entry": IpcacheEntry.SIGNATURE,
+    "nat4_key": Nat4Key.SIGNATURE,
+    "nat6_key": Nat6Key.SIGNATURE,
+    "nat_entry": NatEntry.SIGNATURE,
+    "masquerade_entry": MasqueradeEntry.SIGNATURE,
+    "no_masquerade4_key": NoMasquerade4Key.SIGNATURE,
+    "no_masquerade6_key": NoMasquerade6Key.SIGNATURE,
     "node_entry": NodeEntry.SIGNATURE,
     "path_mtu_entry": PathMtuEntry.SIGNATURE,
     "policy_entry": PolicyEntry.SIGNATURE,
@@ -1414,6 +1795,7 @@ STRUCTS: Final[dict[str, str]] = {
     "policy_row_key": PolicyRowKey.SIGNATURE,
     "policy_row": PolicyRow.SIGNATURE,
     "clock_entry": ClockEntry.SIGNATURE,
+    "nat_draft": NatDraft.SIGNATURE,
 }
 
 ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
@@ -1429,6 +1811,8 @@ ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "verdict_flags": VerdictFlags,
     "aggregation": Aggregation,
     "metrics_limits": MetricsLimits,
+    "nat_direction": NatDirection,
+    "nat_limits": NatLimits,
     "node_id": NodeId,
     "node_flags": NodeFlags,
     "path_mtu_limits": PathMtuLimits,

@@ -36,11 +36,15 @@ _ADDR_GEN_MODE_NONE = 1
 IPV4_FORWARDING, IPV4_RP_FILTER = 1, 8
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+IFA_F_SECONDARY, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE = 0x01, 0x08, 0x20, 0x40
+"""The first says of an IPv4 address that it is a further one of its network, of an IPv6 one that it is temporary."""
 _IFA_F_NODAD, _IFA_F_PERMANENT, _IFA_F_NOPREFIXROUTE = 0x02, 0x80, 0x200
 _NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 1, 2, 0x80
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_METRICS, _RTAX_MTU = 1, 4, 5, 7, 8, 2
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST, _RTNH_F_ONLINK = 254, 3, 1, 4
-_RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
+ROUTE_PROTOCOL = 176
+"""Who made a route: says that a route to another node's pods is ours."""
+_RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_NOWHERE = 0, 253, 255
 
 _ATTRIBUTE = struct.Struct("=HH")
 _IFINFO = struct.Struct("=BxHiII")
@@ -93,6 +97,8 @@ class LinkAddress(NamedTuple):
     ifindex: int
     address: Address
     prefix_len: int
+    flags: int = 0
+    """IFA_F_…"""
 
 
 class Neighbour(NamedTuple):
@@ -108,6 +114,11 @@ class Route(NamedTuple):
     destination: Network
     ifindex: int
     gateway: Address | None
+    source: Address | None = None
+    mtu_bytes: int = 0
+    """0: that of the device."""
+    protocol: int = 0
+    """Who made it."""
 
 
 # == changes ==
@@ -195,30 +206,40 @@ def set_neighbour(ifindex: int, address: Address, mac: bytes) -> Request:
 
 
 def set_route(
-    destination: Network, ifindex: int, *, gateway: Address | None = None, source: Address | None = None
+    destination: Network,
+    ifindex: int,
+    *,
+    gateway: Address | None = None,
+    source: Address | None = None,
+    mtu_bytes: int = 0,
+    protocol: int = _RTPROT_BOOT,
 ) -> Request:
     """A route of the main table, the gateway being reachable on the link whatever the addresses say. Idempotent."""
     scope = _RT_SCOPE_LINK if gateway is None and destination.version == 4 else _RT_SCOPE_UNIVERSE
     flags = _RTNH_F_ONLINK if gateway is not None else 0
     family = _family(destination.network_address)
-    payload = _RTMSG.pack(family, destination.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, scope, _RTN_UNICAST, flags)
+    payload = _RTMSG.pack(family, destination.prefixlen, 0, 0, _RT_TABLE_MAIN, protocol, scope, _RTN_UNICAST, flags)
     if destination.prefixlen:
         payload += _attribute(_RTA_DST, destination.network_address.packed)
     if gateway is not None:
         payload += _attribute(_RTA_GATEWAY, gateway.packed)
     if source is not None:
         payload += _attribute(_RTA_PREFSRC, source.packed)
+    if mtu_bytes:
+        payload += _attribute(_RTA_METRICS, _u32(_RTAX_MTU, mtu_bytes))
     payload += _u32(_RTA_OIF, ifindex)
     return Request(RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_REPLACE, payload, f"set route to {destination}")
 
 
-def delete_route(destination: Network, ifindex: int) -> Request:
-    """ESRCH if there is none."""
+def delete_route(destination: Network, ifindex: int = 0, *, protocol: int = 0) -> Request:
+    """By the device, or by who made it. ESRCH if there is none."""
     family = _family(destination.network_address)
-    payload = _RTMSG.pack(family, destination.prefixlen, 0, 0, _RT_TABLE_MAIN, 0, 0, 0, 0)
+    payload = _RTMSG.pack(family, destination.prefixlen, 0, 0, _RT_TABLE_MAIN, protocol, _RT_SCOPE_NOWHERE, 0, 0)
     if destination.prefixlen:
         payload += _attribute(_RTA_DST, destination.network_address.packed)
-    return Request(RTM_DELROUTE, 0, payload + _u32(_RTA_OIF, ifindex), f"delete route to {destination}")
+    if ifindex:
+        payload += _u32(_RTA_OIF, ifindex)
+    return Request(RTM_DELROUTE, 0, payload, f"delete route to {destination}")
 
 
 def _change_address(kind: int, flags: int, ifindex: int, address: Address, prefix_len: int) -> Request:
@@ -289,9 +310,11 @@ def vxlan_in(link: Link) -> Vxlan:
 
 
 def address_in(payload: bytes) -> LinkAddress:
-    _, prefix_len, _, _, ifindex = _IFADDR.unpack_from(payload)
+    _, prefix_len, flags, _, ifindex = _IFADDR.unpack_from(payload)
     attributes = attributes_in(payload, _IFADDR.size)
-    return LinkAddress(ifindex, _ip(attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]), prefix_len)
+    if _IFA_FLAGS in attributes:
+        (flags,) = _U32.unpack(attributes[_IFA_FLAGS])
+    return LinkAddress(ifindex, _ip(attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]), prefix_len, flags)
 
 
 def neighbour_in(payload: bytes) -> Neighbour | None:
@@ -304,14 +327,22 @@ def neighbour_in(payload: bytes) -> Neighbour | None:
 
 
 def route_in(payload: bytes) -> Route | None:
-    family, prefix_len, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(payload)
+    family, prefix_len, _, _, table, protocol, _, kind, _ = _RTMSG.unpack_from(payload)
     if table != _RT_TABLE_MAIN or kind != _RTN_UNICAST or family not in (socket.AF_INET, socket.AF_INET6):
         return None
     attributes = attributes_in(payload, _RTMSG.size)
     packed = attributes.get(_RTA_DST, bytes(4 if family == socket.AF_INET else 16))
     destination = (IPv4Network if family == socket.AF_INET else IPv6Network)((packed, prefix_len))
-    gateway = attributes.get(_RTA_GATEWAY)
-    return Route(destination, _number(attributes, _RTA_OIF), _ip(gateway) if gateway else None)
+    gateway, source = attributes.get(_RTA_GATEWAY), attributes.get(_RTA_PREFSRC)
+    metrics = attributes_in(attributes.get(_RTA_METRICS, b""))
+    return Route(
+        destination=destination,
+        ifindex=_number(attributes, _RTA_OIF),
+        gateway=_ip(gateway) if gateway else None,
+        source=_ip(source) if source else None,
+        mtu_bytes=_number(metrics, _RTAX_MTU),
+        protocol=protocol,
+    )
 
 
 # == bytes ==

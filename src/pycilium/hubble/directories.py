@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -19,6 +19,8 @@ from pycilium.model.labels import Labels
 
 Key = TypeVar("Key")
 
+REMEMBERED_CHANGES = 4096
+"""Of addresses; whoever did not look for longer looks at all of them."""
 CLUSTER_LABEL = "k8s:io.cilium.k8s.policy.cluster="
 
 
@@ -104,6 +106,8 @@ class EndpointDirectory(Protocol):
 
     def endpoints(self) -> Mapping[int, EndpointName]: ...
     def addresses(self) -> Mapping[bytes, EndpointName]: ...
+    def addresses_changed(self, since: int) -> tuple[int, Collection[bytes] | None]:
+        """Where the changes of addresses are now, and those since `since`; None: too many, look at all."""
 
 
 class IdentityDirectory(Protocol):
@@ -136,6 +140,9 @@ class EndpointTable:
         self._revision = 0
         self._endpoints: dict[int, EndpointName] = {}
         self._addresses: dict[bytes, EndpointName] = {}
+        self._changed: list[bytes] = []
+        self._changed_before = 0
+        """How many changes of addresses there were before those in the list."""
 
     @property
     def revision(self) -> int:
@@ -153,16 +160,28 @@ class EndpointTable:
 
     def set_address(self, address: bytes, name: EndpointName | None) -> None:
         """Names the owner of an address (16 bytes, IPv4 in mapped form); None forgets it."""
-        self._set(self._addresses, address, name)
+        if self._set(self._addresses, address, name):
+            self._changed.append(address)
+            if len(self._changed) > 2 * REMEMBERED_CHANGES:
+                del self._changed[:REMEMBERED_CHANGES]
+                self._changed_before += REMEMBERED_CHANGES
 
-    def _set(self, table: dict[Key, EndpointName], key: Key, name: EndpointName | None) -> None:
+    def addresses_changed(self, since: int) -> tuple[int, Collection[bytes] | None]:
+        now = self._changed_before + len(self._changed)
+        if since < self._changed_before:
+            return now, None
+        return now, dict.fromkeys(self._changed[since - self._changed_before :])
+
+    def _set(self, table: dict[Key, EndpointName], key: Key, name: EndpointName | None) -> bool:
+        """Whether that was a change."""
         if table.get(key) == name:
-            return
+            return False
         if name is None:
             table.pop(key, None)
         else:
             table[key] = name
         self._revision += 1
+        return True
 
 
 RESERVED_IDENTITY_LABELS: dict[int, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -24,6 +24,8 @@ BATCH_ROWS = 8192
 MAX_LOSSES = 4096
 NAME_SLACK = 4096
 """Endpoint names taken in before those out of use are looked for."""
+MAX_RECENT = 1024
+"""Addresses whose names changed, looked up apart until all are put in order anew, which is slow for very many."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -173,10 +175,10 @@ class _NameIndex:
         self._numbers: dict[EndpointName, int] = {}
         self._limit = NAME_SLACK
         self._by_endpoint = np.zeros(65536, dtype=np.uint32)
-        self._hashes = np.zeros(0, dtype=np.uint64)
-        self._highs = np.zeros(0, dtype=np.uint64)
-        self._lows = np.zeros(0, dtype=np.uint64)
-        self._by_address = np.zeros(0, dtype=np.uint32)
+        self._all, self._recent = _AddressIndex(), _AddressIndex()
+        self._looked_at = -1
+        self._changed: dict[bytes, int] = {}
+        """What `_recent` knows: the addresses that changed since `_all` was made."""
 
     def refresh(self) -> None:
         """Follows the directory if it has changed."""
@@ -188,12 +190,13 @@ class _NameIndex:
         self._by_endpoint[:] = 0
         for endpoint_id, name in endpoints.items():
             self._by_endpoint[endpoint_id] = self._number(name)
-        words = np.frombuffer(b"".join(addresses), dtype=">u8").reshape(-1, 2).astype(np.uint64)
-        hashes = _hash(words[:, 0], words[:, 1])
-        order = np.argsort(hashes)
-        self._hashes, self._highs, self._lows = hashes[order], words[order, 0], words[order, 1]
-        numbers = [self._number(name) for name in addresses.values()]
-        self._by_address = np.array(numbers, dtype=np.uint32)[order]
+        self._looked_at, changed = self._directory.addresses_changed(self._looked_at)
+        if changed is None or len(self._changed) + len(changed) > MAX_RECENT:
+            self._all = _AddressIndex({address: self._number(name) for address, name in addresses.items()})
+            self._changed = {}
+        else:
+            self._changed |= {address: self._number(addresses.get(address)) for address in changed}
+        self._recent = _AddressIndex(self._changed)
 
     def resolve(self, rows: Columns) -> None:
         """Fills source_name and destination_name."""
@@ -208,14 +211,10 @@ class _NameIndex:
         name: NDArray[np.uint32],
     ) -> None:
         np.take(self._by_endpoint, endpoint, out=name)
-        if not len(self._hashes):
-            return
         unknown = np.flatnonzero(name == 0)
-        high, low = high[unknown], low[unknown]
-        position = np.searchsorted(self._hashes, _hash(high, low))
-        position[position == len(self._hashes)] = 0
-        same = (self._highs[position] == high) & (self._lows[position] == low)
-        name[unknown[same]] = self._by_address[position[same]]
+        if len(unknown):
+            for index in (self._all, self._recent):  # the later one is right where both know
+                index.fill(high, low, name, unknown)
 
     def is_crowded(self) -> bool:
         return len(self.names) > self._limit
@@ -224,22 +223,49 @@ class _NameIndex:
         """Drops the names that neither the columns nor the directory use, and renumbers the columns in place."""
         used = np.zeros(len(self.names), dtype=np.bool_)
         used[0] = True
-        for column in (*columns, self._by_endpoint, self._by_address):
+        for column in (*columns, self._by_endpoint, self._all.numbers, self._recent.numbers):
             used[column] = True
         renumbered = (np.cumsum(used) - 1).astype(np.uint32)
-        for column in (*columns, self._by_endpoint, self._by_address):
+        for column in (*columns, self._by_endpoint, self._all.numbers, self._recent.numbers):
             column[:] = renumbered[column]
         self.names = [name for name, keep in zip(self.names, used, strict=True) if keep]
         self._numbers = {name: number for number, name in enumerate(self.names) if name is not None}
+        self._changed = {address: int(renumbered[number]) for address, number in self._changed.items()}
         self.generation += 1
         self._limit = 2 * len(self.names) + NAME_SLACK
 
-    def _number(self, name: EndpointName) -> int:
+    def _number(self, name: EndpointName | None) -> int:
+        if name is None:
+            return 0
         number = self._numbers.get(name)
         if number is None:
             number = self._numbers[name] = len(self.names)
             self.names.append(name)
         return number
+
+
+class _AddressIndex:
+    """The number of an endpoint's name by its address, for whole columns."""
+
+    def __init__(self, numbers: Mapping[bytes, int] | None = None) -> None:
+        numbers = numbers or {}
+        words = np.frombuffer(b"".join(numbers), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+        hashes = _hash(words[:, 0], words[:, 1])
+        order = np.argsort(hashes)
+        self._hashes, self._highs, self._lows = hashes[order], words[order, 0], words[order, 1]
+        self.numbers: NDArray[np.uint32] = np.array(list(numbers.values()), dtype=np.uint32)[order]
+
+    def fill(
+        self, high: NDArray[np.uint64], low: NDArray[np.uint64], name: NDArray[np.uint32], rows: NDArray[np.intp]
+    ) -> None:
+        """Sets `name` of those of `rows` whose address is known here."""
+        if not len(self._hashes):
+            return
+        high, low = high[rows], low[rows]
+        position = np.searchsorted(self._hashes, _hash(high, low))
+        position[position == len(self._hashes)] = 0
+        same = (self._highs[position] == high) & (self._lows[position] == low)
+        name[rows[same]] = self.numbers[position[same]]
 
 
 def _hash(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.uint64]:

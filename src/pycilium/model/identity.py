@@ -17,6 +17,9 @@ CLUSTER_IDENTITIES = range(256, 65536)
 LOCAL_IDENTITIES = range((1 << 24) + 1, 2 << 24)
 """Of one node: the CIDRs of its rules."""
 
+NODE_LOCAL_IDENTITIES = range((2 << 24) + 1, 3 << 24)
+"""Of one node, too: label sets of its pods, for as long as the store is away and cannot give them a number of all."""
+
 
 class ReservedIdentity(IntEnum):
     """Numbers that never change, as in Hubble's flow API."""
@@ -59,11 +62,13 @@ RESERVED_IDENTITIES: tuple[Identity, ...] = (
         Identity(int(number), _reserved(number.label_key))
         for number in ReservedIdentity
         if number not in (ReservedIdentity.UNKNOWN, ReservedIdentity.WORLD_IPV4, ReservedIdentity.WORLD_IPV6)
+        and number is not ReservedIdentity.KUBE_APISERVER
     ),
+    Identity(int(ReservedIdentity.KUBE_APISERVER), _reserved("kube-apiserver", "remote-node")),
     Identity(int(ReservedIdentity.WORLD_IPV4), _reserved("world", "world-ipv4")),
     Identity(int(ReservedIdentity.WORLD_IPV6), _reserved("world", "world-ipv6")),
 )
-"""All but unknown. The worlds of the two families are also the world."""
+"""All but unknown. The worlds of the two families are also the world, and the API server is also a remote node."""
 
 
 def cidr_labels(network: IPv4Network | IPv6Network) -> Labels:
@@ -79,5 +84,10 @@ def cluster_identity_number(name: str) -> int | None:
 
 
 def is_local(number: int) -> bool:
-    """Whether the number was given out by this node."""
+    """Whether the number stands for a CIDR of this node's rules."""
     return number in LOCAL_IDENTITIES
+
+
+def is_node_local(number: int) -> bool:
+    """Whether the number stands for labels on this node alone: never published, never sent."""
+    return number in NODE_LOCAL_IDENTITIES

@@ -112,6 +112,12 @@ def entity_peers(entity: str, cluster: str) -> tuple[Peer, ...]:
     raise KeyError(entity)
 
 
+def network_of_one(address: Address) -> Network:
+    """The network that holds this address alone; quicker than `ip_network`, which goes by way of text."""
+    number, bits = int(address), address.max_prefixlen
+    return IPv4Network((number, bits)) if address.version == 4 else IPv6Network((number, bits))
+
+
 def peer_set(peers: Iterable[Peer]) -> PeerSet:
     """The set of these peers."""
     return PeerSet(tuple(peers))

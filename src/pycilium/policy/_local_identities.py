@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pycilium.model.identity import ReservedIdentity
 from pycilium.model.peer import Address, Network
-from pycilium.policy._numbers import NumberPool, NumbersInUse
+from pycilium.policy._numbers import NumbersInUse
+from pycilium.reconcile import NumberPool
 
 _BASE = 1 << 24
 _WORLD_PAIRS = {4: 0, 6: 1}

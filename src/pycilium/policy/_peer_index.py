@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from pycilium.model.labels import Labels
 from pycilium.model.peer import CidrPeer, LabelPeer, Network, Peer, PeerSet
+from pycilium.model.prefixes import PrefixMap
 from pycilium.policy._label_index import SelectorIndex
-from pycilium.policy._prefixes import PrefixMap
 
 
 class PeerIndex:

@@ -16,9 +16,10 @@ from pycilium.model.peer import PeerSet, entity_peers, peer_set
 from pycilium.model.policy import ALLOW_LOCALHOST, Direction, Rule, Section
 from pycilium.policy._bits import BANK_BITS
 from pycilium.policy._history import RowHistory
-from pycilium.policy._numbers import NumberPool, NumbersExhaustedError, NumbersInUse
+from pycilium.policy._numbers import NumbersInUse
 from pycilium.policy._rows import Contribution, Row, RowKey, fold
 from pycilium.policy._selectors import Selector, SelectorTable
+from pycilium.reconcile import NumberPool, NumbersExhaustedError
 
 MAX_BANKS_PER_POLICY = 13
 MAX_SELECTORS_PER_POLICY = MAX_BANKS_PER_POLICY * (BANK_BITS - 1)

@@ -18,18 +18,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address
 
 from pycilium.model.identity import LOCAL_IDENTITIES, RESERVED_IDENTITIES, Identity, cidr_labels
 from pycilium.model.labels import Labels
 from pycilium.model.peer import Address, CidrPeer, LabelPeer, Network, PeerSet
+from pycilium.model.prefixes import PrefixMap
 from pycilium.policy._bits import ANY_BIT, BANK_BITS, BitsKey, IdentityBits
 from pycilium.policy._earlier import EarlierPolicies
 from pycilium.policy._label_index import LabelsIndex
 from pycilium.policy._local_identities import LocalIdentities, world_identity
-from pycilium.policy._numbers import NumbersExhaustedError, NumbersInUse, Words
+from pycilium.policy._numbers import NumbersInUse, Words
 from pycilium.policy._peer_index import PeerIndex
-from pycilium.policy._prefixes import PrefixMap
+from pycilium.reconcile import NumbersExhaustedError
 
 MAX_BANKS = 128
 """Selector numbers are u16 in conntrack entries and flow events."""
@@ -127,9 +128,9 @@ class SelectorTable:
         """The labels of an identity, local ones too."""
         return self._identities.get(number)
 
-    def cidr_identity(self, address: Address) -> int:
-        """The identity to OR to that of a pod or node at `address`; 0 if no rule's CIDR covers it."""
-        prefix = self._longest_prefix(address)
+    def cidr_identity(self, inside: Address | Network) -> int:
+        """The identity to OR to that of pods and nodes at an address or in a network; 0 if no rule's CIDR covers it."""
+        prefix = self._longest_prefix(inside)
         return prefix.inside if prefix is not None else 0
 
     def world_identity(self, address: Address) -> int:
@@ -242,8 +243,11 @@ class SelectorTable:
 
     # ---- prefixes ----
 
-    def _longest_prefix(self, address: Address) -> _Prefix | None:
-        covering = self._prefixes.covering(ip_network(address))
+    def _longest_prefix(self, inside: Address | Network) -> _Prefix | None:
+        if isinstance(inside, (IPv4Address, IPv6Address)):
+            covering = self._prefixes.around(inside)
+        else:
+            covering = self._prefixes.covering(inside)
         return next((prefix for _, prefix in covering if prefix.users), None)
 
     def _use_prefix(self, network: Network) -> None:

@@ -140,9 +140,9 @@ class PolicyEngine:
         """Whether an `update()`, even an empty one, has removals to give that waited for the kernel."""
         return self._selectors.cleanup_due
 
-    def cidr_identity(self, address: Address) -> int:
-        """The identity whose bits are OR-ed in for a pod or node at `address`; 0: none."""
-        return self._selectors.cidr_identity(address)
+    def cidr_identity(self, inside: Address | Network) -> int:
+        """The identity whose bits are OR-ed in for pods and nodes at an address, or in all of a network; 0: none."""
+        return self._selectors.cidr_identity(inside)
 
     def world_identity(self, address: Address) -> int:
         """The identity of `address` if it lies outside."""

@@ -315,11 +315,8 @@ _UNBUILT = {
 
 _UNBUILT_ENTITIES = {
     "cluster-mesh": "other clusters",
-    "health": "health endpoints",
     "ingress": "an ingress of ours",
     "init": "endpoints without an identity",
-    "kube-apiserver": "finding the API server",
-    "remote-node": "more than one node",
     "unmanaged": "telling pods that are not ours",
 }
 """Those that nobody could have: a rule for one would match nothing, in silence."""

@@ -97,7 +97,7 @@ CIDRS = (
     "1.1.1.1/32", "192.168.0.0/24", "::/0", "fd00::/8", "fd00::/16", "fd00::/64", "fd00::5/128", "2606:4700::/32",
 )  # fmt: skip
 _PORTS = (1, 22, 53, 79, 80, 81, 90, 443, 8080, 8443, 65535)
-ENTITIES = ("all", "world", "cluster", "host", "none")
+ENTITIES = ("all", "world", "cluster", "host", "none", "remote-node", "health", "kube-apiserver")
 
 IDENTITIES = tuple(Identity(pod.identity, pod.end.labels) for pod in PODS)
 SUBJECTS: tuple[Labels, ...] = tuple(pod.end.labels for pod in PODS)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from pycilium.agent.config import AgentConfig, load_config
+from pycilium.agent.wiring import ENTRIES_PER_FLOW
 from pycilium.datapath import layouts
 from pycilium.errors import ConfigError
 
@@ -46,6 +47,10 @@ def test_the_defaults_are_within_their_own_bounds(tmp_path):
         ("pod_mtu_bytes", 65536),
         ("pod_mtu_bytes", "1500"),
         ("devices", [1]),
+        ("masquerade", "yes"),
+        ("nat_capacity", 0),
+        ("non_masquerade_cidrs", ["192.0.2.1/24"]),
+        ("non_masquerade_cidrs", ["somewhere"]),
         ("node_capacity", 1),
         ("node_capacity", 65536),
         ("routing_mode", "geneve"),
@@ -64,7 +69,7 @@ def test_a_value_out_of_bounds_is_refused_by_file_and_field(tmp_path, field, val
 
 
 def test_every_number_has_bounds():
-    numbers = [name for name in FIELDS if isinstance(getattr(DEFAULTS, name), int)]
+    numbers = [name for name in FIELDS if type(getattr(DEFAULTS, name)) is int]
 
     assert [name for name in numbers if not str(AgentConfig.__annotations__[name]).startswith("Annotated")] == []
 
@@ -73,6 +78,7 @@ def test_a_map_has_the_same_size_by_default_whoever_says_it():
     said = {
         "events": DEFAULTS.event_ring_bytes,
         "ct4": DEFAULTS.conntrack_capacity,
+        "nat4": ENTRIES_PER_FLOW * DEFAULTS.nat_capacity,
         "endpoints4": DEFAULTS.endpoint_capacity,
         "ipcache4": DEFAULTS.ipcache_capacity,
         "identity_bits": DEFAULTS.identity_capacity,

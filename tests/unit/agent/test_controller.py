@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pycilium.agent.cluster import ClusterSettings
 from pycilium.agent.controller import Controller
 from pycilium.agent.intent import HostAddress, Intent
-from pycilium.agent.link_operations import LinkTarget
 from pycilium.agent.targets import discard_unreferenced, kernel_memory, make_targets, numbers_in_use
 from pycilium.datapath import layouts
 from pycilium.errors import MapFull
@@ -30,11 +30,11 @@ from pycilium.testing.fake_map import FakeMap
 NOTHING = Outcome()
 
 
-class FakeLinks:
-    """Attached programs, in memory."""
+class FakeTarget:
+    """Attached programs, or routes, in memory."""
 
     def __init__(self) -> None:
-        self.attached: dict[str, LinkTarget] = {}
+        self.attached = {}
 
     def update(self, entries):
         self.attached |= entries
@@ -54,7 +54,8 @@ class Kernel:
     """What outlives an agent."""
 
     maps: dict[str, FakeMap] = field(default_factory=dict)
-    links: FakeLinks = field(default_factory=FakeLinks)
+    links: FakeTarget = field(default_factory=FakeTarget)
+    routes: FakeTarget = field(default_factory=FakeTarget)
 
     def map(self, spec) -> FakeMap:
         return self.maps.setdefault(spec.name, FakeMap(spec))
@@ -63,9 +64,9 @@ class Kernel:
 class Agent:
     """Intent and controller of one run of the agent on a kernel."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, settings: ClusterSettings | None = None) -> None:
         self.kernel = kernel
-        self.targets = make_targets(kernel, kernel.links)
+        self.targets = make_targets(kernel, kernel.links, kernel.routes)
         self.targets.stages.resync()
         discard_unreferenced(self.targets, 0.0)
         self.intent = Intent.new()
@@ -74,7 +75,7 @@ class Agent:
                 txn.insert(self.intent.identities, identity)
             txn.insert(self.intent.host_addresses, HostAddress(ip_address("10.0.0.254"), "cilium_host"))
         self.engine = PolicyEngine(numbers_in_use(self.targets))
-        self.controller = Controller(self.intent, self.engine, self.targets)
+        self.controller = Controller(self.intent, self.engine, self.targets, settings)
         self.now = 0.0
 
     def change(self, *, endpoints=(), gone=(), policies=(), without=()) -> None:

@@ -13,6 +13,7 @@ from pycilium.agent.flows import FlowIngestion, Names
 from pycilium.agent.intent import Intent
 from pycilium.datapath.layouts import EventType, FlowEvent
 from pycilium.hubble.store import FlowStore
+from tests.unit.agent.test_cluster import declare, joined, pod
 from tests.unit.agent.test_controller import ENDPOINTS
 
 
@@ -110,3 +111,18 @@ async def test_lost_events_are_told_exactly_and_those_of_an_earlier_agent_are_no
 
     assert store.lost_total == 5
     assert ingestion.lost == 12
+
+
+async def test_pods_of_other_nodes_have_names_for_as_long_as_they_have_the_address():
+    agent = joined()
+    names = Names(agent.intent, "default", agent.controller.cluster.endpoints)
+    address = bytes(10) + b"\xff\xff" + bytes((10, 0, 1, 1))
+
+    declare(agent, remote=[pod("web", "10.0.1.1")])
+    names.refresh_remote()
+    known = names.endpoints.addresses().get(address)
+    declare(agent, gone=[("remote_endpoints", pod("web", "10.0.1.1").key)])
+    names.refresh_remote()
+
+    assert (known.namespace, known.pod_name) == ("b", "web")
+    assert address not in names.endpoints.addresses()

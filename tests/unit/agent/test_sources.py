@@ -1,5 +1,7 @@
 """What the agent takes in from the store, and what it sets aside."""
 
+import asyncio
+
 import pytest
 
 from pycilium.agent.identities import identity_of_resource, insert_reserved, is_cluster_identity
@@ -9,6 +11,7 @@ from pycilium.model.identity import RESERVED_IDENTITIES, Identity
 from pycilium.model.labels import Labels
 from pycilium.model.resources import CiliumIdentity, ObjectMeta, ResourceKey
 from pycilium.store import ResourceList, Unreadable, WatchEvent
+from pycilium.store.sqlite import SqliteStore
 
 
 def resource(name: str) -> CiliumIdentity:
@@ -67,3 +70,40 @@ class TestIdentities:
         source._replace(intent.db, ResourceList((resource("300"),), "2"))
 
         assert intent.db.revision == before
+
+
+async def until(reached) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            if reached():
+                return
+            await asyncio.sleep(0)
+
+
+class TestOutage:
+    async def test_what_was_known_stays_and_what_changed_meanwhile_is_a_diff(
+        self, tmp_path, intent, source, monkeypatch
+    ):
+        monkeypatch.setattr("pycilium.agent.sources.RETRY_FIRST_S", 0.0)
+        store = SqliteStore(tmp_path / "store.db")
+        for name in ("300", "301"):
+            await store.create(resource(name))
+        changes = intent.identities.changes(from_start=False)
+        away = asyncio.create_task(source.run(store, intent.db))
+        await source.synced.wait()
+        changes.drain()
+        await store.close()
+        await until(lambda: source.error)
+        away.cancel()
+        meanwhile = changes.drain()
+
+        store = SqliteStore(tmp_path / "store.db")
+        await store.delete(CiliumIdentity, "301")
+        await store.create(resource("302"))
+        back = asyncio.create_task(source.run(store, intent.db))
+        await until(lambda: not source.error)
+        back.cancel()
+        await store.close()
+
+        assert meanwhile == []
+        assert sorted(change.key for change in changes.drain()) == [301, 302]

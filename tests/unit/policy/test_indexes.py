@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pycilium.model.labels import Label, Labels
+from pycilium.model.prefixes import PrefixMap
 from pycilium.model.selector import LabelSelector, Operator, Requirement
 from pycilium.policy._label_index import LabelsIndex, SelectorIndex
-from pycilium.policy._prefixes import PrefixMap
 
 SOURCES = st.sampled_from(("k8s", "reserved"))
 KEYS = st.sampled_from(("app", "role"))

@@ -117,9 +117,7 @@ class TestRefusals:
 
         assert refused.value.path == path
 
-    @pytest.mark.parametrize(
-        "entity", ["cluster-mesh", "health", "ingress", "init", "kube-apiserver", "remote-node", "unmanaged"]
-    )
+    @pytest.mark.parametrize("entity", ["cluster-mesh", "ingress", "init", "unmanaged"])
     @pytest.mark.parametrize("direction", ["ingress", "egressDeny"])
     def test_an_entity_that_nobody_could_have_is_refused(self, direction, entity):
         member = "fromEntities" if direction == "ingress" else "toEntities"

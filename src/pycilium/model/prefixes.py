@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from pycilium.model.peer import Network
+from pycilium.model.peer import Address, Network
 
 V = TypeVar("V")
 
@@ -35,6 +35,11 @@ class PrefixMap(Generic[V]):
     def covering(self, network: Network) -> Iterator[tuple[Network, V]]:
         """Networks that `network` lies in, itself among them; the longest first."""
         return self._families[network.version].covering(network.prefixlen, int(network.network_address))
+
+    def around(self, address: Address) -> Iterator[tuple[Network, V]]:
+        """Networks that `address` lies in; the longest first. Much quicker than to make a network of it."""
+        family = self._families[address.version]
+        return family.covering(family.bits, int(address))
 
     def within(self, network: Network) -> Iterator[tuple[Network, V]]:
         """Networks that lie in `network`, itself among them."""

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* What comes back to a masqueraded flow, and ICMP errors about one: to be turned to the pod before anything else looks
+ * at the packet. STEP_DONE: its destination is a local endpoint now; STEP_IGNORE: it is the node's own; or a drop reason.
+ */
+#pragma once
+
+#include "endpoint.h"
+#include "fragment.h"
+#include "l4.h"
+#include "nat.h"
+#include "nat_rewrite.h"
+
+CONFIG(__u32, config_masquerade);
+CONFIG(__u32, config_tunnel_port);
+
+static __always_inline bool nat_is_overlay(const struct tuple *tuple)
+{
+	return tuple->protocol == IPPROTO_UDP && tuple->destination_port == be16(config_tunnel_port);
+}
+
+/* The entry that turns packets with this key, if who is behind it is still there: the node itself, or an endpoint. */
+static __always_inline struct nat_entry *nat_find_in(const struct nat6_key *key, __u8 family)
+{
+	struct nat_entry *entry = nat_find(key, family);
+	struct ipv6_addr inside;
+
+	if (likely(!entry))
+		return 0;
+	inside = entry->address;
+	return address_equal(&inside, &key->local) || endpoint_lookup(&inside, family) ? entry : 0;
+}
+
+static __noinline int nat_turn(struct __sk_buff *skb, struct flow *flow, const struct nat_entry *entry, __be16 port)
+{
+	return nat_rewrite(skb, flow, NAT_DESTINATION, &entry->address, port);
+}
+
+/* An error that quotes what a pod has sent, as the network has seen it. */
+static __noinline int nat_error_in(struct __sk_buff *skb, struct flow *flow)
+{
+	struct tuple quoted = {};
+	struct nat_entry *entry;
+	struct nat6_key key;
+	int l4_offset = icmp_quoted(skb, flow->l4_offset, flow->family, &quoted);
+
+	if (!l4_offset || !address_equal(&quoted.source, &flow->tuple.destination))
+		return STEP_IGNORE;
+	nat_key_out(&key, &quoted);
+	key.direction = NAT_IN;
+	entry = nat_find_in(&key, flow->family);
+	if (!entry)
+		return STEP_IGNORE;
+	if (nat_rewrite_quoted(skb, flow, NAT_SOURCE, &quoted, l4_offset, entry))
+		return DROP_WRITE_ERROR;
+	if (address_equal(&entry->address, &key.local))
+		return STEP_IGNORE;
+	return nat_turn(skb, flow, entry, flow->tuple.destination_port);
+}
+
+static __noinline int nat_reply_in(struct __sk_buff *skb, struct flow *flow)
+{
+	struct nat_entry *entry;
+	struct nat6_key key;
+	int reason;
+
+	if (flow->fragment == FRAGMENT_LATER && fragment_recall(flow))
+		return STEP_IGNORE;
+	nat_key_in(&key, &flow->tuple);
+	entry = nat_find_in(&key, flow->family);
+	if (!entry)
+		return STEP_IGNORE;
+	if (flow->fragment == FRAGMENT_FIRST)
+		fragment_remember(flow);
+	nat_touch(entry, clock_now_s());
+	reason = nat_turn(skb, flow, entry, entry->port);
+	if (reason)
+		return reason;
+	return address_equal(&entry->address, &key.local) ? STEP_IGNORE : STEP_DONE;
+}
+
+static __always_inline int nat_in(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	if (!config_masquerade || parse_l4(skb, flow, family) || nat_is_overlay(&flow->tuple))
+		return STEP_IGNORE;
+	if (likely(flow->tracking == TRACKING_CONNECTION || flow->tracking == TRACKING_REPLY))
+		return nat_reply_in(skb, flow);
+	return flow->tracking == TRACKING_RELATED ? nat_error_in(skb, flow) : STEP_IGNORE;
+}

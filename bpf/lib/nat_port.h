@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* A new mapping: a port of the node for a flow, which no other flow to the same remote end has.
+ *
+ * The flow's own port if that is free, else one found by a search in rounds, each from a random port on in random equal
+ * steps: fewer random numbers than ports are looked at, no run of taken ports is followed for long, and no two flows
+ * take the same way. A search looks at 1024 ports at most: of 64512 with 300 left it finds one 99 times in 100, and it
+ * costs some 100 us when there is none; the next packet, as of a SYN that is sent again, starts a new one.
+ *
+ * NAT_IN comes first, for it is what two flows would fight for, then NAT_OUT; if that fails the first is taken back.
+ */
+#pragma once
+
+#include "nat.h"
+
+enum nat_step {
+	NAT_STEP_FACTOR =
+	    42, /* 64512 is 2^10 * 3^2 * 7: a multiple of 42, and one, shares no factor with it, so that its
+				 steps come to no port twice */
+	NAT_STEPS = NAT_PORTS / NAT_STEP_FACTOR,
+};
+
+static __always_inline struct nat_draft *nat_draft_here(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&nat_draft, &zero);
+}
+
+static __always_inline void nat_draft_key(const struct nat_draft *draft, struct nat6_key *key, __u8 direction)
+{
+	key->local = direction == NAT_OUT ? draft->inside : draft->outside;
+	key->remote = draft->remote;
+	key->local_port = direction == NAT_OUT ? draft->inside_port : draft->outside_port;
+	key->remote_port = draft->remote_port;
+	key->protocol = draft->protocol;
+	key->direction = direction;
+	key->pad = 0;
+}
+
+/* Has the node itself a socket that this port of the remote end's packets would go to? A listening one counts too. */
+static __always_inline bool nat_socket_has(struct __sk_buff *skb, const struct nat_draft *draft, __be16 port)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *socket = 0;
+	__u32 bytes;
+
+	if (draft->family == FAMILY_IPV4) {
+		tuple.ipv4.saddr = draft->remote.words[3];
+		tuple.ipv4.daddr = draft->outside.words[3];
+		tuple.ipv4.sport = draft->remote_port;
+		tuple.ipv4.dport = port;
+		bytes = sizeof(tuple.ipv4);
+	} else {
+		__builtin_memcpy(tuple.ipv6.saddr, &draft->remote, sizeof(tuple.ipv6.saddr));
+		__builtin_memcpy(tuple.ipv6.daddr, &draft->outside, sizeof(tuple.ipv6.daddr));
+		tuple.ipv6.sport = draft->remote_port;
+		tuple.ipv6.dport = port;
+		bytes = sizeof(tuple.ipv6);
+	}
+	if (draft->protocol == IPPROTO_TCP)
+		socket = bpf_skc_lookup_tcp(skb, &tuple, bytes, BPF_F_CURRENT_NETNS, 0);
+	else if (draft->protocol == IPPROTO_UDP)
+		socket = bpf_sk_lookup_udp(skb, &tuple, bytes, BPF_F_CURRENT_NETNS, 0);
+	if (!socket)
+		return false;
+	bpf_sk_release(socket);
+	return true;
+}
+
+/* Claims the port for the draft; 0, or -1 if it is another's. A mapping of this flow that has lost its other half is
+ * taken up again.
+ */
+__noinline int nat_claim(struct __sk_buff *skb, __u32 port)
+{
+	struct nat_draft *draft = nat_draft_here();
+	const struct nat_entry *found;
+	struct nat_entry entry = {};
+	struct nat6_key key;
+
+	if (!draft)
+		return -1;
+	draft->outside_port = be16(port);
+	nat_draft_key(draft, &key, NAT_IN);
+	found = nat_find(&key, draft->family);
+	if (found)
+		return nat_entry_names(found, &draft->inside, draft->inside_port) ? 0 : -1;
+	if (nat_socket_has(skb, draft, draft->outside_port))
+		return -1;
+	entry.address = draft->inside;
+	entry.port = draft->inside_port;
+	entry.used_s = draft->now_s;
+	return nat_add(&key, &entry, draft->family) ? -1 : 0;
+}
+
+/* The first free port of some, by two random numbers; 0 if there is none. */
+__noinline int nat_scan(__u32 start, __u32 step)
+{
+	const struct nat_draft *draft = nat_draft_here();
+	__u32 at = start % NAT_PORTS; /* counted from NAT_PORT_MIN */
+	struct nat6_key key;
+
+	if (!draft)
+		return 0;
+	nat_draft_key(draft, &key, NAT_IN);
+	step = step % NAT_STEPS * NAT_STEP_FACTOR + 1;
+	for (int i = 0; i < NAT_PROBES; i++) {
+		key.local_port = be16(NAT_PORT_MIN + at);
+		if (!nat_find(&key, draft->family))
+			return NAT_PORT_MIN + at;
+		at += step;
+		if (at >= NAT_PORTS)
+			at -= NAT_PORTS;
+	}
+	return 0;
+}
+
+/* Ports below NAT_PORT_MIN stay the node's own. Of SCTP every checksum would have to be made anew over the whole
+ * packet, of any other protocol there is no port: both keep what they have. Identifiers of pings have no owners.
+ */
+static __always_inline bool nat_may_keep(const struct nat_draft *draft)
+{
+	if (draft->protocol == IPPROTO_TCP || draft->protocol == IPPROTO_UDP)
+		return be16(draft->inside_port) >= NAT_PORT_MIN;
+	return true;
+}
+
+/* 0 once the draft has a port that is its own, by NAT_IN; else DROP_NAT_NO_MAPPING. */
+__noinline int nat_find_port(struct __sk_buff *skb)
+{
+	const struct nat_draft *draft = nat_draft_here();
+	int port;
+
+	if (!draft)
+		return DROP_NAT_NO_MAPPING;
+	if (nat_may_keep(draft) && !nat_claim(skb, be16(draft->inside_port)))
+		return 0;
+	if (draft->protocol == IPPROTO_SCTP)
+		return DROP_NAT_NO_MAPPING;
+	for (int i = 0; i < NAT_ROUNDS; i++) {
+		port = nat_scan(bpf_get_prandom_u32(), bpf_get_prandom_u32());
+		if (port && !nat_claim(skb, port))
+			return 0;
+	}
+	return DROP_NAT_NO_MAPPING;
+}
+
+/* Makes the other half of the mapping of this CPU's draft. Which one stands says NAT_OUT: another CPU may have made one for
+ * the same flow meanwhile, or a full map have refused ours; then the port is given back.
+ */
+__noinline int nat_commit(__u32 now_s)
+{
+	const struct nat_draft *draft = nat_draft_here();
+	const struct nat_entry *found;
+	struct nat_entry entry = {.used_s = now_s};
+	struct nat6_key key;
+
+	if (!draft)
+		return 0;
+	entry.address = draft->outside;
+	entry.port = draft->outside_port;
+	nat_draft_key(draft, &key, NAT_OUT);
+	if (!nat_add(&key, &entry, draft->family))
+		return 0;
+	found = nat_find(&key, draft->family);
+	if (found && nat_entry_names(found, &draft->outside, draft->outside_port))
+		return 0;
+	nat_draft_key(draft, &key, NAT_IN);
+	nat_remove(&key, draft->family);
+	return 0;
+}

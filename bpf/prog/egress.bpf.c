@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/* What leaves the node: attached to the egress of its devices. Pods' packets to the outside get the
+ * node's address there; the node's own go on untouched, unless a pod has the same port to the same remote end.
+ *
+ *   node's stack ──> device [to_netdev] ──> network
+ *
+ * It reports only what it drops: from_container has reported the packet before.
+ */
+#include "../lib/conntrack.h"
+#include "../lib/endpoint.h"
+#include "../lib/events.h"
+#include "../lib/family.h"
+#include "../lib/fragment.h"
+#include "../lib/masquerade.h"
+#include "../lib/nat_in.h"
+#include "../lib/parse.h"
+
+static __noinline int egress_drop(struct __sk_buff *skb, struct flow *flow, __u8 reason)
+{
+	end_resolve(&flow->source, &flow->tuple.source, flow->family);
+	end_set_remote(&flow->destination, &flow->tuple.destination, flow->family);
+	return drop(skb, flow, reason, DIRECTION_EGRESS);
+}
+
+static __always_inline int egress_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	int reason;
+
+	/* Nothing but whole headers comes here from pods: from_container sees to that. */
+	if (!family_is_on(family) || parse_ip(skb, flow, family) || parse_l4(skb, flow, family))
+		return TC_ACT_OK;
+	if (likely(!endpoint_lookup(&flow->tuple.source, family)))
+		reason = masquerade_own(skb, flow, family);
+	else if (flow->tracking == TRACKING_RELATED)
+		reason = masquerade_error(skb, flow);
+	else
+		reason = masquerade_endpoint(skb, flow);
+	if (unlikely(reason == STEP_UNMAPPED))
+		reason = masquerade_open(skb, flow);
+	return likely(reason <= 0) ? TC_ACT_OK : egress_drop(skb, flow, reason);
+}
+
+SEC("tc")
+int to_netdev(struct __sk_buff *skb)
+{
+	struct flow flow = flow_of(skb);
+
+	if (!config_masquerade || skb->vlan_present)
+		return TC_ACT_OK;
+	if (skb->protocol == be16(ETH_P_IP))
+		return egress_ip(skb, &flow, FAMILY_IPV4);
+	if (skb->protocol == be16(ETH_P_IPV6))
+		return egress_ip(skb, &flow, FAMILY_IPV6);
+	return TC_ACT_OK;
+}
+
+const char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,89 @@
+"""The node: another machine of the cluster, as its CiliumNode tells of it.
+
+Owns the conversion from the resource. Invariant: addresses are such as packets can be sent to, and no pod CIDR is a
+whole family: whatever else is wrong with them shows only beside other nodes (`agent.node_claims`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from pycilium.errors import InvalidResource
+from pycilium.model.peer import Address, Network
+from pycilium.model.resources import CiliumNode
+from pycilium.model.resources.checks import network_of
+
+INTERNAL_IP = "InternalIP"
+"""On the underlay: where the node's machine is reached."""
+GATEWAY_IP = "CiliumInternalIP"
+"""The node's own address within its pod CIDR."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node's name and what it says of itself."""
+
+    name: str
+    internal_ips: tuple[Address, ...] = ()
+    gateway_ips: tuple[Address, ...] = ()
+    health_ips: tuple[Address, ...] = ()
+    pod_cidrs: tuple[Network, ...] = ()
+    boot_id: str = ""
+
+    def internal_ip(self, version: int) -> Address | None:
+        """The first address of a family on the underlay."""
+        return next((address for address in self.internal_ips if address.version == version), None)
+
+    def __str__(self) -> str:
+        return f"node {self.name} ({', '.join(map(str, self.internal_ips)) or 'no InternalIP'})"
+
+
+def node_of(resource: CiliumNode) -> Node:
+    """What a CiliumNode says; InvalidResource names the field that cannot be."""
+    spec = resource.spec
+    health = (spec.health.ipv4, spec.health.ipv6) if spec.health is not None else ()
+    return Node(
+        name=resource.metadata.name,
+        internal_ips=tuple(_addresses(resource, INTERNAL_IP)),
+        gateway_ips=tuple(_addresses(resource, GATEWAY_IP)),
+        health_ips=tuple(usable_address(each, "spec.health") for each in health if each),
+        pod_cidrs=tuple(
+            _pod_cidr(cidr, f"spec.ipam.podCIDRs[{index}]")
+            for index, cidr in enumerate(spec.ipam.pod_cidrs if spec.ipam is not None else ())
+        ),
+        boot_id=spec.bootid,
+    )
+
+
+def usable_address(text: str, path: str) -> Address:
+    """An address that a node or a pod can have; InvalidResource for any other text."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise InvalidResource(f"{text!r} is not an IP address", path=path) from None
+    if isinstance(address, IPv6Address) and (address.scope_id or address.ipv4_mapped):
+        raise InvalidResource(f"{text} is not an address of its own: no zone, and IPv4 as IPv4", path=path)
+    if _is_special(address):
+        raise InvalidResource(f"{text} cannot be the address of a node or pod", path=path)
+    return address
+
+
+def _addresses(resource: CiliumNode, kind: str) -> Iterator[Address]:
+    for index, address in enumerate(resource.spec.addresses):
+        if address.type == kind:
+            yield usable_address(address.ip, f"spec.addresses[{index}].ip")
+
+
+def _pod_cidr(text: str, path: str) -> Network:
+    network = network_of(text, path)
+    if not network.prefixlen:
+        raise InvalidResource(f"{text} is every address that there is", path=path)
+    if _is_special(network.network_address) or _is_special(network.broadcast_address):
+        raise InvalidResource(f"{text} holds addresses that no pod can have", path=path)
+    return network
+
+
+def _is_special(address: IPv4Address | IPv6Address) -> bool:
+    return address.is_loopback or address.is_multicast or address.is_link_local or address.is_unspecified

@@ -1,0 +1,60 @@
+"""The remote endpoint: a pod of another node, as its CiliumEndpoint tells of it. There are tens of thousands: slim.
+
+Owns the conversion from the resource. Texts that many have in common are shared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from sys import intern
+
+from pycilium.model.node import usable_address
+from pycilium.model.peer import Address
+from pycilium.model.resources import CiliumEndpoint
+from pycilium.model.resources.base import ResourceKey
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteEndpoint:
+    """Who has which addresses, and where."""
+
+    namespace: str
+    name: str
+    addresses: tuple[Address, ...]
+    sec_identity: int
+    """0: not known yet."""
+    node: str
+    """What the endpoint calls its node: an address or a name, "" for nothing."""
+    created_s: int
+    """When the resource was made; of two that claim one address the newer has it."""
+
+    @property
+    def key(self) -> ResourceKey:
+        return ResourceKey("CiliumEndpoint", self.namespace, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def remote_endpoint_of(resource: CiliumEndpoint) -> RemoteEndpoint | None:
+    """What a CiliumEndpoint says, None if it has no addresses; InvalidResource names the field that cannot be."""
+    status = resource.status
+    if status is None or status.networking is None:
+        return None
+    networking, created = status.networking, resource.metadata.creation_timestamp
+    addresses = tuple(
+        usable_address(text, f"status.networking.addressing[{index}]")
+        for index, pair in enumerate(networking.addressing)
+        for text in (pair.ipv4, pair.ipv6)
+        if text
+    )
+    if not addresses:
+        return None
+    return RemoteEndpoint(
+        namespace=intern(resource.metadata.namespace),
+        name=resource.metadata.name,
+        addresses=tuple(dict.fromkeys(addresses)),
+        sec_identity=status.identity.id if status.identity is not None else 0,
+        node=intern(networking.node),
+        created_s=int(created.timestamp()) if created is not None else 0,
+    )

@@ -1,0 +1,28 @@
+"""What `cilium status` says of an agent's answer."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from pycilium.agent.config import AgentConfig
+from pycilium.agent.views import masquerading
+from pycilium.cli.status import masquerading_text
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, "BPF [IPv4: Enabled, IPv6: Enabled]"),
+        ({"ipv6_pod_cidr": None}, "BPF [IPv4: Enabled, IPv6: Disabled]"),
+        ({"masquerade": False}, "Disabled"),
+    ],
+)
+def test_masquerading_by_address_family(config, said):
+    answer = {"masquerading": masquerading(AgentConfig(node_name="node1", **config))}
+
+    assert masquerading_text(msgspec.json.decode(msgspec.json.encode(answer))) == said
+
+
+def test_an_agent_that_does_not_say_whether_it_masquerades():
+    assert masquerading_text({}) == ""
