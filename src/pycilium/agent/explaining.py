@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 
+import msgspec
+
 from pycilium.agent.cluster import Cluster, ClusterSettings
 from pycilium.agent.intent import Intent
 from pycilium.api import messages
@@ -21,6 +23,8 @@ from pycilium.model.l4 import ANY_PORT, MAX_PORT, PortRange, Protocol
 from pycilium.model.labels import Labels
 from pycilium.model.peer import Address, AnyPeer
 from pycilium.model.policy import Direction, PolicyRef, Rule, RuleRef
+from pycilium.model.remote_endpoint import RemoteEndpoint
+from pycilium.model.resources import ResourceKey
 from pycilium.policy import PolicyEngine
 from pycilium.policy.explain import Decision, Party, Reason, entity, outside
 
@@ -33,16 +37,21 @@ ICMP_ECHO = {8: 128, 0: 129}
 
 @dataclass(frozen=True, slots=True)
 class _Peer:
-    """An end of the question and how to show it. `families`: those in which it can have a connection."""
+    """An end of the question and how to show it.
+
+    `families`: those in which it can have a connection; `addresses`: a pod's, of which the connection has one.
+    """
 
     party: Party
     shown: messages.ExplainPeer
     families: frozenset[int]
+    addresses: tuple[Address, ...] = ()
 
 
 class Explainer:
     """Answers from the intent tables and the engine; sends no packet and reads no map.
 
+    Policies are the cluster's and identities too, so the agent of any node explains both ends, wherever they are.
     `families`: those that the node has on; every connection is of one of them.
     """
 
@@ -63,7 +72,7 @@ class Explainer:
         source, destination = self._peer(request.source), self._peer(request.destination)
         family = self._family(Protocol(asked.protocol), source, destination)
         what = _in_words_of(asked, family)
-        source, destination = self._in_family(source, family), self._in_family(destination, family)
+        source, destination = _in_family(source, family), _in_family(destination, family)
         explained = self._engine.explain(source.party, destination.party, what.protocol, what.first)
         halves = [half for half in (explained.egress, explained.ingress) if half is not None]
         return ExplainReply(
@@ -98,12 +107,14 @@ class Explainer:
                 namespace = "default"
             else:
                 return _Peer(party, _shown(party, _number_of(party.labels)), frozenset(FAMILIES))
-        found = self._intent.db.snapshot().by(self._intent.endpoints, "pod", (namespace or "default", name))
-        endpoint = next(iter(found), None)
-        if endpoint is None:
-            raise NotFound(f"no pod {namespace}/{name} on this node; name a pod, an address or an entity such as world")
-        families = frozenset(address.version for address in endpoint.addresses)
-        return replace(_of_endpoint(endpoint, endpoint.addresses[0]), families=families)
+        snapshot = self._intent.db.snapshot()
+        found = snapshot.by(self._intent.endpoints, "pod", (namespace, name))
+        if (endpoint := next(iter(found), None)) is not None:
+            return _in_all_families(_of_endpoint(endpoint, endpoint.addresses[0]))
+        remote = snapshot.get(self._intent.remote_endpoints, ResourceKey("CiliumEndpoint", namespace, name))
+        if remote is not None:
+            return _in_all_families(self._of_remote_endpoint(remote, remote.addresses[0]))
+        raise NotFound(f"no pod {namespace}/{name} is known here; name a pod, an address or an entity such as world")
 
     def _at(self, address: Address) -> _Peer:
         snapshot = self._intent.db.snapshot()
@@ -113,12 +124,11 @@ class Explainer:
         if snapshot.get(self._intent.host_addresses, address) is not None:
             party = replace(entity("host"), address=address)
             return _Peer(party, _shown(party, ReservedIdentity.HOST), frozenset({address.version}))
-        place = self._cluster.endpoints.place(address)
-        of_node = self._cluster.view.addresses.get(address)
-        known = place.sec_identity if place is not None else of_node[0] if of_node is not None else 0
-        if known:
-            party = self.party_at(known, address)
-            return _Peer(party, _shown(party, known), frozenset({address.version}))
+        if (remote := self._cluster.endpoints.holder(address)) is not None:
+            return self._of_remote_endpoint(remote, address)
+        if (of_node := self._cluster.view.addresses.get(address)) is not None:
+            party = self.party_at(of_node[0], address)
+            return _Peer(party, _shown(party, of_node[0]), frozenset({address.version}))
         party = outside(address)
         number = self._engine.world_identity(address)
         return _Peer(party, _shown(party, number), frozenset({address.version}))
@@ -138,14 +148,15 @@ class Explainer:
             raise InvalidResource(f"ICMPv6 needs IPv6 at both ends, and these have {_words(common)} in common")
         return 6
 
-    def _in_family(self, peer: _Peer, family: int) -> _Peer:
-        """The same pod by its address of that family, where it has one."""
-        party = peer.party
-        if not party.managed or party.address is None or party.address.version == family:
-            return peer
-        found = self._intent.db.snapshot().get(self._intent.endpoints, peer.shown.endpoint_id)
-        same = [address for address in found.addresses if address.version == family] if found is not None else []
-        return _of_endpoint(found, same[0]) if found is not None and same else peer
+    def _of_remote_endpoint(self, remote: RemoteEndpoint, address: Address) -> _Peer:
+        labels = self._engine.labels_of(remote.sec_identity)
+        if labels is None:
+            raise NotFound(
+                f"pod {remote} is on another node, and its identity ({remote.sec_identity or 'none yet'}) is not known "
+                "here yet; ask again in a moment"
+            )
+        party = Party(str(remote), labels, address, managed=True)
+        return _Peer(party, _shown(party, remote.sec_identity), frozenset({address.version}), remote.addresses)
 
 
 class Rules:
@@ -251,7 +262,21 @@ def _words(families: Collection[int]) -> str:
 def _of_endpoint(endpoint: Endpoint, address: Address) -> _Peer:
     party = Party(endpoint.qualified_pod_name or endpoint.attachment, endpoint.labels, address, managed=True)
     shown = _shown(party, endpoint.sec_identity, endpoint.endpoint_id)
-    return _Peer(party, shown, frozenset({address.version}))
+    return _Peer(party, shown, frozenset({address.version}), endpoint.addresses)
+
+
+def _in_all_families(peer: _Peer) -> _Peer:
+    """The pod as it is meant when it is named: by any of its addresses."""
+    return replace(peer, families=frozenset(address.version for address in peer.addresses))
+
+
+def _in_family(peer: _Peer, family: int) -> _Peer:
+    """The same pod by its address of that family, where it has one."""
+    same = [address for address in peer.addresses if address.version == family]
+    if not same or peer.party.address in same:
+        return peer
+    party = replace(peer.party, address=same[0])
+    return replace(peer, party=party, shown=msgspec.structs.replace(peer.shown, address=str(same[0])))
 
 
 def _shown(party: Party, identity: int, endpoint_id: int = 0) -> messages.ExplainPeer:

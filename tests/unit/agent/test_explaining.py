@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
+from pycilium.agent.cluster import Cluster, ClusterSettings
 from pycilium.agent.explaining import FAMILIES, Explainer
 from pycilium.agent.intent import HostAddress, Intent
 from pycilium.api.messages import ExplainReply, ExplainRequest
 from pycilium.errors import InvalidResource, NotFound
 from pycilium.model.endpoint import Endpoint, EndpointState
+from pycilium.model.identity import Identity, ReservedIdentity
 from pycilium.model.labels import pod_labels
+from pycilium.model.node import Node
 from pycilium.model.policy import Policy
+from pycilium.model.remote_endpoint import RemoteEndpoint
 from pycilium.model.resources import CiliumNetworkPolicy, decode_object
 from pycilium.policy import PolicyEngine, parse_policy
 
@@ -40,6 +45,12 @@ def pod(number: int, name: str, families: tuple[int, ...] = BOTH) -> Endpoint:
     )
 
 
+OF_WEB, NOT_KNOWN = 5000, 5001
+NODE2 = Node(
+    "node2",
+    internal_ips=(ip_address("172.18.0.12"),),
+    pod_cidrs=(ip_network("10.0.2.0/24"), ip_network("fd00::2:0/112")),
+)
 CLIENT, WEB = pod(1, "client"), pod(2, "web")
 
 
@@ -66,16 +77,22 @@ def ask(
     pods: tuple[Endpoint, ...] = (CLIENT, WEB),
     policies: tuple[Policy, ...] = (),
     families: tuple[int, ...] = FAMILIES,
+    remote: tuple[RemoteEndpoint, ...] = (),
 ) -> ExplainReply:
     intent, engine = Intent.new(), PolicyEngine()
+    hosts = [HostAddress(ip_address(address), "cilium_host") for address in ("10.0.0.254", "fd00::fe")]
     with intent.db.write() as txn:
-        for endpoint in pods:
-            txn.insert(intent.endpoints, endpoint)
-        for address in ("10.0.0.254", "fd00::fe"):
-            txn.insert(intent.host_addresses, HostAddress(ip_address(address), "cilium_host"))
-    engine.update(policies_upserted=list(policies))
+        for endpoint in remote:
+            txn.insert(intent.remote_endpoints, endpoint)
+        for own in pods:
+            txn.insert(intent.endpoints, own)
+        for host in hosts:
+            txn.insert(intent.host_addresses, host)
+    cluster = Cluster(ClusterSettings(node_name="node1"))
+    cluster.update([NODE2], hosts, list(intent.remote_endpoints.changes().drain()))
+    engine.update(policies_upserted=list(policies), identities_upserted=[Identity(OF_WEB, WEB.labels)])
     request = ExplainRequest(source=source, destination=destination, protocol=protocol, port=port)
-    return Explainer(intent, engine, families).answer(request)
+    return Explainer(intent, engine, families, cluster).answer(request)
 
 
 def judged(reply: ExplainReply) -> tuple[str, str, str, str]:
@@ -166,3 +183,42 @@ def test_the_pod_by_its_address_is_that_pod():
 
 def without_text(reply: ExplainReply) -> tuple[object, ...]:
     return reply.source, reply.destination, reply.decisions, reply.what
+
+
+class TestOtherNodes:
+    """Pods of other nodes are known by what their nodes published; policies are the same everywhere."""
+
+    WEB = RemoteEndpoint(
+        "default", "web", (ip_address("10.0.2.2"), ip_address("fd00::2:2")), OF_WEB, "172.18.0.12", created_s=0
+    )
+    ONLY_CLIENTS = policy(ingress=[{"fromEndpoints": [{"matchLabels": {"app": "client"}}]}])
+
+    def between(self, source: str, destination: str, *policies: Policy, web: RemoteEndpoint = WEB) -> ExplainReply:
+        pods = (CLIENT, pod(3, "stranger"))
+        return ask(source, destination, pods=pods, remote=(web,), policies=policies)
+
+    @pytest.mark.parametrize("destination", ["web", "10.0.2.2", "fd00::2:2"])
+    def test_ingress_of_a_pod_elsewhere_is_explained_here(self, destination):
+        allowed = self.between("client", destination, self.ONLY_CLIENTS)
+        denied = self.between("stranger", destination, self.ONLY_CLIENTS)
+
+        assert (allowed.verdict, denied.verdict) == ("allowed", "denied")
+        assert [decision.direction for decision in denied.decisions] == ["egress", "ingress"]
+        assert (denied.destination.name, denied.destination.identity) == ("default/web", OF_WEB)
+
+    def test_egress_of_a_pod_elsewhere_is_explained_here(self):
+        nowhere = policy(egress=[{"toEntities": ["world"]}])
+
+        assert self.between("web", "client", nowhere).verdict == "denied"
+
+    def test_a_pod_elsewhere_has_its_address_of_the_family_in_question(self):
+        assert self.between("fd00::1", "web").destination.address == "fd00::2:2"
+
+    def test_the_address_of_another_node_is_that_of_a_remote_node(self):
+        assert self.between("client", "172.18.0.12").destination.identity == ReservedIdentity.REMOTE_NODE
+
+    def test_a_pod_whose_identity_has_not_arrived_yet_is_not_guessed(self):
+        unknown = replace(self.WEB, sec_identity=NOT_KNOWN)
+
+        with pytest.raises(NotFound, match=r"default/web is on another node, and its identity \(5001\) is not known"):
+            self.between("client", "web", web=unknown)
