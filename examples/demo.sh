@@ -13,11 +13,11 @@ show() { # prints the command as a user would type it, then runs it
 
 [ "$(id -u)" = 0 ] || { echo "Error: the demo makes network namespaces and loads eBPF programs: run it as root" >&2; exit 1; }
 
-title "A node, and a world outside it"
+title "Two nodes, and a world outside them"
 if cilium lab status >/dev/null 2>&1; then
     echo "The lab is up already."
 else
-    show cilium lab up
+    show cilium lab up --nodes 2
 fi
 
 title "Pods"
@@ -82,11 +82,11 @@ show hubble observe --verdict DROPPED --last 12
 title "Which rule allowed what"
 show hubble observe --type policy-verdict --verdict FORWARDED --last 6
 
-title "The agent killed: traffic goes on, and policy stays in force"
-show cilium lab agent kill
+title "Every agent killed: traffic goes on, also between the nodes, and policy stays in force"
+show cilium lab agent kill --all
 attempt allowed shop frontend "http://$backend:8080/"
 attempt denied ops monitor "http://$database:5432/"
-show cilium lab agent start
+show cilium lab agent start --all
 
 title "Asking without sending anything"
 show cilium policy explain --from shop/frontend --to shop/backend --port 8080/TCP
@@ -104,5 +104,6 @@ hint "flows as they happen" "hubble observe --follow"
 hint "take a right away: open connections are cut" "cilium apply -f $examples/steps/revoke.yaml"
 hint "a command in a pod; its exit code is the command's" "cilium lab exec -n shop frontend -- curl http://$backend:8080/"
 hint "another pod" "cilium lab pod add web -l app=web"
-hint "how the node is" "cilium status"
+hint "how the nodes are" "cilium lab status"
+hint "pull a node's cable, and plug it in again" "cilium lab node cut node2; cilium lab node heal node2"
 hint "end it: nothing is left behind" "cilium lab down"

@@ -47,8 +47,8 @@ def test_the_tour_works_as_written(environment, tmp_path):
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "web says hello to 10.0.1.3" in done.stdout
-    assert "world 1.1.1.1 answers 172.18.0.11" in done.stdout
+    assert "web says hello to 10.0.2.2" in done.stdout
+    assert "world 1.1.1.1 answers 172.18.0.1" in done.stdout
     assert re.search(r"port 80/TCP: ALLOWED(?s:.*)allow by CiliumNetworkPolicy default/web ingress\[0\]", done.stdout)
     assert re.search(
         r"port 81/TCP: DENIED(?s:.*)nearest rule: CiliumNetworkPolicy default/web ingress\[0\]", done.stdout
