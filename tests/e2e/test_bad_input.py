@@ -130,14 +130,14 @@ class TestConfiguration:
         assert "Traceback" not in done.stderr
 
     def test_a_map_without_room_refuses_the_pod_and_nothing_of_it_stays(self, configured):
-        self.change(configured, endpoint_capacity=1)
+        self.change(configured, endpoint_capacity=2)  # one of them is the health endpoint's
         configured.cilium("lab", "agent", "restart")
         first = configured.add_pod("first")
 
         done = configured.cilium("lab", "pod", "add", "second", check=False)
 
         assert done.returncode == 1
-        assert re.search(r"map endpoints\d is full \(1 entries\); raise its size", done.stderr)
+        assert re.search(r"map endpoints\d is full \(2 entries\); raise its size", done.stderr)
         assert [row["name"] for row in configured.json("cilium", "lab", "pods")] == ["first"]
         assert connects(first.netns, "1.1.1.1", 80)
         configured.remove_pod(first)

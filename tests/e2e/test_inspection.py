@@ -14,6 +14,7 @@ from tests.e2e.lab import BIN, Lab, Pod, app, connects, eventually, policy, serv
 
 pytestmark = pytest.mark.root
 PORT = 8080
+HEALTH_ENDPOINT = "10.0.1.254"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ class TestStatus:
         done = lab.cilium("status", "--wait", "--wait-duration", "20")
 
         assert "Cilium:         OK" in done.stdout
-        assert "Endpoints:            2/2 ready" in done.stdout
+        assert "Endpoints:            3/3 ready" in done.stdout
         assert "Errors" not in done.stdout
 
     def test_json_has_the_shape_that_scripts_of_cilium_read(self, lab, pods):
@@ -69,7 +70,7 @@ class TestAgent:
 
         assert {endpoint["status"]["state"] for endpoint in listed} == {"ready"}
         addresses = {endpoint["status"]["networking"]["addressing"][0]["ipv4"] for endpoint in listed}
-        assert addresses == {pod.address[4] for pod in pods}
+        assert addresses == {*(pod.address[4] for pod in pods), HEALTH_ENDPOINT}
         one = json.loads(lab.run("cilium-dbg", "endpoint", "get", "pod-name:default/server").stdout)
         assert one["id"] in {endpoint["id"] for endpoint in listed}
         assert one["status"]["policy"]["realized"]["policy-enabled"] == "ingress"
@@ -114,7 +115,7 @@ class TestMaps:
     def test_maps_say_how_full_they_are(self, lab, pods):
         maps = {entry["name"]: entry for entry in lab.json("cilium-dbg", "map", "list")}
 
-        assert maps["endpoints4"]["entries"] == 2
+        assert maps["endpoints4"]["entries"] == 3  # the pods and the health endpoint
         assert 0 < maps["ipcache4"]["entries"] < maps["ipcache4"]["size"]
 
     def test_counters_have_ciliums_names(self, lab, pods):

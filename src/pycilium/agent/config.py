@@ -33,6 +33,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ipv6_pod_cidr: str | None = "fd00:10::/112"
     devices: list[str] = []
     """The node's devices towards the outside; `netdev` programs are attached to them."""
+    deadman_window_s: Annotated[float, Meta(ge=1, le=60)] = 3.0
+    """How long a program on one of `devices` is watched: if the node loses its gateway or store meanwhile, it goes."""
     attach_mode: Literal["auto", "tcx", "tc"] = "auto"
     allow_localhost: Literal["always", "policy"] = "always"
     """always: the node reaches its own pods whatever the policy allows, as Kubernetes says; deny rules still hold."""
@@ -71,6 +73,11 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Destinations outside of the cluster that see pods' own addresses all the same."""
     nat_capacity: Annotated[int, Meta(ge=1024, le=1 << 23)] = 131072
     """Masqueraded flows of each address family."""
+    health_checking: bool = True
+    """Answer on port 4240 and probe every node of the cluster."""
+    endpoint_health_checking: bool = True
+    """Make a health endpoint, so that the way to this node's pods is probed too."""
+    health_probe_interval_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

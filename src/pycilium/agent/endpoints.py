@@ -30,8 +30,15 @@ from pycilium.datapath.pod_interface import host_ifname
 from pycilium.endpoint import EndpointEvent, advance, restored
 from pycilium.errors import CiliumError, DatapathError, EndpointConflict, NotFound, StoreError
 from pycilium.ipam import Addresses, EndpointIds, HostScope
-from pycilium.model.endpoint import Endpoint, EndpointState, attachment_name, mac_text
-from pycilium.model.identity import is_node_local
+from pycilium.model.endpoint import (
+    HEALTH_CONTAINER,
+    HEALTH_IFNAME,
+    Endpoint,
+    EndpointState,
+    attachment_name,
+    mac_text,
+)
+from pycilium.model.identity import HEALTH, is_node_local
 from pycilium.model.labels import Labels, pod_labels
 from pycilium.model.resources import CiliumEndpoint, Pod, ResourceKey
 from pycilium.store import Store
@@ -75,6 +82,15 @@ class Endpoints:
             labels = await self._labels(request)
             return self._result(await self._create(request, labels))
 
+    async def add_health(self, netns: str) -> Endpoint:
+        """Attach the node's own health endpoint, which has a reserved identity and no pod; as `add` otherwise."""
+        request = CniRequest(container_id=HEALTH_CONTAINER, ifname=HEALTH_IFNAME, netns=netns)
+        async with self._one_at_a_time(attachment_name(HEALTH_CONTAINER, HEALTH_IFNAME)):
+            existing = self._find(HEALTH_CONTAINER, HEALTH_IFNAME)
+            if existing is not None:
+                await self._remove(existing)
+            return await self._create(request, HEALTH.labels)
+
     async def delete(self, container_id: str, ifname: str) -> None:
         """Detach; nothing to do is success."""
         async with self._one_at_a_time(attachment_name(container_id, ifname)):
@@ -100,7 +116,11 @@ class Endpoints:
     async def collect(self, network: str, valid: set[tuple[str, str]]) -> None:
         """Detach everything that `network` attached and that is not in `valid` (container id, interface)."""
         for endpoint in self.all():
-            if endpoint.network == network and (endpoint.container_id, endpoint.ifname) not in valid:
+            if (
+                not endpoint.is_health
+                and endpoint.network == network
+                and (endpoint.container_id, endpoint.ifname) not in valid
+            ):
                 await self.delete(endpoint.container_id, endpoint.ifname)
 
     @property
@@ -160,6 +180,11 @@ class Endpoints:
         for why in found.damaged:
             log.error("endpoint file is damaged", reason=why)
         for endpoint in found.items:
+            if endpoint.is_health:
+                # Its namespace ended with the agent that held it; what is still there of it is on its way out.
+                await self._in_thread(self._plumbing.delete, endpoint.host_ifname)
+                self._files.remove(endpoint.endpoint_id)
+                continue
             if not await self._in_thread(self._plumbing.exists, endpoint):
                 log.info("endpoint is gone", endpoint=str(endpoint))
                 self._files.remove(endpoint.endpoint_id)
@@ -170,7 +195,8 @@ class Endpoints:
             if link.name in known:
                 continue
             memory = remembered.get(link.ifindex)
-            if memory is None or not link.attachment:
+            of_health = link.attachment == attachment_name(HEALTH_CONTAINER, HEALTH_IFNAME)
+            if memory is None or not link.attachment or of_health:
                 log.info("interface that nobody remembers is removed", interface=link.name)
                 await self._in_thread(self._plumbing.delete, link.name)
                 continue
@@ -295,8 +321,9 @@ class Endpoints:
 
     async def _create(self, request: CniRequest, labels: Labels) -> Endpoint:
         owner = attachment_name(request.container_id, request.ifname)
+        is_pod = request.container_id != HEALTH_CONTAINER
         async with contextlib.AsyncExitStack() as undo:
-            addresses = self.ipam.allocate(owner)
+            addresses = self.ipam.allocate(owner) if is_pod else self.ipam.allocate_last(owner)
             undo.callback(self.ipam.release, owner)
             endpoint_id = self.ids.allocate(owner)
             undo.callback(self.ids.release, endpoint_id)
@@ -319,8 +346,8 @@ class Endpoints:
                 ipv4=addresses.ipv4,
                 ipv6=addresses.ipv6,
                 mtu_bytes=self._plumbing.pod_mtu_bytes,
-                pod_name=request.pod_name or request.container_id[:12],
-                namespace=request.pod_namespace or "default",
+                pod_name=request.pod_name or (request.container_id[:12] if is_pod else ""),
+                namespace=request.pod_namespace or ("default" if is_pod else ""),
                 labels=labels,
                 sec_identity=await identity,
                 network=str(request.config.get("name", "")),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 
-from pycilium.model.endpoint import Endpoint
+from pycilium.model.endpoint import HEALTH_CONTAINER, HEALTH_IFNAME, Endpoint
 from pycilium.model.identity import Identity
 from pycilium.model.node import Node
 from pycilium.model.policy import Policy
@@ -72,3 +72,9 @@ class Intent:
             nodes=db.table("nodes", key=lambda node: node.name),
             remote_endpoints=db.table("remote-endpoints", key=lambda endpoint: endpoint.key),
         )
+
+
+def health_endpoint(intent: Intent) -> Endpoint | None:
+    """The node's own, if it has one."""
+    attachment = (HEALTH_CONTAINER, HEALTH_IFNAME)
+    return next(iter(intent.db.snapshot().by(intent.endpoints, "container", attachment)), None)

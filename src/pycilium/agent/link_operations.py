@@ -7,19 +7,23 @@ So a pod's new device gets a filter, which is as good, and its link later, when 
 What a restarted agent finds pinned with an older program counts as "something else is there", so the next round
 exchanges it in place; pins of devices that are gone are swept. Filters of the tc mode have no pins and die with their
 device: they are simply exchanged again.
+
+On a device that the node itself lives by (`guarded`) a program is on trial first: `deadman` watches, and either keeps
+it or takes it back. What was taken back is left alone: it is nobody's business any more until it is desired anew.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pycilium.datapath import links
+from pycilium.datapath import links, trial
 from pycilium.datapath.links import Hook
 from pycilium.datapath.loader import Datapath
+from pycilium.datapath.trial import Trial
 from pycilium.errors import DatapathError
 
 _DOT = "%2e"  # a BPF file system refuses names with dots
@@ -36,6 +40,8 @@ class LinkTarget:
     hook: Hook = Hook.INGRESS
     own_device: bool = field(default=False, compare=False)
     """Whether the device is ours altogether, so that it may have a filter first."""
+    guarded: bool = field(default=False, compare=False)
+    """Whether the node's own traffic passes, so that the program is on trial first."""
 
 
 class LinkOperations:
@@ -46,12 +52,21 @@ class LinkOperations:
         self._folder = Path(bpf_root) / "links"
         self._attached: dict[str, LinkTarget] = {}
         self._unsettled: dict[str, LinkTarget] = {}
+        self.trials: dict[str, Trial] = {}
+        """Under way."""
+        self._left_alone: set[str] = set()
+        self.on_trial: Callable[[], None] = lambda: None
+        """Called when a trial begins."""
 
     def update(self, entries: Mapping[str, LinkTarget]) -> dict[str, Exception]:
         """Attach each program, in place of an older one."""
         failures: dict[str, Exception] = {}
         for device, target in entries.items():
             try:
+                self._left_alone.discard(device)
+                if target.guarded:
+                    self._begin_trial(device, target)
+                    continue
                 first = target.own_device and device not in self._attached and self._mode == "auto" and links.has_tcx()
                 self._attach(device, target, "tc" if first else self._mode)
                 self._attached[device] = target
@@ -65,9 +80,12 @@ class LinkOperations:
         """Detach; a device that is gone took its program along."""
         failures: dict[str, Exception] = {}
         for device in keys:
+            if device in self._left_alone:
+                continue
             self._unsettled.pop(device, None)
             target = self._attached.get(device)
             try:
+                self._end_trial(device)
                 if target is not None and _exists(target.ifindex):
                     links.detach(target.ifindex, self._pin(device), hook=target.hook)
                 self._attached.pop(device, None)
@@ -85,6 +103,33 @@ class LinkOperations:
             target = LinkTarget(found.ifindex, names.get(found.program_id, OUTDATED), found.hook)
             self._attached[device] = target
             yield device, target
+
+    def confirm(self, device: str) -> None:
+        """The program on trial stays. DatapathError if it cannot be pinned; then it is on trial still."""
+        self.trials[device].confirm()
+        del self.trials[device]
+
+    def roll_back(self, device: str) -> None:
+        """What was there before the trial is there again, and is left alone. Raises AttachError as the kernel does."""
+        self.trials[device].undo()
+        del self.trials[device]
+        self._attached.pop(device, None)
+        self._left_alone.add(device)
+
+    def _begin_trial(self, device: str, target: LinkTarget) -> None:
+        self._end_trial(device)
+        program = self._datapath.programs[target.program]
+        self.trials[device] = trial.attach(
+            target.ifindex, program.fd, self._pin(device), hook=target.hook, mode=self._mode
+        )
+        self._attached[device] = target
+        self.on_trial()
+
+    def _end_trial(self, device: str) -> None:
+        """One that something newer overtook."""
+        overtaken = self.trials.pop(device, None)
+        if overtaken is not None:
+            overtaken.undo()
 
     @property
     def unsettled(self) -> int:

@@ -1,8 +1,9 @@
 """The CiliumNode of this node: kept true to the node's own addresses for as long as the agent runs.
 
-Only what is this agent's is written: addresses, boot id and, unless an operator gives them out, pod CIDRs; the rest of
-the resource stays as others left it. A CiliumNode of this name that another machine lives by, which shows by its
-addresses and by its lease being renewed, is left alone: two nodes of one name would take each other's pods.
+Only what is this agent's is written: addresses, its health endpoint's too, boot id and, unless an operator gives them
+out, pod CIDRs; the rest of the resource stays as others left it. A CiliumNode of this name that another machine lives
+by, which shows by its addresses and by its lease being renewed, is left alone: two nodes of one name would take each
+other's pods.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import structlog
 
 from pycilium.agent.cluster import GATEWAY_DEVICE, is_underlay
 from pycilium.agent.config import AgentConfig
-from pycilium.agent.intent import HostAddress, Intent
+from pycilium.agent.intent import HostAddress, Intent, health_endpoint
 from pycilium.agent.sources import retry_delay_s
 from pycilium.errors import AlreadyExists, Conflict, NotFound, StoreError
 from pycilium.model.node import GATEWAY_IP, INTERNAL_IP
 from pycilium.model.peer import Address
 from pycilium.model.resources import CiliumNode, Lease, ObjectMeta
-from pycilium.model.resources.cilium_objects import IpamSpec, NodeAddress, NodeSpec
+from pycilium.model.resources.cilium_objects import AddressPair, IpamSpec, NodeAddress, NodeSpec
 from pycilium.store import Store
 
 log = structlog.get_logger()
@@ -73,6 +74,7 @@ class NodePublisher:
         self._config, self._intent, self._store, self._boot_id = config, intent, store, boot_id
         self._clock = clock
         self._changed = asyncio.Event()
+        self._published_health: AddressPair | None = None
         self.published = asyncio.Event()
         """Set once the CiliumNode is this node's."""
         self.problem = ""
@@ -83,11 +85,15 @@ class NodePublisher:
     async def run(self) -> None:
         """Publish until cancelled."""
         self._changed.set()
-        self._intent.db.on_commit(lambda tables: self._changed.set() if "host-addresses" in tables else None)
+        self._intent.db.on_commit(self._committed)
         while True:
             await self._changed.wait()
             self._changed.clear()
             await self.publish()
+
+    def _committed(self, tables: frozenset[str]) -> None:
+        if "host-addresses" in tables or ("endpoints" in tables and self._health() != self._published_health):
+            self._changed.set()
 
     async def publish(self) -> None:
         """Write the CiliumNode; returns once the store has it."""
@@ -138,9 +144,20 @@ class NodePublisher:
         if config.ipam == "host-scope":
             cidrs = tuple(cidr for cidr in (config.ipv4_pod_cidr, config.ipv6_pod_cidr) if cidr)
             ipam = msgspec.structs.replace(ipam or IpamSpec(), pod_cidrs=cidrs)
+        self._published_health = self._health()
         return msgspec.structs.replace(
-            present, addresses=(*addresses_of(self._hosts(), config), *others), bootid=self._boot_id, ipam=ipam
+            present,
+            addresses=(*addresses_of(self._hosts(), config), *others),
+            health=self._published_health,
+            bootid=self._boot_id,
+            ipam=ipam,
         )
+
+    def _health(self) -> AddressPair | None:
+        endpoint = health_endpoint(self._intent)
+        if endpoint is None:
+            return None
+        return AddressPair(ipv4=str(endpoint.ipv4 or ""), ipv6=str(endpoint.ipv6 or ""))
 
     async def _why_not_ours(self, present: CiliumNode) -> str:
         """Whether another machine lives under our name: it has none of our addresses, and renews its lease."""

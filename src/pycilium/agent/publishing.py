@@ -99,7 +99,7 @@ class Publisher:
         for change in self._changes.drain():
             self._announce(change, now)
             for known in (change.old, change.new):
-                if known is not None:
+                if known is not None and not known.is_health:
                     self._pending[_key(known)] = None
             if change.new is not None:
                 self._want(change.new)
@@ -109,6 +109,8 @@ class Publisher:
             self._want(endpoint)
 
     def _want(self, endpoint: Endpoint) -> None:
+        if endpoint.is_health:
+            return  # others learn of it by the node that it belongs to
         if is_node_local(endpoint.sec_identity):
             self._pending.pop(_key(endpoint), None)  # what was published of it stays until there is better
         else:

@@ -15,12 +15,14 @@ from typing import Any
 import msgspec
 
 from pycilium import __version__
-from pycilium.agent import views
+from pycilium.agent import health_views, views
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.controller import Controller
+from pycilium.agent.deadman import Deadman
 from pycilium.agent.endpoints import Endpoints
 from pycilium.agent.explaining import Explainer
 from pycilium.agent.flows import FlowIngestion
+from pycilium.agent.health import NodeHealth
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.node_publishing import NodePublisher
@@ -28,6 +30,7 @@ from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.sources import Source
 from pycilium.api import messages
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniResult, CniStatusRequest
+from pycilium.api.health_messages import HealthResponse, HealthStatusResponse, LoadResponse
 from pycilium.datapath import conntrack, layouts, nat
 from pycilium.datapath.loader import Datapath
 from pycilium.errors import AgentUnavailable, NotFound
@@ -62,6 +65,8 @@ class Parts:
     flows: FlowStore
     ingestion: FlowIngestion
     explainer: Explainer
+    health: NodeHealth
+    deadman: Deadman
     sizes: Mapping[str, int]
     """Room of each map, by name."""
     resources: Mapping[Any, Any]
@@ -69,10 +74,10 @@ class Parts:
 
 
 class Service:
-    """AgentService. Reads only, but for the CNI calls, which go to Endpoints."""
+    """AgentService and HealthService. Reads only, but for the CNI calls, which go to Endpoints."""
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+        self._parts, self._started = parts, time.monotonic()
 
     # == reading ==
 
@@ -80,6 +85,8 @@ class Service:
         parts = self._parts
         problems = self._problems()
         state: messages.Health = "Ok" if not problems else "Warning"
+        if parts.deadman.problems:
+            state, problems = "Failure", [*parts.deadman.problems.values(), *problems]
         if not parts.loop.is_open:
             state, problems = "Failure", [*self._store_errors(), "the store has not been read yet"]
         store_errors = self._store_errors()
@@ -90,7 +97,11 @@ class Service:
             kernel=platform.release(),
             attach_mode=parts.attach_mode,
             datapath_mode="veth",
-            cluster=messages.ClusterStatus(self=parts.config.node_name),
+            cluster=messages.ClusterStatus(
+                cilium_health=self._health_summary(),
+                nodes=(await self.nodes()).nodes_added,
+                self=parts.config.node_name,
+            ),
             kvstore=messages.Status(
                 state="Failure" if store_errors else "Ok", msg="; ".join(store_errors) or parts.config.store
             ),
@@ -184,6 +195,27 @@ class Service:
     async def explain(self, request: messages.ExplainRequest) -> messages.ExplainReply:
         return self._parts.explainer.answer(request)
 
+    # == health ==
+
+    async def health(self) -> HealthResponse:
+        status = await self.status()
+        loads = [f"{load:.2f}" for load in os.getloadavg()]
+        return HealthResponse(
+            cilium={"state": status.cilium.state, "msg": status.cilium.msg},
+            uptime=f"{int(time.monotonic() - self._started)}s",
+            system_load=LoadResponse(last1min=loads[0], last5min=loads[1], last15min=loads[2]),
+        )
+
+    async def health_status(self) -> HealthStatusResponse:
+        health, config = self._parts.health, self._parts.config
+        return health_views.health_view(
+            config.node_name, health.report(), config.health_probe_interval_s, health.prober.probed_at_s
+        )
+
+    async def health_probe(self) -> HealthStatusResponse:
+        await self._parts.health.probe_now()
+        return await self.health_status()
+
     # == CNI ==
 
     async def cni_add(self, request: CniRequest) -> CniResult:
@@ -216,6 +248,15 @@ class Service:
         if not self._parts.loop.is_open:
             errors = self._store_errors() or ["the store has not been read yet"]
             raise AgentUnavailable(f"the agent is still starting: {'; '.join(errors)}")
+
+    def _health_summary(self) -> messages.Status:
+        health = self._parts.health
+        if not health.enabled:
+            return messages.Status(state="Disabled")
+        problems = health.problems
+        return messages.Status(
+            state="Warning" if problems else "Ok", msg="; ".join(problems) or health_views.reachable(health.report())
+        )
 
     def _view(self, endpoint: Endpoint) -> messages.EndpointView:
         return views.endpoint_view(endpoint, self._parts.controller.engine, self._parts.loop.differences(endpoint))

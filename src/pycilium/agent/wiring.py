@@ -28,17 +28,21 @@ from pycilium import __version__
 from pycilium.agent.cluster import ClusterSettings
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.controller import Controller
+from pycilium.agent.deadman import Deadman
 from pycilium.agent.endpoint_files import EndpointFiles, queued_deletes
 from pycilium.agent.endpoints import Endpoints
 from pycilium.agent.explaining import Explainer, Rules
 from pycilium.agent.flows import WAKEUP_NS, FlowIngestion, Names
+from pycilium.agent.health import NodeHealth, probed_nodes
 from pycilium.agent.identities import Identities, identity_of_resource, insert_reserved, is_cluster_identity
 from pycilium.agent.intent import Intent
+from pycilium.agent.lifelines import lifelines
 from pycilium.agent.link_operations import LinkOperations, LinkTarget
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.masquerade import Masquerade
 from pycilium.agent.node_publishing import NodePublisher
 from pycilium.agent.plumbing import Plumbing
+from pycilium.agent.probing import Probes
 from pycilium.agent.publishing import Publisher
 from pycilium.agent.route_operations import RouteOperations
 from pycilium.agent.service import Parts, Service
@@ -53,6 +57,7 @@ from pycilium.agent.targets import (
 )
 from pycilium.api.server import ApiServer
 from pycilium.datapath import conntrack, features, layouts, links, loader, nat, netlink, overlay_device, process
+from pycilium.datapath.echo import Echo
 from pycilium.datapath.events import EventReader
 from pycilium.datapath.gateway_device import HOST_NAME, Gateway
 from pycilium.datapath.links import Hook
@@ -78,6 +83,7 @@ from pycilium.model.resources import (
     ResourceKey,
 )
 from pycilium.policy import PolicyEngine, parse_policy
+from pycilium.policy.builtin import HEALTH_POLICY
 from pycilium.store import open_store
 
 log = structlog.get_logger()
@@ -121,6 +127,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         # Intent and what follows from it.
         intent = Intent.new()
         insert_reserved(intent)
+        with intent.db.write() as txn:
+            txn.insert(intent.policies, HEALTH_POLICY)
         engine = PolicyEngine(
             numbers_in_use(targets),
             allow_localhost=config.allow_localhost == "always",
@@ -138,6 +146,14 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
 
         node = NodePublisher(config, intent, store, plumbing.boot_id())
 
+        # Health.
+        echo = Echo.open()
+        ending.callback(echo.close)
+        health = NodeHealth(config, endpoints, lambda: probed_nodes(config, intent), Probes(echo))
+        intent.db.on_commit(
+            lambda tables: health.prober.nodes_changed() if tables & {"nodes", "host-addresses"} else None
+        )
+
         # Flows.
         names = Names(intent, config.cluster_name, controller.cluster.endpoints)
         intent.db.on_commit(lambda _: names.refresh())
@@ -152,6 +168,15 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         reader = ending.enter_context(EventReader.of(datapath))
         ingestion = FlowIngestion(reader, flows, hubble.notify)
         names.before_change = ingestion.drain
+
+        # What guards the node against us.
+        def given_up(link: str, said: str) -> None:
+            targets.links.desired_delete(link)
+            control.run_now()
+            hubble.agent_events.attachment_rolled_back(time.time_ns(), said)
+
+        checks = lifelines(config, store, echo, devices)
+        deadman = Deadman(checks, attached, config.deadman_window_s, given_up)
 
         # Who asks.
         resources: dict[ResourceKey, Any] = {}
@@ -171,11 +196,14 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
                 flows=flows,
                 ingestion=ingestion,
                 explainer=explainer,
+                health=health,
+                deadman=deadman,
                 sizes=datapath.sizes(),
                 resources=resources,
             )
         )
-        api = ApiServer(service, str(Path(config.run_dir) / "cilium.sock"))
+        api = ApiServer.of_agent(service, str(Path(config.run_dir) / "cilium.sock"))
+        health_api = ApiServer.of_health(service, str(Path(config.run_dir) / "health.sock"))
 
         # The start.
         os.makedirs(config.run_dir, exist_ok=True)
@@ -183,6 +211,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         await endpoints.restore(found, remembered)
         await api.start()
         ending.push_async_callback(api.stop)
+        await health_api.start()
+        ending.push_async_callback(health_api.stop)
         await hubble.start(str(Path(config.run_dir) / "hubble.sock"), config.hubble_listen)
         ending.push_async_callback(hubble.stop)
         ingestion.start()
@@ -191,9 +221,13 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             running = [tasks.create_task(source.run(store, intent.db), name=source.kind.__name__) for source in sources]
             running.append(tasks.create_task(follow_addresses(intent, plumbing, control), name="addresses"))
             running.append(tasks.create_task(settle_links(attached, endpoints), name="links"))
+            running.append(tasks.create_task(deadman.run(), name="deadman"))
             running.append(tasks.create_task(conntrack_collection(datapath), name="conntrack"))
             ready = tasks.create_task(
-                become_ready(config, intent, sources, endpoints, control, hubble, store, node, started), name="ready"
+                become_ready(
+                    config, intent, sources, endpoints, control, hubble, store, node, health, deadman, started
+                ),
+                name="ready",
             )
             await stop.wait()
             for task in (*running, ready):
@@ -208,7 +242,7 @@ def refuse_other_addresses(config: AgentConfig, plumbing: Plumbing, endpoints: S
         6: IPv6Network(config.ipv6_pod_cidr or "::/0"),
     }
     for endpoint in endpoints:
-        for address in endpoint.addresses:
+        for address in () if endpoint.is_health else endpoint.addresses:
             if address not in cidrs[address.version] and plumbing.exists(endpoint):
                 raise ConfigError(
                     f"ipv{address.version}_pod_cidr: {cidrs[address.version]} does not hold {address} of {endpoint}: "
@@ -283,8 +317,8 @@ def desire_node_links(devices: Mapping[str, int], targets: Targets, gateway: Gat
     if overlay_ifindex:
         targets.links.desired_set(overlay_device.NAME, LinkTarget(overlay_ifindex, "from_overlay", Hook.INGRESS))
     for device, ifindex in devices.items():
-        targets.links.desired_set(device, LinkTarget(ifindex, "from_netdev", Hook.INGRESS))
-        targets.links.desired_set(f"{device}:egress", LinkTarget(ifindex, "to_netdev", Hook.EGRESS))
+        targets.links.desired_set(device, LinkTarget(ifindex, "from_netdev", Hook.INGRESS, guarded=True))
+        targets.links.desired_set(f"{device}:egress", LinkTarget(ifindex, "to_netdev", Hook.EGRESS, guarded=True))
 
 
 def make_sources(
@@ -337,10 +371,12 @@ async def become_ready(  # the last step of the start
     hubble: HubbleServer,
     store: Any,
     node: NodePublisher,
+    health: NodeHealth,
+    deadman: Deadman,
     started: float,
 ) -> None:
     """Once every source has been read: settle what was restored, let the kernel follow, then keep up with labels."""
-    await asyncio.gather(*(source.synced.wait() for source in sources))
+    await asyncio.gather(deadman.note(), *(source.synced.wait() for source in sources))
     await endpoints.settle_restored()
     control.open()
     queue = queued_deletes(config.run_dir)
@@ -360,6 +396,7 @@ async def become_ready(  # the last step of the start
         tasks.create_task(node.run(), name="node")
         tasks.create_task(publisher.run(), name="publisher")
         tasks.create_task(follow_labels(intent, endpoints), name="labels")
+        tasks.create_task(health.run(), name="health")
 
 
 async def follow_labels(intent: Intent, endpoints: Endpoints) -> None:

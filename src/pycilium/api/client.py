@@ -16,15 +16,46 @@ if TYPE_CHECKING:
     from typing import Any
 
 DEFAULT_SOCKET = "/var/run/cilium/cilium.sock"
-BASE = "/v1"
+DEFAULT_HEALTH_SOCKET = "/var/run/cilium/health.sock"
+BASE, HEALTH_BASE = "/v1", "/v1beta"
 
 
-class AgentClient:
-    """One agent. Every call is a connection of its own, so a client may be kept and used from several threads."""
+class _Client:
+    """Every call is a connection of its own, so a client may be kept and used from several threads."""
+
+    base = ""
+
+    def __init__(self, socket_path: str, timeout_s: float) -> None:
+        self.socket_path = socket_path
+        self._timeout_s = timeout_s
+
+    def get(self, target: str) -> Any:
+        """Raises AgentUnavailable, PermissionRequired, or what the agent raised."""
+        return self._call("GET", target, b"")
+
+    def _call(self, method: str, target: str, body: bytes) -> Any:
+        try:
+            status, answer = exchange(self.socket_path, method, self.base + target, body, self._timeout_s)
+        except NoAnswerError as error:
+            if isinstance(error.__cause__, PermissionError):
+                raise PermissionRequired(f"{self.socket_path}: root is needed; run the command with sudo") from error
+            raise AgentUnavailable(f"the agent does not answer: {error}; is it running?") from error
+        try:
+            content = decode_json(answer.decode("utf-8")) if answer else None
+        except ValueError as error:
+            raise AgentUnavailable(f"{self.socket_path}: the agent's answer is not JSON: {error}") from error
+        if status >= 300:
+            raise failures.from_message(status, content)
+        return content
+
+
+class AgentClient(_Client):
+    """One agent."""
+
+    base = BASE
 
     def __init__(self, socket_path: str = "", timeout_s: float = 60.0) -> None:
-        self.socket_path = socket_path or os.environ.get("CILIUM_SOCK", DEFAULT_SOCKET)
-        self._timeout_s = timeout_s
+        super().__init__(socket_path or os.environ.get("CILIUM_SOCK", DEFAULT_SOCKET), timeout_s)
 
     def status(self) -> dict[str, Any]:
         return self._object("/healthz")
@@ -70,10 +101,6 @@ class AgentClient:
         """`command` is add, del, check, gc or status."""
         return self.post(f"/cni/{command}", request)
 
-    def get(self, target: str) -> Any:
-        """Raises AgentUnavailable, PermissionRequired, or what the agent raised."""
-        return self._call("GET", target, b"")
-
     def post(self, target: str, request: dict[str, Any]) -> Any:
         """As `get`."""
         return self._call("POST", target, encode_json(request).encode("ascii"))
@@ -86,20 +113,28 @@ class AgentClient:
         answer: list[dict[str, Any]] = self.get(target)
         return answer
 
-    def _call(self, method: str, target: str, body: bytes) -> Any:
-        try:
-            status, answer = exchange(self.socket_path, method, BASE + target, body, self._timeout_s)
-        except NoAnswerError as error:
-            if isinstance(error.__cause__, PermissionError):
-                raise PermissionRequired(f"{self.socket_path}: root is needed; run the command with sudo") from error
-            raise AgentUnavailable(f"the agent does not answer: {error}; is it running?") from error
-        try:
-            content = decode_json(answer.decode("utf-8")) if answer else None
-        except ValueError as error:
-            raise AgentUnavailable(f"{self.socket_path}: the agent's answer is not JSON: {error}") from error
-        if status >= 300:
-            raise failures.from_message(status, content)
-        return content
+
+class HealthClient(_Client):
+    """One agent's health API."""
+
+    base = HEALTH_BASE
+
+    def __init__(self, socket_path: str = "", timeout_s: float = 60.0) -> None:
+        super().__init__(socket_path or os.environ.get("CILIUM_HEALTH_SOCK", DEFAULT_HEALTH_SOCKET), timeout_s)
+
+    def health(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.get("/healthz")
+        return answer
+
+    def status(self) -> dict[str, Any]:
+        """What the last probes came to."""
+        answer: dict[str, Any] = self.get("/status")
+        return answer
+
+    def probe(self) -> dict[str, Any]:
+        """The same, after probing every node now."""
+        answer: dict[str, Any] = self._call("PUT", "/status/probe", b"")
+        return answer
 
 
 def _quoted(part: str) -> str:

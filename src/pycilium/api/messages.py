@@ -44,6 +44,7 @@ class ControllerStatus(Message, frozen=True):
 
 class ClusterStatus(Message, frozen=True):
     cilium_health: Status | None = msgspec.field(default=None, name="ciliumHealth")
+    nodes: list[Node] = []
     self: str = ""
     """Name of this node."""
 

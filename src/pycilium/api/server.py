@@ -1,4 +1,4 @@
-"""The agent's API on its unix socket: routes, decoding, errors. What is answered is the AgentService's business.
+"""The agent's APIs on their unix sockets: routes, decoding, errors. What is answered is the services' business.
 
 Requests are decoded strictly; a bad one is answered with 400 and never reaches the service.
 """
@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 import structlog
@@ -19,7 +19,7 @@ from aiohttp import web
 from pycilium.api import failures
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniStatusRequest
 from pycilium.api.messages import ExplainRequest, MapList
-from pycilium.api.service import AgentService
+from pycilium.api.service import AgentService, HealthService
 from pycilium.errors import AgentUnavailable, CiliumError, ConfigError, InvalidResource, NotFound
 
 _MAX_REQUEST_BYTES = 16 << 20
@@ -27,25 +27,36 @@ _MAX_SOCKET_PATH_BYTES = 107
 
 Request = TypeVar("Request")
 Call = Callable[[web.Request], Awaitable[Any]]
+Route = tuple[str, str, Call]
 
 _log = structlog.get_logger(__name__)
 _encoder = msgspec.json.Encoder()
 
 
 class ApiServer:
-    """`service` on `socket_path`. Only root and the socket's group may connect."""
+    """Routes on `socket_path`. Only root and the socket's group may connect."""
 
-    def __init__(self, service: AgentService, socket_path: str) -> None:
-        self._service = service
+    def __init__(self, base: str, routes: list[Route], socket_path: str) -> None:
+        self._base, self._routes = base, routes
         self._socket_path = socket_path
         self._runner: web.AppRunner | None = None
+
+    @classmethod
+    def of_agent(cls, service: AgentService, socket_path: str) -> Self:
+        """The agent's API: cilium.sock."""
+        return cls("/v1", _agent_routes(service), socket_path)
+
+    @classmethod
+    def of_health(cls, service: HealthService, socket_path: str) -> Self:
+        """The health API: health.sock."""
+        return cls("/v1beta", _health_routes(service), socket_path)
 
     async def start(self) -> None:
         """Listen. A socket that a dead agent left is replaced. Raises AgentUnavailable if a live one has it."""
         _check_path(self._socket_path)
         if await asyncio.to_thread(_somebody_listens, self._socket_path):
             raise AgentUnavailable(f"another agent listens on {self._socket_path}: end it first")
-        runner = web.AppRunner(_application(self._service), access_log=None, handle_signals=False)
+        runner = web.AppRunner(_application(self._base, self._routes), access_log=None, handle_signals=False)
         try:
             await runner.setup()
             await web.UnixSite(runner, self._socket_path).start()
@@ -65,14 +76,14 @@ class ApiServer:
             os.unlink(self._socket_path)
 
 
-def _application(service: AgentService) -> web.Application:
+def _application(base: str, routes: list[Route]) -> web.Application:
     application = web.Application(client_max_size=_MAX_REQUEST_BYTES, middlewares=[_unknown_paths])
-    for method, target, call in _routes(service):
-        application.router.add_route(method, f"/v1{target}", _handler(call))
+    for method, target, call in routes:
+        application.router.add_route(method, f"{base}{target}", _handler(call))
     return application
 
 
-def _routes(service: AgentService) -> list[tuple[str, str, Call]]:
+def _agent_routes(service: AgentService) -> list[Route]:
     async def maps(_: web.Request) -> MapList:
         return MapList(maps=list(await service.maps()))
 
@@ -109,6 +120,14 @@ def _routes(service: AgentService) -> list[tuple[str, str, Call]]:
         ("POST", "/cni/check", cni(service.cni_check)),
         ("POST", "/cni/gc", cni_gc),
         ("POST", "/cni/status", cni_status),
+    ]
+
+
+def _health_routes(service: HealthService) -> list[Route]:
+    return [
+        ("GET", "/healthz", lambda _: service.health()),
+        ("GET", "/status", lambda _: service.health_status()),
+        ("PUT", "/status/probe", lambda _: service.health_probe()),
     ]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniResult, CniStatusRequest
+from pycilium.api.health_messages import HealthResponse, HealthStatusResponse
 from pycilium.api.messages import (
     BpfMap,
     ClusterNodes,
@@ -80,4 +81,18 @@ class AgentService(Protocol):
 
     async def cni_status(self, request: CniStatusRequest) -> None:
         """AgentUnavailable, saying why, unless an ADD would be served now."""
+        ...
+
+
+class HealthService(Protocol):
+    """What health.sock answers: which nodes this one reaches."""
+
+    async def health(self) -> HealthResponse: ...
+
+    async def health_status(self) -> HealthStatusResponse:
+        """What the last probes came to."""
+        ...
+
+    async def health_probe(self) -> HealthStatusResponse:
+        """Probe all nodes now. AgentUnavailable if health checking is off."""
         ...

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pycilium.cli.health_report import cluster_health
 from pycilium.cli.render import output_option, print_json, print_table, print_yaml
 from pycilium.cli.status import masquerading_text
 from pycilium.cli.target import Target, lab_option, pass_target
@@ -15,10 +16,11 @@ from pycilium.cli.target import Target, lab_option, pass_target
 
 @click.command()
 @click.option("--brief", is_flag=True, help="One word: OK or what is wrong.")
+@click.option("--verbose", is_flag=True, help="With every address of every node: does it answer, and how soon.")
 @output_option("json")
 @lab_option
 @pass_target
-def status(target: Target, brief: bool, output: str | None) -> None:
+def status(target: Target, brief: bool, verbose: bool, output: str | None) -> None:
     """The agent's health. Exit code 1 unless it is Ok."""
     answer = target.agent().status()
     state, message = answer["cilium"]["state"], answer["cilium"].get("msg", "")
@@ -29,7 +31,15 @@ def status(target: Target, brief: bool, output: str | None) -> None:
     else:
         for name, value in _status_lines(answer):
             click.echo(f"{name + ':':<24} {value}")
+        click.echo("\n".join(_health_lines(target, answer, verbose)))
     sys.exit(0 if state == "Ok" else 1)
+
+
+def _health_lines(target: Target, answer: dict[str, Any], verbose: bool) -> list[str]:
+    summary = (answer.get("cluster") or {}).get("ciliumHealth") or {}
+    if summary.get("state", "Disabled") == "Disabled":
+        return [f"{'Cluster health:':<24} Disabled"]
+    return cluster_health(target.health().status(), verbose=verbose)
 
 
 def _status_lines(answer: dict[str, Any]) -> list[tuple[str, str]]:

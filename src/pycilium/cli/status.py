@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pycilium.cli.health_report import cluster_health
 from pycilium.cli.render import output_option, print_json, progress
 from pycilium.cli.target import Target, lab_option, node_option, pass_target
 from pycilium.errors import AgentUnavailable
@@ -30,6 +31,8 @@ class Report:
 
     answer: dict[str, Any]
     endpoints: list[dict[str, Any]]
+    health: dict[str, Any]
+    """What the health API says; empty where health checking is off."""
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -42,11 +45,19 @@ class Report:
 @click.option("--wait", is_flag=True, help="Wait until there is neither an error nor a warning.")
 @click.option("--wait-duration", default=300.0, show_default=True, metavar="SECONDS", help="How long to wait.")
 @click.option("--ignore-warnings", is_flag=True, help="Only errors count.")
+@click.option("--verbose", is_flag=True, help="With every address of every node: does it answer, and how soon.")
 @output_option("json", "summary")
 @lab_option
 @node_option
 @pass_target
-def status(target: Target, wait: bool, wait_duration: float, ignore_warnings: bool, output: str | None) -> None:
+def status(
+    target: Target,
+    wait: bool,
+    wait_duration: float,
+    ignore_warnings: bool,
+    verbose: bool,
+    output: str | None,
+) -> None:
     """Show whether the node works. Exit code 0: yes; 1: there are errors, or --wait ran out."""
     report = _wait(target, wait_duration, ignore_warnings) if wait else _report(target)
     if output == "json":
@@ -54,7 +65,7 @@ def status(target: Target, wait: bool, wait_duration: float, ignore_warnings: bo
             raise AgentUnavailable(report.errors[0])
         print_json(report.answer)
     else:
-        _print_report(report)
+        _print_report(report, verbose=verbose)
     counts = report.errors or (wait and not ignore_warnings and report.warnings)
     sys.exit(1 if counts else 0)
 
@@ -77,8 +88,10 @@ def _report(target: Target) -> Report:
     try:
         agent = target.agent()
         answer, endpoints = agent.status(), agent.endpoints()
+        checked = ((answer.get("cluster") or {}).get("ciliumHealth") or {}).get("state", "Disabled") != "Disabled"
+        health = target.health().status() if checked else {}
     except AgentUnavailable as error:
-        return Report({}, [], (str(error),), ())
+        return Report({}, [], {}, (str(error),), ())
     errors, warnings = [], []
     for part in ("cilium", "hubble", "kubernetes", "kvstore"):
         state = (answer.get(part) or {}).get("state", "")
@@ -94,10 +107,10 @@ def _report(target: Target) -> Report:
     unready = [endpoint["id"] for endpoint in endpoints if endpoint["status"]["state"] != "ready"]
     if unready:
         warnings.append(f"{len(unready)} endpoint(s) not ready: {', '.join(map(str, unready))}")
-    return Report(answer, endpoints, tuple(errors), tuple(warnings))
+    return Report(answer, endpoints, health, tuple(errors), tuple(warnings))
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: Report, *, verbose: bool) -> None:
     answer = report.answer
     lines = [
         ("Cilium", _state(answer.get("cilium")) if answer else "not running"),
@@ -115,6 +128,9 @@ def _print_report(report: Report) -> None:
     for word, messages in (("Errors", report.errors), ("Warnings", report.warnings)):
         for message in messages:
             click.echo(f"{word + ':':<22}{message}")
+    if report.health:
+        click.echo("")
+        click.echo("\n".join(cluster_health(report.health, verbose=verbose)))
 
 
 def _details(report: Report) -> list[tuple[str, str]]:
@@ -136,6 +152,7 @@ def _details(report: Report) -> list[tuple[str, str]]:
         ("Controllers", f"{len(controllers) - failing}/{len(controllers)} healthy"),
         ("Flows", _flows(answer)),
         ("Store", _state(answer.get("kvstore"))),
+        ("Health", "" if report.health else "disabled"),
     ]
     return [(name, value) for name, value in details if value]
 

@@ -17,7 +17,7 @@ from pycilium.errors import AgentUnavailable, StoreUnavailable
 from pycilium.lab.layout import DEFAULT_LAB, LabLayout
 
 if TYPE_CHECKING:
-    from pycilium.api.client import AgentClient
+    from pycilium.api.client import AgentClient, HealthClient
     from pycilium.lab.layout import LabRecord
 
 MACHINE_RUN_DIR = Path("/var/run/cilium")
@@ -79,6 +79,12 @@ class Target:
             return str(self.lab.hubble_socket(node or self.nodes[0]))
         return str(MACHINE_RUN_DIR / "hubble.sock")
 
+    def health_socket(self, node: str | None = None) -> str:
+        """Of this node, or of the one that is meant."""
+        if (socket := os.environ.get("CILIUM_HEALTH_SOCK")) and not self.named:
+            return socket
+        return str(Path(self.agent_socket(node)).with_name("health.sock"))
+
     def store_url(self) -> str:
         """The store that is meant. The machine's own must be there: only its agent makes it."""
         if self.lab:
@@ -99,6 +105,12 @@ class Target:
                 f"no lab is up, and this machine has no agent at {socket}: `cilium lab up` makes a lab"
             )
         return AgentClient(socket)
+
+    def health(self, node: str | None = None) -> HealthClient:
+        """A client of the agent's health API; as `agent`."""
+        from pycilium.api.client import HealthClient
+
+        return HealthClient(self.health_socket(node))
 
 
 pass_target = click.make_pass_decorator(Target, ensure=True)

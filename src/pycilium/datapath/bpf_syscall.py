@@ -437,6 +437,11 @@ def program_info(fd: int) -> ProgramInfo:
     )
 
 
+def program_get(program_id: int) -> int:
+    """A descriptor of the program that the kernel knows by this number; it stays loaded while that is open."""
+    return _bpf(_Command.PROG_GET_FD_BY_ID, _ById(program_id))
+
+
 def link_info(fd: int) -> LinkInfo:
     raw = _LinkInfo()
     _info(fd, raw)

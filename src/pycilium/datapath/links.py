@@ -77,10 +77,10 @@ def attach(
     path = Path(pin_path)
     if mode == "tcx" and not has_tcx():
         raise UnsupportedFeature("tcx links", "6.6")
-    with _attach_errors(ifindex, hook):
+    with attach_errors(ifindex, hook):
         if mode == "tc" or not has_tcx():
             libbpf.tc_attach(ifindex, hook.tc, program_fd, HANDLE, PRIORITY)
-            _unpin(path)
+            unpin(path)
             return Attachment(ifindex, hook, "tc", program_id)
         if not _update(path, ifindex, hook, program_fd, program_id):
             _create(path, ifindex, hook, program_fd)
@@ -91,16 +91,16 @@ def attach(
 
 def detach(ifindex: int, pin_path: str | os.PathLike[str], *, hook: Hook = Hook.INGRESS) -> bool:
     """Take our program off the device, whichever way it is attached; False if there was none. Idempotent."""
-    with _attach_errors(ifindex, hook):
-        return _unpin(Path(pin_path)) | libbpf.tc_detach(ifindex, hook.tc, HANDLE, PRIORITY)
+    with attach_errors(ifindex, hook):
+        return unpin(Path(pin_path)) | libbpf.tc_detach(ifindex, hook.tc, HANDLE, PRIORITY)
 
 
 def attachment(ifindex: int, pin_path: str | os.PathLike[str], *, hook: Hook = Hook.INGRESS) -> Attachment | None:
     """Our program on the device, None if there is none."""
     info = _pinned(Path(pin_path))
-    if info is not None and _belongs(info, ifindex, hook):
+    if info is not None and belongs(info, ifindex, hook):
         return Attachment(ifindex, hook, "tcx", info.program_id, str(pin_path))
-    with _attach_errors(ifindex, hook):
+    with attach_errors(ifindex, hook):
         program_id = libbpf.tc_program(ifindex, hook.tc, HANDLE, PRIORITY)
     return None if program_id is None else Attachment(ifindex, hook, "tc", program_id)
 
@@ -118,7 +118,7 @@ def pinned_links(folder: str | os.PathLike[str]) -> Iterator[Attachment]:
 def sweep(folder: str | os.PathLike[str]) -> int:
     """Remove the pins of links whose device is gone; how many there were."""
     gone = [Path(link.pin) for link in pinned_links(folder) if link.ifindex == 0]
-    return sum(_unpin(path) for path in gone)
+    return sum(unpin(path) for path in gone)
 
 
 @functools.cache
@@ -139,7 +139,7 @@ def _update(path: Path, ifindex: int, hook: Hook, program_fd: int, program_id: i
         return False
     try:
         info = bpf.link_info(link)
-        if not _belongs(info, ifindex, hook):
+        if not belongs(info, ifindex, hook):
             return False
         if info.program_id != program_id:
             bpf.link_update(link, program_fd)
@@ -148,7 +148,7 @@ def _update(path: Path, ifindex: int, hook: Hook, program_fd: int, program_id: i
         os.close(link)
 
 
-def _belongs(info: bpf.LinkInfo, ifindex: int, hook: Hook) -> bool:
+def belongs(info: bpf.LinkInfo, ifindex: int, hook: Hook) -> bool:
     """Also that the device is one of this namespace: numbers of devices repeat between namespaces."""
     if (info.type, info.ifindex, info.attach_type) != (bpf.LINK_TYPE_TCX, ifindex, hook.tcx):
         return False
@@ -178,7 +178,7 @@ def _pinned(path: Path) -> bpf.LinkInfo | None:
         os.close(link)
 
 
-def _unpin(path: Path) -> bool:
+def unpin(path: Path) -> bool:
     """Detach the link, whoever else holds it, and remove the pin; False if there was none."""
     try:
         link = bpf.object_get(str(path))
@@ -194,7 +194,7 @@ def _unpin(path: Path) -> bool:
 
 
 @contextmanager
-def _attach_errors(ifindex: int, hook: Hook) -> Iterator[None]:
+def attach_errors(ifindex: int, hook: Hook) -> Iterator[None]:
     try:
         yield
     except OSError as error:

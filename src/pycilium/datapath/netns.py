@@ -43,6 +43,25 @@ def opened(path: str) -> Iterator[int]:
         os.close(netns_fd)
 
 
+def nameless() -> int:
+    """A descriptor of a new network namespace, which ends with the last descriptor of it and its last socket.
+
+    Nothing on a file system refers to it, so nothing of it outlives a process that is killed.
+    """
+    fds: list[int] = []
+
+    def body() -> None:
+        if not _libc.unshare(_CLONE_NEWNET):
+            fds.append(os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC))
+
+    thread = threading.Thread(target=body, name="netns", daemon=True)
+    thread.start()
+    thread.join()
+    if not fds:
+        raise PermissionRequired("making a network namespace needs root")
+    return fds[0]
+
+
 def is_own(netns_fd: int) -> bool:
     """Whether the caller is in that very namespace."""
     theirs, own = os.fstat(netns_fd), os.stat(_OWN)

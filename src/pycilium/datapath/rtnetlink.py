@@ -39,7 +39,8 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 IFA_F_SECONDARY, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE = 0x01, 0x08, 0x20, 0x40
 """The first says of an IPv4 address that it is a further one of its network, of an IPv6 one that it is temporary."""
 _IFA_F_NODAD, _IFA_F_PERMANENT, _IFA_F_NOPREFIXROUTE = 0x02, 0x80, 0x200
-_NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 1, 2, 0x80
+_NDA_DST, _NDA_LLADDR = 1, 2
+_NUD_REACHABLE, _NUD_PROBE, _NUD_PERMANENT = 0x02, 0x10, 0x80
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_METRICS, _RTAX_MTU = 1, 4, 5, 7, 8, 2
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST, _RTNH_F_ONLINK = 254, 3, 1, 4
 ROUTE_PROTOCOL = 176
@@ -106,6 +107,8 @@ class Neighbour(NamedTuple):
     address: Address
     mac: bytes
     permanent: bool
+    reachable: bool = False
+    """It answered a moment ago."""
 
 
 class Route(NamedTuple):
@@ -203,6 +206,12 @@ def set_neighbour(ifindex: int, address: Address, mac: bytes) -> Request:
     payload = _NDMSG.pack(_family(address), ifindex, _NUD_PERMANENT, 0, 0)
     payload += _attribute(_NDA_DST, address.packed) + _attribute(_NDA_LLADDR, mac)
     return Request(RTM_NEWNEIGH, _NLM_F_CREATE | _NLM_F_REPLACE, payload, f"set neighbour {address}")
+
+
+def probe_neighbour(ifindex: int, address: Address) -> Request:
+    """Ask a known neighbour anew whether it is there. EINVAL or ENOENT if it is not known."""
+    payload = _NDMSG.pack(_family(address), ifindex, _NUD_PROBE, 0, 0) + _attribute(_NDA_DST, address.packed)
+    return Request(RTM_NEWNEIGH, _NLM_F_REPLACE, payload, f"probe neighbour {address}")
 
 
 def set_route(
@@ -323,7 +332,9 @@ def neighbour_in(payload: bytes) -> Neighbour | None:
     if family not in (socket.AF_INET, socket.AF_INET6) or _NDA_DST not in attributes:
         return None
     mac = attributes.get(_NDA_LLADDR, b"")
-    return Neighbour(ifindex, _ip(attributes[_NDA_DST]), mac, bool(state & _NUD_PERMANENT))
+    return Neighbour(
+        ifindex, _ip(attributes[_NDA_DST]), mac, bool(state & _NUD_PERMANENT), bool(state & _NUD_REACHABLE)
+    )
 
 
 def route_in(payload: bytes) -> Route | None:

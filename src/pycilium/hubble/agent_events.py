@@ -60,6 +60,11 @@ class AgentEventLog:
     def policy_deleted(self, time_ns: int, labels: Iterable[str], revision: int, rule_count: int) -> None:
         self._append(time_ns, _policy(flow_pb2.POLICY_DELETED, labels, revision, rule_count))
 
+    def attachment_rolled_back(self, time_ns: int, message: str) -> None:
+        event = flow_pb2.AgentEvent(type=flow_pb2.AGENT_EVENT_UNKNOWN)
+        event.unknown.type, event.unknown.notification = "attachment-rolled-back", message
+        self._append(time_ns, event)
+
     def _append(self, time_ns: int, event: flow_pb2.AgentEvent) -> None:
         self._records.append(AgentEventRecord(self.next, time_ns, event))
         self.next += 1

@@ -28,6 +28,7 @@ class Pool(Generic[Address]):
             excluded.add(last)
         self.cidr = cidr
         self.gateway: Address = self._address(network + 1)
+        self.last: Address = self._address(last - 1 if cidr.version == 4 else last)
         self._numbers: Rotation[str] = Rotation(network, last, excluded)
         if not self._numbers.capacity:
             widest = "/30" if cidr.version == 4 else "/126"
@@ -105,6 +106,17 @@ class HostScope:
             raise
         self._held[owner] = Addresses(ipv4, ipv6)
         return self._held[owner]
+
+    def allocate_last(self, owner: str) -> Addresses:
+        """As `allocate`, but the last addresses of the CIDRs if they are free: the same ones after every restart."""
+        if owner in self._held:
+            return self._held[owner]
+        last = Addresses(self.ipv4.last if self.ipv4 else None, self.ipv6.last if self.ipv6 else None)
+        try:
+            self.claim(owner, last)
+        except EndpointConflict:
+            return self.allocate(owner)
+        return last
 
     def claim(self, owner: str, addresses: Addresses) -> None:
         """Restore what an endpoint has. Idempotent. Raises EndpointConflict, and then nothing was taken.

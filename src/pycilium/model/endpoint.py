@@ -8,6 +8,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 from pycilium.model.labels import Labels
 
+HEALTH_CONTAINER, HEALTH_IFNAME = "cilium-health-ep", "eth0"
+"""The attachment of the node's own health endpoint, which no runtime has."""
+
 
 class EndpointState(enum.StrEnum):
     """Cilium's names. What leads from one to the next: `endpoint.state_machine`."""
@@ -64,6 +67,11 @@ class Endpoint:
     def attachment(self) -> str:
         """`container id:interface`; owns the addresses and the endpoint id."""
         return attachment_name(self.container_id, self.ifname)
+
+    @property
+    def is_health(self) -> bool:
+        """Whether it is the node's own health endpoint, which is nobody's pod."""
+        return self.container_id == HEALTH_CONTAINER
 
     @property
     def qualified_pod_name(self) -> str:

@@ -71,6 +71,10 @@ RESERVED_IDENTITIES: tuple[Identity, ...] = (
 """All but unknown. The worlds of the two families are also the world, and the API server is also a remote node."""
 
 
+HEALTH = next(identity for identity in RESERVED_IDENTITIES if identity.number == ReservedIdentity.HEALTH)
+"""Of the nodes' own health endpoints."""
+
+
 def cidr_labels(network: IPv4Network | IPv6Network) -> Labels:
     """The labels of what lies outside and in `network`."""
     world = _reserved("world", f"world-ipv{network.version}")

@@ -193,7 +193,9 @@ class _CiliumSection:
     def _subject(self, selector: written.LabelSelector, path: str) -> LabelSelector:
         requirements = list(_requirements(selector, path))
         if not self._namespace:
-            return LabelSelector((*requirements, _IS_ENDPOINT))
+            # reserved:health is an endpoint of no namespace: whoever means it says so.
+            says_reserved = any(requirement.source == RESERVED_SOURCE for requirement in requirements)
+            return LabelSelector(tuple(requirements) if says_reserved else (*requirements, _IS_ENDPOINT))
         for requirement in requirements:
             elsewhere = requirement.operator is Operator.IN and self._namespace not in requirement.values
             if requirement.key == NAMESPACE_KEY and elsewhere:

@@ -197,7 +197,8 @@ def _network_policy_ports(ports: Sequence[Spec] | None, packet: _Packet) -> bool
 
 def _cilium_spec(spec: Spec, prefix: str, namespace: str, subject: End, packet: _Packet) -> _Outcome:
     """`prefix` begins the names of its rules."""
-    if not _is_pod(subject) or not _selects(spec["endpointSelector"], subject.labels):
+    says_reserved = not namespace and any(key.startswith("reserved:") for key in _keys(spec["endpointSelector"]))
+    if not (_is_pod(subject) or says_reserved) or not _selects(spec["endpointSelector"], subject.labels):
         return _Outcome()
     if namespace and not _is_pod_of(subject, namespace):
         return _Outcome()
@@ -241,12 +242,16 @@ def _cilium_peers(item: Spec, namespace: str, packet: _Packet) -> bool | None:
 def _cilium_endpoints(selector: Spec, namespace: str, peer: End) -> bool:
     if not _selects(selector, peer.labels):
         return False
-    keys = [*(selector.get("matchLabels") or {}), *(each["key"] for each in selector.get("matchExpressions") or ())]
+    keys = _keys(selector)
     if any(key.startswith("reserved:") for key in keys):
         return True
     bare = [key.removeprefix("k8s:").removeprefix("any:") for key in keys]
     names_a_namespace = any(key == _NAMESPACE or key.startswith(_NAMESPACE_LABELS) for key in bare)
     return _is_pod(peer) if names_a_namespace or not namespace else _is_pod_of(peer, namespace)
+
+
+def _keys(selector: Spec) -> list[str]:
+    return [*(selector.get("matchLabels") or {}), *(each["key"] for each in selector.get("matchExpressions") or ())]
 
 
 def _is_entity(entity: str, packet: _Packet) -> bool:

@@ -129,7 +129,7 @@ def served(service: AgentService, socket_path: str) -> Iterator[None]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="agent", daemon=True)
     thread.start()
-    server = ApiServer(service, socket_path)
+    server = ApiServer.of_agent(service, socket_path)
     try:
         asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         yield

@@ -61,7 +61,7 @@ async def test_it_says_where_it_is_reached_and_what_its_pods_have(store):
 async def test_what_others_wrote_there_stays(store):
     theirs = NodeSpec(
         instance_id="i-7",
-        health=AddressPair(ipv4="10.0.0.9"),
+        ingress=AddressPair(ipv4="10.0.0.9"),
         addresses=(NodeAddress(type="ExternalIP", ip="203.0.113.1"), NodeAddress(type="InternalIP", ip="192.168.0.1")),
         ipam=IpamSpec(pod_cidrs=("10.9.0.0/24",), pre_allocate=8),
     )
@@ -70,7 +70,7 @@ async def test_what_others_wrote_there_stays(store):
     await Publishing(store, msgspec.structs.replace(CONFIG, ipam="cluster-pool")).publisher.try_to_publish()
 
     node = await stored(store)
-    assert (node.spec.instance_id, node.spec.health, node.spec.ipam) == ("i-7", theirs.health, theirs.ipam)
+    assert (node.spec.instance_id, node.spec.ingress, node.spec.ipam) == ("i-7", theirs.ingress, theirs.ipam)
     assert node.metadata.labels == {"zone": "z"}
     assert [each.type for each in node.spec.addresses] == ["InternalIP", "CiliumInternalIP", "ExternalIP"]
 

@@ -127,7 +127,7 @@ class TestRefusals:
 
         assert refused.value.path == f"spec.{direction}[0].{member}[1]"
 
-    @pytest.mark.parametrize("entity", ["all", "cluster", "host", "none", "world"])
+    @pytest.mark.parametrize("entity", ["all", "cluster", "health", "host", "none", "remote-node", "world"])
     def test_the_other_entities_are_built(self, entity):
         policy(cnp(ingress=[{"fromEntities": [entity]}], egressDeny=[{"toEntities": [entity]}]))
 
