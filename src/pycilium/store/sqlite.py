@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pycilium.errors import AlreadyExists, InvalidResource, NotFound, StoreUnavailable, WatchExpired
+from pycilium.errors import AlreadyExists, InvalidResource, NotFound, StoreUnavailable
 from pycilium.model.resources import Kind, Resource, ResourceKey, decode_stored, encode_json, kind_of
 from pycilium.model.resources.kinds import kind_for_word
 from pycilium.store import admission
@@ -97,7 +97,7 @@ class SqliteStore:
         await self._write(deleted)
 
     async def apply(self, resources: Sequence[Resource]) -> Sequence[Applied[Resource]]:
-        _refuse_doubles([resource.key for resource in resources])
+        admission.refuse_doubles([resource.key for resource in resources])
         return await self._write(lambda transaction: [self._apply(transaction, resource) for resource in resources])
 
     async def delete_all(self, keys: Sequence[ResourceKey]) -> Sequence[ResourceKey]:
@@ -113,7 +113,7 @@ class SqliteStore:
         return await self._write(deleted)
 
     async def watch(self, kind: type[R], from_version: str) -> AsyncGenerator[WatchEvent[R], None]:
-        known, version = kind_of(kind), _version(from_version)
+        known, version = kind_of(kind), admission.version_number(from_version)
 
         def changed() -> tuple[list[WatchEvent[R]], int]:
             batch = self._file.changes(known.name, version)
@@ -200,17 +200,3 @@ def _keep(transaction: Transaction, event: EventType, resource: R) -> R:
     kept = resource.with_metadata(resource_version=str(transaction.version + 1))
     transaction.write(resource.key, event, encode_json(kept))
     return kept
-
-
-def _version(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise WatchExpired(f"{text!r} is not a version of this store: list again and watch from there")
-    return int(text)
-
-
-def _refuse_doubles(keys: Sequence[ResourceKey]) -> None:
-    seen: set[ResourceKey] = set()
-    for key in keys:
-        if key in seen:
-            raise InvalidResource("stands twice among the resources to apply", source=str(key))
-        seen.add(key)
