@@ -5,6 +5,7 @@ from pycilium.store.follow import follow
 from pycilium.store.leases import Leases
 from pycilium.store.opening import open_blocking, open_store
 from pycilium.store.protocol import Applied, ResourceList, Store, WatchEvent
+from pycilium.store.urls import hide_password
 
 __all__ = [
     "Applied",
@@ -14,6 +15,7 @@ __all__ = [
     "Store",
     "WatchEvent",
     "follow",
+    "hide_password",
     "open_blocking",
     "open_store",
 ]

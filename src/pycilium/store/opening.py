@@ -8,6 +8,7 @@ from pycilium.errors import ConfigError
 from pycilium.store.blocking import BlockingStore
 from pycilium.store.protocol import Store
 from pycilium.store.sqlite import SqliteStore
+from pycilium.store.urls import hide_password
 
 _SQLITE = "sqlite://"
 
@@ -22,7 +23,7 @@ def open_store(url: str) -> Store:
 
         return EtcdStore(parse_address(url))
     if not url.startswith(_SQLITE):
-        raise ConfigError(f"{url!r} is not the URL of a store; known: sqlite:////PATH, etcd://HOST:PORT")
+        raise ConfigError(f"{hide_password(url)!r} is not the URL of a store; known: sqlite:////PATH, etcd://HOST:PORT")
     path = url.removeprefix(_SQLITE).removeprefix("/")
     if not path.startswith("/"):
         raise ConfigError(

@@ -65,7 +65,9 @@ class Member:
 class Cluster:
     """Members that know one another, and a folder of their own. Use it as a context manager."""
 
-    def __init__(self, size: int = 1, *, options: tuple[str, ...] = (), scheme: str = "http", unix: bool = False) -> None:
+    def __init__(
+        self, size: int = 1, *, options: tuple[str, ...] = (), scheme: str = "http", unix: bool = False
+    ) -> None:
         shared_memory = "/dev/shm"
         place = shared_memory if os.access(shared_memory, os.W_OK) else None
         self.folder = Path(tempfile.mkdtemp(prefix="pycilium-etcd-", dir=place))

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
 from pycilium.errors import ConfigError
+from pycilium.store.urls import hide_password
 
 DEFAULT_PORT = 2379
 DEFAULT_PREFIX = "/pycilium"
@@ -93,11 +94,6 @@ def parse_address(url: str) -> EtcdAddress:
     )
     _check(url, address)
     return address
-
-
-def hide_password(url: str) -> str:
-    """`url` as it may be shown, also when it is none."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
 
 
 def _options(url: str, query: str, scheme: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The channels to the members of an etcd cluster, and unary calls over whichever of them answers.
 
 Owns which member is in use, the login and the time that a call may take. A member that cannot be reached or has no
-leader is left for the next; a call fails when its time is over, or at once when no member can be connected to.
+leader is left for the next; a call fails when its time is over, or soon when no member can be connected to.
 Invariant: a call that may have been carried out already is repeated only if that does no harm.
 """
 
@@ -24,7 +24,12 @@ from pycilium.store.etcd.proto import etcd_pb2_grpc
 Metadata = tuple[tuple[str, str], ...]
 
 _PAUSE_S = 0.1
+_CONNECTING_S = 0.5
+"""How long a call goes on when nobody can be connected to: longer than gRPC may wait to try it again, so that no call
+fails for what was the case before it."""
 _LEAST_ATTEMPT_S = 0.2
+_MOST_ATTEMPT_S = 2.0
+"""How long one member is waited for where there are others."""
 _CHANNEL_OPTIONS = [
     # A member that comes back is found within a fraction of a second; one that accepts but says nothing is let go.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -110,6 +115,7 @@ class EtcdConnection:
         self, method: Callable[[Member], Any], request: Any, deadline: float, *, repeat: bool
     ) -> tuple[Member, Any]:
         now = asyncio.get_running_loop().time
+        hopeless = min(now() + _CONNECTING_S, deadline)
         while True:
             why: dict[str, str] = {}
             reached = False
@@ -117,6 +123,8 @@ class EtcdConnection:
             for left in range(count, 0, -1):
                 member = self._member()
                 patience_s = max((deadline - now()) / left, _LEAST_ATTEMPT_S)
+                if count > 1:
+                    patience_s = min(patience_s, _MOST_ATTEMPT_S)
                 try:
                     return member, await self._attempt(member, method(member), request, patience_s)
                 except grpc.aio.AioRpcError as error:
@@ -126,7 +134,7 @@ class EtcdConnection:
                     self._leave(member)
                     if what is Meaning.LOST and not repeat:
                         raise Interrupted(self._unavailable(why)) from error
-            if not reached or now() + _PAUSE_S >= deadline:
+            if now() + _PAUSE_S >= (deadline if reached else hopeless):
                 raise StoreUnavailable(self._unavailable(why))
             await asyncio.sleep(_PAUSE_S)
 
