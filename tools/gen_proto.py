@@ -1,4 +1,4 @@
-"""Generates the Python modules of src/pycilium/hubble/proto from its .proto files.
+"""Generates the Python modules of our .proto files, beside them: Hubble's API and what we say to etcd.
 
 tools/gen_proto.py           write them
 tools/gen_proto.py --check   exit 1 if what is committed differs from what would be written
@@ -18,12 +18,12 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "src"
-PACKAGE = Path("pycilium/hubble/proto")
+PACKAGES = (Path("pycilium/hubble/proto"), Path("pycilium/store/etcd/proto"))
 
 
 def generate(target: Path) -> list[Path]:
     """Writes the modules below `target` and returns their paths relative to it."""
-    protos = sorted((SOURCES / PACKAGE).glob("*.proto"))
+    protos = [path for package in PACKAGES for path in sorted((SOURCES / package).glob("*.proto"))]
     plugin = shutil.which("protoc-gen-mypy", path=sysconfig.get_path("scripts"))
     if plugin is None:
         sys.exit("protoc-gen-mypy is missing: install the project with its dev extra")
@@ -41,7 +41,7 @@ def generate(target: Path) -> list[Path]:
         sys.exit("protoc failed")
     for proto in protos:
         if "\nservice " not in proto.read_text():
-            (target / PACKAGE / f"{proto.stem}_pb2_grpc.py").unlink()
+            (target / proto.relative_to(SOURCES)).with_name(f"{proto.stem}_pb2_grpc.py").unlink()
     return sorted(path.relative_to(target) for path in target.rglob("*.py*"))
 
 
@@ -54,7 +54,9 @@ def differences(generated: Path, names: list[Path]) -> list[str]:
             found.append(f"{name}: missing")
         elif committed.read_bytes() != (generated / name).read_bytes():
             found.append(f"{name}: differs")
-    committed_names = {path.relative_to(SOURCES) for path in (SOURCES / PACKAGE).glob("*_pb2*.py*")}
+    committed_names = {
+        path.relative_to(SOURCES) for package in PACKAGES for path in (SOURCES / package).glob("*_pb2*.py*")
+    }
     found += [f"{name}: no .proto file gives it" for name in sorted(committed_names - set(names))]
     return found
 

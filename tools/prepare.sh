@@ -42,6 +42,7 @@ packages() {
         lacks iperf3 iperf3
         lacks nsenter util-linux
         lacks etcd etcd-server
+        lacks etcdctl etcd-client
         ;;
     esac
     if [ "$1" = bench ]; then

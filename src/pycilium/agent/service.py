@@ -39,6 +39,7 @@ from pycilium.model.drop_reason import drop_reason_text
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.peer import Address
 from pycilium.model.resources import to_plain
+from pycilium.store import hide_password
 
 SHOWN_ENTRIES = 100_000
 NEED_ROOM = ("identity_bits", "policy_rows", "policies")
@@ -103,7 +104,8 @@ class Service:
                 self=parts.config.node_name,
             ),
             kvstore=messages.Status(
-                state="Failure" if store_errors else "Ok", msg="; ".join(store_errors) or parts.config.store
+                state="Failure" if store_errors else "Ok",
+                msg="; ".join(store_errors) or hide_password(parts.config.store),
             ),
             kubernetes=messages.Status(state="Disabled"),
             hubble=self._hubble_status(),
@@ -190,7 +192,9 @@ class Service:
         return messages.ClusterNodes(self=config.node_name, nodes_added=[node, *views_of_others])
 
     async def config(self) -> messages.ConfigResponse:
-        return messages.ConfigResponse(spec=msgspec.to_builtins(self._parts.config), status={"pid": os.getpid()})
+        config = self._parts.config
+        shown = msgspec.structs.replace(config, store=hide_password(config.store))
+        return messages.ConfigResponse(spec=msgspec.to_builtins(shown), status={"pid": os.getpid()})
 
     async def explain(self, request: messages.ExplainRequest) -> messages.ExplainReply:
         return self._parts.explainer.answer(request)

@@ -5,6 +5,7 @@ from pycilium.store.follow import follow
 from pycilium.store.leases import Leases
 from pycilium.store.opening import open_blocking, open_store
 from pycilium.store.protocol import Applied, ResourceList, Store, Unreadable, WatchEvent
+from pycilium.store.urls import hide_password
 
 __all__ = [
     "Applied",
@@ -15,6 +16,7 @@ __all__ = [
     "Unreadable",
     "WatchEvent",
     "follow",
+    "hide_password",
     "open_blocking",
     "open_store",
 ]

@@ -8,17 +8,22 @@ from pycilium.errors import ConfigError
 from pycilium.store.blocking import BlockingStore
 from pycilium.store.protocol import Store
 from pycilium.store.sqlite import SqliteStore
+from pycilium.store.urls import hide_password
 
 _SQLITE = "sqlite://"
 
 
 def open_store(url: str) -> Store:
-    """The store at `url`, such as `sqlite:////var/lib/cilium/store.db` (an absolute path: four slashes).
+    """The store at `url`: `sqlite:////var/lib/cilium/store.db` (an absolute path: four slashes) or `etcd://HOST:PORT`.
 
-    ConfigError if the URL names no store; StoreUnavailable if it cannot be used.
+    ConfigError if the URL names no store; StoreUnavailable if a file cannot be used. Servers are not asked yet.
     """
+    if url.startswith(("etcd://", "etcds://", "etcd+unix://")):
+        from pycilium.store.etcd import EtcdStore, parse_address  # gRPC takes its time to load
+
+        return EtcdStore(parse_address(url))
     if not url.startswith(_SQLITE):
-        raise ConfigError(f"{url!r} is not the URL of a store; known: sqlite:////PATH")
+        raise ConfigError(f"{hide_password(url)!r} is not the URL of a store; known: sqlite:////PATH, etcd://HOST:PORT")
     path = url.removeprefix(_SQLITE).removeprefix("/")
     if not path.startswith("/"):
         raise ConfigError(

@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from pycilium.errors import ResourceUnreadable
 from pycilium.model.resources import Resource, ResourceKey
 
 R = TypeVar("R", bound=Resource)
@@ -39,6 +40,13 @@ class Unreadable:
             f"{self.key} is kept in a form that this version does not read ({self.reason}): it was written by another "
             f"version of pycilium or by hand; delete it, or apply it anew after that"
         )
+
+
+def readable(found: R | Unreadable) -> R:
+    """What was found, or ResourceUnreadable."""
+    if isinstance(found, Unreadable):
+        raise ResourceUnreadable(str(found))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

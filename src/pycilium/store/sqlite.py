@@ -20,14 +20,13 @@ from pycilium.errors import (
     AlreadyExists,
     InvalidResource,
     NotFound,
-    ResourceUnreadable,
     StoreUnavailable,
     WatchExpired,
 )
 from pycilium.model.resources import Kind, Resource, ResourceKey, decode_stored, encode_json, kind_of
 from pycilium.model.resources.kinds import kind_for_word
 from pycilium.store import admission
-from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent
+from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent, readable
 from pycilium.store.sqlite_file import ChangeRow, EventType, SqliteFile, Transaction
 from pycilium.store.wakeups import Wakeups
 
@@ -82,7 +81,7 @@ class SqliteStore:
             body = self._file.read(key)
             if body is None:
                 raise NotFound(f"{key} does not exist")
-            return _readable(_decoded(known, body, namespace, name))
+            return readable(_decoded(known, body, namespace, name))
 
         return await self._run(self._reader, found)
 
@@ -112,7 +111,7 @@ class SqliteStore:
         await self._write(deleted)
 
     async def apply(self, resources: Sequence[Resource]) -> Sequence[Applied[Resource]]:
-        _refuse_doubles([resource.key for resource in resources])
+        admission.refuse_doubles([resource.key for resource in resources])
         return await self._write(lambda transaction: [self._apply(transaction, resource) for resource in resources])
 
     async def delete_all(self, keys: Sequence[ResourceKey]) -> Sequence[ResourceKey]:
@@ -128,7 +127,7 @@ class SqliteStore:
         return await self._write(deleted)
 
     async def watch(self, kind: type[R], from_version: str) -> AsyncGenerator[WatchEvent[R] | Unreadable, None]:
-        known, version = kind_of(kind), _version(from_version)
+        known, version = kind_of(kind), admission.version_number(from_version)
 
         def changed() -> tuple[list[WatchEvent[R] | Unreadable], int]:
             batch = self._file.changes(known.name, version)
@@ -199,7 +198,7 @@ class SqliteStore:
 
     def _stored(self, transaction: Transaction, kind: Kind[R], namespace: str, name: str) -> R | None:
         found = self._found(transaction, kind, namespace, name)
-        return None if found is None else _readable(found)
+        return None if found is None else readable(found)
 
     def _found(self, transaction: Transaction, kind: Kind[R], namespace: str, name: str) -> R | Unreadable | None:
         body = transaction.read(ResourceKey(kind.name, namespace, name))
@@ -211,12 +210,6 @@ def _decoded(kind: Kind[R], body: bytes, namespace: str, name: str) -> R | Unrea
         return decode_stored(kind, body)
     except InvalidResource as error:
         return Unreadable(ResourceKey(kind.name, namespace, name), error.reason)
-
-
-def _readable(found: R | Unreadable) -> R:
-    if isinstance(found, Unreadable):
-        raise ResourceUnreadable(str(found))
-    return found
 
 
 def _event(kind: Kind[R], row: ChangeRow) -> WatchEvent[R] | Unreadable:
@@ -253,17 +246,3 @@ def _keep(transaction: Transaction, event: EventType, resource: R) -> R:
     kept = resource.with_metadata(resource_version=str(transaction.version + 1))
     transaction.write(resource.key, event, encode_json(kept))
     return kept
-
-
-def _version(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise WatchExpired(f"{text!r} is not a version of this store: list again and watch from there")
-    return int(text)
-
-
-def _refuse_doubles(keys: Sequence[ResourceKey]) -> None:
-    seen: set[ResourceKey] = set()
-    for key in keys:
-        if key in seen:
-            raise InvalidResource("stands twice among the resources to apply", source=str(key))
-        seen.add(key)

@@ -391,7 +391,7 @@ class TestObstacles:
         with pytest.raises(StoreUnavailable, match=r"store\.db cannot be opened for writing"):
             backend.open()
 
-    @pytest.mark.parametrize("url", ["", "etcd://host", "sqlite://relative.db", "sqlite:///relative.db"])
+    @pytest.mark.parametrize("url", ["", "mysql://host", "sqlite://relative.db", "sqlite:///relative.db"])
     def test_a_url_that_names_no_store_is_refused(self, url):
         with pytest.raises(ConfigError, match="sqlite:///"):
             open_store(url)
