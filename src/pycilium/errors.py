@@ -58,6 +58,10 @@ class WatchExpired(StoreError):
     """The revision to watch from is no longer kept: list again and watch from there."""
 
 
+class LeadershipLost(CiliumError):
+    """Another operator may lead now: this one stops its work and waits for its turn."""
+
+
 class AgentUnavailable(CiliumError):
     """The agent does not answer on its socket: is it running?"""
 

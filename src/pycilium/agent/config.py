@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +14,7 @@ from msgspec import Meta
 
 from pycilium.datapath.mtu import IPV6_MIN_MTU_BYTES
 from pycilium.errors import ConfigError
+from pycilium.startup import read_config
 
 
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,7 +30,10 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ipam: Literal["host-scope", "cluster-pool"] = "host-scope"
     """host-scope: the two CIDRs below are the node's; cluster-pool: the operator gives it others."""
     ipv4_pod_cidr: str | None = "10.0.0.0/24"
+    """null: no IPv4 for pods. With cluster-pool it matters only whether it is null."""
     ipv6_pod_cidr: str | None = "fd00:10::/112"
+    node_lease_duration_s: Annotated[int, Meta(ge=4, le=3600)] = 40
+    """How long the node's sign of life in the store lasts; it is given four times as often."""
     devices: list[str] = []
     """The node's devices towards the outside; `netdev` programs are attached to them."""
     deadman_window_s: Annotated[float, Meta(ge=1, le=60)] = 3.0
@@ -83,20 +86,9 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 def load_config(path: str | Path) -> AgentConfig:
     """The configuration in `path`; ConfigError names the file, the field and what would be right."""
-    try:
-        config = msgspec.json.decode(Path(path).read_bytes(), type=AgentConfig)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{path}: {_in_words(str(error))}") from error
+    config = read_config(path, AgentConfig)
     _check(config, path)
     return config
-
-
-def _in_words(reason: str) -> str:
-    """The field first: msgspec names it last."""
-    found = re.fullmatch(r"(.*) - at `\$\.(.*)`", reason)
-    return f"{found[2]}: {found[1]}" if found else reason
 
 
 def _check(config: AgentConfig, path: str | Path) -> None:

@@ -43,7 +43,7 @@ class EndpointFiles:
         path = self._path(endpoint.endpoint_id)
         with _explained(path, "cannot be written"):
             self._folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, encode_endpoint(endpoint))
+            write_whole(path, encode_endpoint(endpoint))
 
     def remove(self, endpoint_id: int) -> None:
         """Absent is success."""
@@ -119,7 +119,8 @@ def _set_aside(path: Path) -> str:
     return f"set aside as {aside.name}"
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Readers see the old content or the new, never a part."""
     new = path.with_suffix(".new")
     try:
         with new.open("wb") as file:

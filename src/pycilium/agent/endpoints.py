@@ -28,7 +28,7 @@ from pycilium.agent.targets import KernelMemory
 from pycilium.api.cni_messages import CniAddress, CniInterface, CniRequest, CniResult, CniRoute, contradictions
 from pycilium.datapath.pod_interface import host_ifname
 from pycilium.endpoint import EndpointEvent, advance, restored
-from pycilium.errors import CiliumError, DatapathError, EndpointConflict, NotFound, StoreError
+from pycilium.errors import CiliumError, DatapathError, EndpointConflict, IpamExhausted, NotFound, StoreError
 from pycilium.ipam import Addresses, EndpointIds, HostScope
 from pycilium.model.endpoint import (
     HEALTH_CONTAINER,
@@ -122,6 +122,18 @@ class Endpoints:
                 and (endpoint.container_id, endpoint.ifname) not in valid
             ):
                 await self.delete(endpoint.container_id, endpoint.ifname)
+
+    async def collect_vanished(self) -> None:
+        """Forget endpoints whose interface went without a DEL, as when a runtime died, and free their addresses."""
+        there = {(link.name, link.ifindex) for link in await self._in_thread(self._plumbing.pod_interfaces)}
+        pods = [each for each in self.all() if not each.is_health]  # a health endpoint is its controller's to mend
+        for suspect in [each for each in pods if (each.host_ifname, each.ifindex) not in there]:
+            async with self._one_at_a_time(suspect.attachment):
+                endpoint = self._find(suspect.container_id, suspect.ifname)
+                if endpoint is None or await self._in_thread(self._plumbing.exists, endpoint):
+                    continue
+                log.warning("interface is gone, its addresses are free again", endpoint=str(endpoint))
+                await self._remove(endpoint)
 
     @property
     def quiet_for_s(self) -> float:
@@ -323,7 +335,11 @@ class Endpoints:
         owner = attachment_name(request.container_id, request.ifname)
         is_pod = request.container_id != HEALTH_CONTAINER
         async with contextlib.AsyncExitStack() as undo:
-            addresses = self.ipam.allocate(owner) if is_pod else self.ipam.allocate_last(owner)
+            try:
+                addresses = self.ipam.allocate(owner) if is_pod else self.ipam.allocate_last(owner)
+            except IpamExhausted as error:
+                log.warning("no address for an endpoint", attachment=owner, reason=str(error))
+                raise
             undo.callback(self.ipam.release, owner)
             endpoint_id = self.ids.allocate(owner)
             undo.callback(self.ids.release, endpoint_id)

@@ -16,15 +16,15 @@ import contextlib
 import time
 from collections.abc import Callable, Container
 
+from pycilium.agent.identity_marks import IdentityMarks, identity_of_resource
 from pycilium.agent.intent import Intent
-from pycilium.errors import AlreadyExists, InvalidResource, NotFound, StoreError, StoreUnavailable
+from pycilium.errors import AlreadyExists, NotFound, StoreError, StoreUnavailable
 from pycilium.identity import IdentityAllocator
 from pycilium.model.identity import (
     CLUSTER_IDENTITIES,
     NODE_LOCAL_IDENTITIES,
     RESERVED_IDENTITIES,
     Identity,
-    cluster_identity_number,
 )
 from pycilium.model.labels import Labels
 from pycilium.model.resources import CiliumIdentity, ObjectMeta
@@ -37,18 +37,6 @@ AWAY_S = 5.0
 """After it was waited for in vain, how long nobody waits again."""
 KEPT_S = 60.0
 """How long a number of this node's own stays known after it was given out last."""
-
-
-def identity_of_resource(resource: CiliumIdentity) -> Identity:
-    """The table's object for a CiliumIdentity, whose name is its number.
-
-    InvalidResource for a number that the cluster does not give out: nobody redefines reserved or local identities.
-    """
-    name = resource.metadata.name
-    number = cluster_identity_number(name)
-    if number is None:
-        raise InvalidResource(f"{name!r} is not the number of an identity of the cluster", path="metadata.name")
-    return Identity(number, Labels.from_map(resource.security_labels))
 
 
 def is_cluster_identity(identity: Identity) -> bool:
@@ -86,6 +74,7 @@ class Identities:
         self._changes = intent.identities.changes()
         self._asking: dict[Labels, asyncio.Task[int]] = {}
         self._away_until = 0.0
+        self.marks = IdentityMarks(store, intent)
         self._own: dict[Labels, int] = {}
         self._given_at: dict[Labels, float] = {}
         self._next_own = (number for number in NODE_LOCAL_IDENTITIES if number not in in_use)
@@ -103,6 +92,10 @@ class Identities:
         """
         number = self.known(labels)
         if number is not None:
+            with contextlib.suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    if not await self.marks.take_off(number):
+                        await self._put(Identity(number, labels))
             return number
         if self._clock() < self._away_until:
             return self._own_number(labels)

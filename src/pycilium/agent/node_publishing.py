@@ -141,7 +141,9 @@ class NodePublisher:
         config = self._config
         others = tuple(each for each in present.addresses if each.type not in (INTERNAL_IP, GATEWAY_IP))
         ipam = present.ipam
-        if config.ipam == "host-scope":
+        if config.ipam == "host-scope" or not (
+            ipam and ipam.pod_cidrs
+        ):  # those of a node that was removed stay its own
             cidrs = tuple(cidr for cidr in (config.ipv4_pod_cidr, config.ipv6_pod_cidr) if cidr)
             ipam = msgspec.structs.replace(ipam or IpamSpec(), pod_cidrs=cidrs)
         self._published_health = self._health()

@@ -154,6 +154,8 @@ class Publisher:
             else:
                 with contextlib.suppress(NotFound):
                     await self._store.delete(CiliumEndpoint, key.name, key.namespace)
+        except InvalidResource as error:
+            log.error("endpoint cannot be published", endpoint=str(key), error=str(error))  # noqa: TRY400
         except StoreError as error:
             log.warning("endpoint not published yet", endpoint=str(key), error=str(error))
             return False

@@ -25,6 +25,7 @@ from typing import Any
 import structlog
 
 from pycilium import __version__
+from pycilium.agent import node_cidrs
 from pycilium.agent.cluster import ClusterSettings
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.controller import Controller
@@ -34,7 +35,9 @@ from pycilium.agent.endpoints import Endpoints
 from pycilium.agent.explaining import Explainer, Rules
 from pycilium.agent.flows import WAKEUP_NS, FlowIngestion, Names
 from pycilium.agent.health import NodeHealth, probed_nodes
-from pycilium.agent.identities import Identities, identity_of_resource, insert_reserved, is_cluster_identity
+from pycilium.agent.heartbeat import Heartbeat
+from pycilium.agent.identities import Identities, insert_reserved, is_cluster_identity
+from pycilium.agent.identity_marks import IdentityMarks
 from pycilium.agent.intent import Intent
 from pycilium.agent.lifelines import lifelines
 from pycilium.agent.link_operations import LinkOperations, LinkTarget
@@ -91,6 +94,7 @@ log = structlog.get_logger()
 POLICY_KINDS = (NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy)
 CONNTRACK_INTERVAL_S = 30.0
 QUIET_S = 2.0
+VANISHED_AFTER_S = 1.0
 ROOM_FOR_RESTART = 2
 """A restarted agent writes all policy under new numbers before it removes the old: the maps hold both."""
 ENTRIES_PER_FLOW = 2
@@ -103,6 +107,13 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
     started = time.monotonic()
     features.require()
     async with contextlib.AsyncExitStack() as ending:
+        os.makedirs(config.run_dir, exist_ok=True)
+        store = open_store(config.store)
+        ending.push_async_callback(store.close)
+        config = await node_cidrs.settled(config, store, stop)
+        if stop.is_set():
+            return
+
         # The node: its gateway, and programs and maps in the kernel.
         ipam = HostScope(
             IPv4Network(config.ipv4_pod_cidr) if config.ipv4_pod_cidr else None,
@@ -139,8 +150,6 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         Masquerade(config, intent, targets.masquerade, devices)
         controller = Controller(intent, engine, targets, cluster_settings(config, plumbing))
         control = ControlLoop(intent, controller)
-        store = open_store(config.store)
-        ending.push_async_callback(store.close)
         identities = Identities(store, intent, node_local_in_use(targets))
         endpoints = Endpoints(config, intent, store, identities, plumbing, files, control, ipam)
 
@@ -180,7 +189,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
 
         # Who asks.
         resources: dict[ResourceKey, Any] = {}
-        sources = make_sources(intent, resources, config.cluster_name, config.node_name)
+        sources = make_sources(intent, resources, identities.marks, config.cluster_name, config.node_name)
         service = Service(
             Parts(
                 config=config,
@@ -206,7 +215,6 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         health_api = ApiServer.of_health(service, str(Path(config.run_dir) / "health.sock"))
 
         # The start.
-        os.makedirs(config.run_dir, exist_ok=True)
         await read_addresses(intent, plumbing)
         await endpoints.restore(found, remembered)
         await api.start()
@@ -222,6 +230,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             running.append(tasks.create_task(follow_addresses(intent, plumbing, control), name="addresses"))
             running.append(tasks.create_task(settle_links(attached, endpoints), name="links"))
             running.append(tasks.create_task(deadman.run(), name="deadman"))
+            running.append(tasks.create_task(follow_links(endpoints), name="vanished"))
+            running.append(tasks.create_task(identities.marks.run(), name="marks"))
             running.append(tasks.create_task(conntrack_collection(datapath), name="conntrack"))
             ready = tasks.create_task(
                 become_ready(
@@ -322,7 +332,7 @@ def desire_node_links(devices: Mapping[str, int], targets: Targets, gateway: Gat
 
 
 def make_sources(
-    intent: Intent, resources: dict[ResourceKey, Any], cluster: str, node_name: str
+    intent: Intent, resources: dict[ResourceKey, Any], marks: IdentityMarks, cluster: str, node_name: str
 ) -> list[Source[Any, Any]]:
     """One source per kind that decides something here."""
 
@@ -349,7 +359,7 @@ def make_sources(
         Source(
             CiliumIdentity,
             intent.identities,
-            identity_of_resource,
+            marks.identity,
             lambda key: cluster_identity_number(key.name) or key.name,
             is_cluster_identity,
         ),
@@ -397,6 +407,9 @@ async def become_ready(  # the last step of the start
         tasks.create_task(publisher.run(), name="publisher")
         tasks.create_task(follow_labels(intent, endpoints), name="labels")
         tasks.create_task(health.run(), name="health")
+        await node.published.wait()  # until then the name, and its lease, may be another machine's
+        heartbeat = Heartbeat(store, config.node_name, config.node_lease_duration_s, publisher.publish_again)
+        tasks.create_task(heartbeat.run(), name="heartbeat")
 
 
 async def follow_labels(intent: Intent, endpoints: Endpoints) -> None:
@@ -444,6 +457,19 @@ async def follow_addresses(intent: Intent, plumbing: Plumbing, control: ControlL
                 log.debug("address news overran", error=str(error))  # listing again is the answer to that too
             await read_addresses(intent, plumbing)
             control.reread_routes()
+
+
+async def follow_links(endpoints: Endpoints) -> None:
+    """Give back what endpoints held whose interface is gone, whenever the kernel says that interfaces changed."""
+    loop = asyncio.get_running_loop()
+    with netlink.link_news() as news:
+        while True:
+            await endpoints.collect_vanished()
+            try:
+                await loop.sock_recv(news, NEWS_BYTES)
+            except OSError as error:
+                log.debug("news of interfaces overran", error=str(error))  # listing again is the answer to that too
+            await asyncio.sleep(VANISHED_AFTER_S)  # a DEL removes the interface first: let it end by itself
 
 
 async def settle_links(attached: LinkOperations, endpoints: Endpoints) -> None:

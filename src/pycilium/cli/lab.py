@@ -16,7 +16,7 @@ from pycilium.lab import labs
 from pycilium.lab.plan import UpOptions
 
 if TYPE_CHECKING:
-    from pycilium.lab.layout import LabRecord, RoutingMode, UnderlayFamily
+    from pycilium.lab.layout import IpamMode, LabRecord, RoutingMode, UnderlayFamily
 
 _COMMANDS = {
     "pod": "pycilium.cli.lab_pods:pod",
@@ -24,6 +24,7 @@ _COMMANDS = {
     "node": "pycilium.cli.lab_nodes:node",
     "agent": "pycilium.cli.lab_processes:agent",
     "store": "pycilium.cli.lab_processes:store",
+    "operator": "pycilium.cli.lab_operators:operator",
 }
 _MODES = click.Choice(("tunnel", "native"))
 
@@ -47,10 +48,24 @@ def lab() -> None:
     help="The only family that the network between the nodes speaks; auto: the pods' families.",
 )
 @click.option("--mtu", type=int, default=1500, show_default=True, help="Of the network between the nodes.")
+@click.option(
+    "--ipam",
+    type=click.Choice(("host-scope", "cluster-pool")),
+    default="host-scope",
+    show_default=True,
+    help="Where nodes get their pod CIDRs from; cluster-pool: from an operator.",
+)
 @lab_option
 @pass_target
 def up(
-    target: Target, node_count: int, routing_mode: str, ip_families: str, store: str, underlay_family: str, mtu: int
+    target: Target,
+    node_count: int,
+    routing_mode: str,
+    ip_families: str,
+    store: str,
+    underlay_family: str,
+    mtu: int,
+    ipam: str,
 ) -> None:
     """Make a lab: nodes with agents, and a world outside them. Needs root."""
     options = UpOptions(
@@ -61,6 +76,7 @@ def up(
         routing_mode=cast("RoutingMode", routing_mode),
         underlay_family=cast("UnderlayFamily", underlay_family),
         mtu_bytes=mtu,
+        ipam=cast("IpamMode", ipam),
     )
     with progress(f"lab {options.name}") as tell:
         record = labs.up(options, tell)

@@ -28,7 +28,7 @@ _SIOCGIFINDEX = 0x8933
 
 _HEADER = struct.Struct("=IHHII")
 _ERRNO = struct.Struct("=i")
-_RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100
+_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 _RECEIVE_BYTES = 1 << 18
 
 
@@ -159,10 +159,19 @@ def address_news() -> socket.socket:
 
     What it carries is a hint only: read it empty and list the addresses again.
     """
+    return _news(_RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR)
+
+
+def link_news() -> socket.socket:
+    """The same for interfaces."""
+    return _news(_RTMGRP_LINK)
+
+
+def _news(groups: int) -> socket.socket:
     channel = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
     )
-    channel.bind((0, _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+    channel.bind((0, groups))
     return channel
 
 

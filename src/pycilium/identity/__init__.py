@@ -1,5 +1,14 @@
-"""Which number a label set gets. Decisions only: the store's I/O is the agent's."""
+"""Which number a label set gets, and when it is no longer used. Decisions only: the store's I/O is others'."""
 
 from pycilium.identity.allocator import IdentitiesExhaustedError, IdentityAllocator, Proposal
+from pycilium.identity.collection import MARK, Decision, IdentityCollection, IdentityState
 
-__all__ = ["IdentitiesExhaustedError", "IdentityAllocator", "Proposal"]
+__all__ = [
+    "MARK",
+    "Decision",
+    "IdentitiesExhaustedError",
+    "IdentityAllocator",
+    "IdentityCollection",
+    "IdentityState",
+    "Proposal",
+]

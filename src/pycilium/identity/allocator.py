@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pycilium.errors import CiliumError
@@ -52,7 +52,6 @@ class IdentityAllocator:
         self._numbers: dict[Labels, tuple[int, ...]] = {}
         """Sorted; hardly ever more than one."""
         self._holders: Counter[Labels] = Counter()
-        self._unused_since: dict[int, float] = {}
         self._resting: dict[int, tuple[Labels, float]] = {}
         for identity in identities:
             self.observe(identity)
@@ -105,24 +104,8 @@ class IdentityAllocator:
         """Label sets that endpoints of this node have and the store does not know: create them (again)."""
         return [labels for labels in self._holders if labels not in self._numbers and labels not in _RESERVED]
 
-    def collect(self, now: float, used_elsewhere: Container[int] = ()) -> list[Identity]:
-        """Identities that nobody has used for the grace time and that may be deleted from the store.
-
-        `used_elsewhere`: the numbers that endpoints of other nodes have. To be asked now and then.
-        """
-        for number in [number for number, (_, since) in self._resting.items() if now - since >= self._grace_s]:
-            del self._resting[number]
-        unused = []
-        for number, labels in self._labels.items():
-            if labels in self._holders or number in used_elsewhere:
-                self._unused_since.pop(number, None)
-            elif now - self._unused_since.setdefault(number, now) >= self._grace_s:
-                unused.append(Identity(number, labels))
-        return unused
-
     def _drop(self, number: int) -> Labels | None:
         labels = self._labels.pop(number, None)
-        self._unused_since.pop(number, None)
         if labels is not None:
             left = tuple(other for other in self._numbers.pop(labels) if other != number)
             if left:

@@ -104,6 +104,7 @@ def write_config(layout: LabLayout, record: LabRecord, node: str) -> None:
         "bpf_root": str(folder / "bpf"),
         "store": etcd.agents_url(record) if record.etcd else layout.store_url,
         "hubble_listen": ":4244",  # the node's namespace is closed: nobody outside the lab comes near
+        "ipam": record.ipam,
         "ipv4_pod_cidr": place.ipv4_pod_cidr,
         "ipv6_pod_cidr": place.ipv6_pod_cidr,
         "devices": ["eth0"],

@@ -185,7 +185,7 @@ def _taken(layout: LabLayout) -> AlreadyExists:
 
 
 def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell) -> None:
-    from pycilium.lab import agents, network, world
+    from pycilium.lab import agents, network, operators, world
     from pycilium.store import open_blocking
 
     layout.pods_folder.mkdir()
@@ -209,6 +209,9 @@ def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell)
         etcd.start(layout, record)
     else:
         open_blocking(layout.store_url).close()
+    if options.with_agents and record.ipam == "cluster-pool":
+        tell("starting the operator")
+        operators.start(layout, record)
     if options.with_agents:
         agents.start_all(layout, record, [node.name for node in record.nodes], tell)
 

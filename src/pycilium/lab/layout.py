@@ -14,6 +14,7 @@ import msgspec
 from pycilium.errors import ConfigError
 
 RoutingMode = Literal["tunnel", "native"]
+IpamMode = Literal["host-scope", "cluster-pool"]
 UnderlayFamily = Literal["auto", "ipv4", "ipv6"]
 
 LABS_ROOT = Path("/run/cilium-lab")
@@ -81,6 +82,9 @@ class LabRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Namespace of the etcd that is the lab's store; None: SQLite."""
     planned_nodes: int = 1
     """How many nodes share this machine's memory, as far as `up` knew."""
+
+    ipam: IpamMode = "host-scope"
+    """cluster-pool: the nodes' pod CIDRs are the operator's to give, not those planned here."""
 
     @property
     def underlay_families(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from pycilium.lab.layout import (
     DEFAULT_LAB,
     DEFAULT_MTU_BYTES,
     STORES,
+    IpamMode,
     LabRecord,
     NodeRecord,
     RoutingMode,
@@ -53,6 +54,7 @@ class UpOptions:
     routing_mode: RoutingMode = "tunnel"
     underlay_family: UnderlayFamily = "auto"
     mtu_bytes: int = DEFAULT_MTU_BYTES
+    ipam: IpamMode = "host-scope"
     with_agents: bool = True
 
 
@@ -76,6 +78,7 @@ def plan(options: UpOptions) -> LabRecord:
         mtu_bytes=options.mtu_bytes,
         etcd=f"cilium-{options.name}-etcd" if options.store == "etcd" else None,
         planned_nodes=options.node_count,
+        ipam=options.ipam,
     )
     check_routing(record, options.routing_mode)
     for _ in range(options.node_count):

@@ -56,34 +56,6 @@ def test_a_forgotten_number_rests_for_others_and_comes_back_to_its_labels():
     assert clash.propose(WEB, now=160).identity.number == number
 
 
-class TestCollection:
-    def test_takes_what_nobody_used_for_the_grace_time(self):
-        allocator = IdentityAllocator([Identity(300, WEB), Identity(301, API)], grace_s=60)
-        allocator.hold(WEB)
-
-        assert allocator.collect(now=0) == []
-        assert allocator.collect(now=59) == []
-        assert allocator.collect(now=60) == [Identity(301, API)]
-
-    def test_spares_what_other_nodes_use(self):
-        allocator = IdentityAllocator([Identity(301, API)], grace_s=60)
-        allocator.collect(now=0)
-
-        assert allocator.collect(now=60, used_elsewhere={301}) == []
-        assert allocator.collect(now=70) == []
-        assert allocator.collect(now=130) == [Identity(301, API)]
-
-    def test_use_begins_the_grace_time_anew(self):
-        allocator = IdentityAllocator([Identity(300, WEB)], grace_s=60)
-        allocator.collect(now=0)
-        allocator.hold(WEB)
-        allocator.collect(now=30)
-        allocator.release(WEB)
-
-        assert allocator.collect(now=61) == []
-        assert allocator.collect(now=121) == [Identity(300, WEB)]
-
-
 def test_what_is_held_and_not_in_the_store_is_missing():
     allocator = IdentityAllocator([Identity(300, WEB)])
     allocator.hold(WEB)

@@ -32,17 +32,6 @@ CHECKED_OTHERWISE = [HealthCheck.function_scoped_fixture, HealthCheck.differing_
 """Each example makes its own backend, and each backend's class runs the suite's properties for itself."""
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
 class Backend(Protocol):
     """One place where resources are kept; every store opened from it sees the same ones."""
 
@@ -384,16 +373,17 @@ class StoreConformance:
         await second.close()
 
     async def test_a_lease_is_one_holders_until_it_is_released_or_runs_out(self, store):
-        clock = Clock()
-        leases = Leases(store, clock=clock)
+        elapsed = [0.0]
+        leases = Leases(store, elapsed=lambda: elapsed[0], clock=lambda: NOW)
 
         taken = await leases.acquire("leader", "a", 15)
         refused = await leases.acquire("leader", "b", 15)
-        clock.advance(10)
+        elapsed[0] += 10
         renewed = await leases.renew("leader", "a")
-        clock.advance(10)
         still_refused = await leases.acquire("leader", "b", 15)
-        clock.advance(10)
+        elapsed[0] += 14
+        refused_again = await leases.acquire("leader", "b", 15)
+        elapsed[0] += 1
         taken_over = await leases.acquire("leader", "b", 15)
         lost = await leases.renew("leader", "a")
         await leases.release("leader", "b")
@@ -403,10 +393,37 @@ class StoreConformance:
         assert refused is None
         assert renewed is not None
         assert still_refused is None
+        assert refused_again is None
         assert taken_over is not None
         assert lost is None
         assert after_release is not None
         assert (taken.spec.lease_transitions, taken_over.spec.lease_transitions) == (0, 1)
+
+    async def test_a_lease_is_judged_by_what_was_seen_of_it_and_by_no_time_written_in_it(self, store):
+        old = Leases(store, clock=lambda: NOW - timedelta(days=400))
+        young = Leases(store, clock=lambda: NOW + timedelta(days=400))
+
+        await old.acquire("leader", "a", 15)
+
+        assert await young.acquire("leader", "b", 15) is None
+        await old.release("leader", "a")
+        assert await young.acquire("leader", "b", 15) is not None
+        assert await old.acquire("leader", "a", 15) is None
+
+    async def test_a_deleted_lease_is_waited_out_by_who_saw_it(self, store):
+        elapsed = [0.0]
+        holder, other = Leases(store), Leases(store, elapsed=lambda: elapsed[0])
+        await holder.acquire("leader", "a", 15)
+        await other.acquire("leader", "b", 15)
+        await store.delete(Lease, "leader", "kube-system")
+
+        at_once = await other.acquire("leader", "b", 15)
+        elapsed[0] += 15
+        later = await other.acquire("leader", "b", 15)
+
+        assert at_once is None
+        assert later is not None
+        assert await holder.renew("leader", "a") is None
 
     async def test_of_many_who_want_a_lease_one_gets_it(self, store, other):
         holders = [f"holder{number}" for number in range(8)]

@@ -1,0 +1,56 @@
+"""The node's sign of life: a Lease named as the node, renewed again and again while the agent runs.
+
+The operator removes a node whose lease nobody renewed for long. So with each sign of life the node looks whether it is
+still there, and publishes itself anew if not; it looks after it renewed, for what is removed after that is seen next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from pycilium.errors import NotFound, StoreError
+from pycilium.model.resources import CiliumNode
+from pycilium.store import Leases, Store
+
+log = structlog.get_logger()
+
+NODE_LEASES = "kube-node-lease"
+BEATS_PER_DURATION = 4
+
+
+class Heartbeat:
+    """Call `run` once the node is published."""
+
+    def __init__(
+        self,
+        store: Store,
+        node_name: str,
+        duration_s: int,
+        removed: Callable[[], Awaitable[None]],
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._leases = Leases(store, namespace=NODE_LEASES)
+        self._node_name, self._duration_s, self._removed, self._sleep = node_name, duration_s, removed, sleep
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self._beat()
+            except StoreError as error:
+                log.warning("no sign of life can be given", error=str(error))
+            await self._sleep(self._duration_s / BEATS_PER_DURATION)
+
+    async def _beat(self) -> None:
+        name = self._node_name
+        await self._leases.acquire(name, name, self._duration_s)
+        try:
+            await self._store.get(CiliumNode, name)
+        except NotFound:
+            log.warning("this node was removed from the store: publishing it again", node=name)
+            await self._removed()

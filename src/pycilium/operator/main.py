@@ -1,0 +1,39 @@
+"""The command `cilium-operator`: read the configuration, be an operator until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from pycilium import __version__
+from pycilium.errors import CiliumError
+from pycilium.operator.config import OperatorConfig, load_config
+from pycilium.startup import configure_logging, run_until_stopped
+
+
+def main() -> int:
+    """Exit code 0 after a wanted end, 1 if the operator could not start, 2 for a wrong command line."""
+    program = name if (name := Path(sys.argv[0]).name).startswith("cilium") else "cilium-operator"
+    parser = argparse.ArgumentParser(prog=program, description="What is decided once for a whole cluster.")
+    parser.add_argument("--config", required=True, metavar="FILE", help="JSON file with the operator's configuration")
+    parser.add_argument("--version", action="version", version=__version__)
+    arguments = parser.parse_args()
+    try:
+        config = load_config(arguments.config)
+    except CiliumError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    configure_logging(config.log_level)
+    return run_until_stopped(program, lambda stop: _run(config, stop))
+
+
+async def _run(config: OperatorConfig, stop: asyncio.Event) -> None:
+    from pycilium.operator import wiring
+
+    await wiring.run(config, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

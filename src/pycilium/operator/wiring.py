@@ -1,0 +1,67 @@
+"""The operator put together: opens the store, stands for election, and while it leads runs all of its work.
+
+The work begins from nothing with each term: a leader knows only what it saw since it leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+
+import structlog
+
+from pycilium.errors import LeadershipLost
+from pycilium.operator.config import OperatorConfig, election_times, health_address, pools_of
+from pycilium.operator.election import Election, LeaderStore
+from pycilium.operator.health import HealthServer
+from pycilium.operator.identity_collection import IdentityCollector
+from pycilium.operator.pod_cidrs import PodCidrs
+from pycilium.operator.removal import Removal
+from pycilium.store import Leases, Store, open_store
+from pycilium.store.leases import elapsed_s
+
+log = structlog.get_logger()
+
+
+async def run(config: OperatorConfig, stop: asyncio.Event) -> None:
+    """Be an operator until `stop` is set. Raises what keeps it from starting."""
+    async with contextlib.AsyncExitStack() as ending:
+        store = open_store(config.store)
+        ending.push_async_callback(store.close)
+        # A process that has the name of another, or of its predecessor, must not have its lease too.
+        holder = f"{config.name}_{uuid.uuid4()}"
+        election = Election(Leases(store), config.lease_name, holder, election_times(config))
+        address = health_address(config)
+        if address is not None:
+            health = HealthServer(config.name, election, address)
+            await health.start()
+            ending.push_async_callback(health.stop)
+        log.info("operator runs", holder=holder)
+        standing = asyncio.create_task(election.run(lambda: lead(config, store, election)), name="election")
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        await asyncio.wait({standing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (standing, stopped):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await standing
+        log.info("operator ends")
+
+
+async def lead(config: OperatorConfig, store: Store, election: Election) -> None:
+    """All of a leader's work; ends when one part finds that this operator leads no longer."""
+    leader = LeaderStore(store, election.leadership)
+    works = (
+        PodCidrs(store, leader, pools_of(config), elapsed_s),
+        IdentityCollector(leader, config.identity_grace_s, config.identity_gc_interval_s, elapsed_s),
+        Removal(leader, config.node_grace_s, config.node_gc_interval_s, elapsed_s),
+    )
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for work in works:
+                tasks.create_task(work.run(), name=type(work).__name__)
+    except ExceptionGroup as errors:
+        lost, others = errors.split(LeadershipLost)
+        if others is not None or lost is None:
+            raise
+        raise LeadershipLost(str(lost.exceptions[0])) from None
