@@ -6,14 +6,14 @@ Pure: time and uids come in as values. Shared by the backends that have no API s
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
 
 from pycilium.errors import Conflict, InvalidResource
-from pycilium.model.resources import Namespace, Resource, kind_of, validate
+from pycilium.model.resources import Namespace, Resource, ResourceKey, kind_of, validate
 
 R = TypeVar("R", bound=Resource)
 
@@ -77,6 +77,15 @@ def status_patched(stored: R, patch: Mapping[str, Any]) -> R:
 def check_deletable(stored: Resource, resource_version: str) -> None:
     """Conflict if `resource_version` is given and is not the present one."""
     _check_current(stored, resource_version, "")
+
+
+def refuse_doubles(keys: Sequence[ResourceKey]) -> None:
+    """InvalidResource if one key stands twice among what is to be applied."""
+    seen: set[ResourceKey] = set()
+    for key in keys:
+        if key in seen:
+            raise InvalidResource("stands twice among the resources to apply", source=str(key))
+        seen.add(key)
 
 
 def _check_current(stored: Resource, resource_version: str, uid: str) -> None:

@@ -10,6 +10,7 @@ from pycilium.store.protocol import Store
 from pycilium.store.sqlite import SqliteStore
 
 _SQLITE = "sqlite://"
+_KUBERNETES = "kubernetes:"
 
 
 def open_store(url: str) -> Store:
@@ -17,8 +18,13 @@ def open_store(url: str) -> Store:
 
     ConfigError if the URL names no store; StoreUnavailable if it cannot be used.
     """
+    if url.startswith(_KUBERNETES):
+        return _kubernetes(url)
     if not url.startswith(_SQLITE):
-        raise ConfigError(f"{url!r} is not the URL of a store; known: sqlite:////PATH")
+        raise ConfigError(
+            f"{url!r} is not the URL of a store; known: sqlite:////PATH, kubernetes: (this pod's cluster, or kubectl's "
+            f"current one), kubernetes:///KUBECONFIG?context=NAME"
+        )
     path = url.removeprefix(_SQLITE).removeprefix("/")
     if not path.startswith("/"):
         raise ConfigError(
@@ -30,3 +36,11 @@ def open_store(url: str) -> Store:
 def open_blocking(url: str) -> BlockingStore:
     """The same for commands; close it, or use it as a context manager."""
     return BlockingStore(open_store(url))
+
+
+def _kubernetes(url: str) -> Store:
+    from pycilium.store.kubernetes import KubernetesStore  # it brings an HTTP client, which other stores never need
+    from pycilium.store.kubernetes_access import machine_access
+    from pycilium.store.kubernetes_client import ApiClient
+
+    return KubernetesStore(ApiClient(machine_access(url)))

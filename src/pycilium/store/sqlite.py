@@ -112,7 +112,7 @@ class SqliteStore:
         await self._write(deleted)
 
     async def apply(self, resources: Sequence[Resource]) -> Sequence[Applied[Resource]]:
-        _refuse_doubles([resource.key for resource in resources])
+        admission.refuse_doubles([resource.key for resource in resources])
         return await self._write(lambda transaction: [self._apply(transaction, resource) for resource in resources])
 
     async def delete_all(self, keys: Sequence[ResourceKey]) -> Sequence[ResourceKey]:
@@ -259,11 +259,3 @@ def _version(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise WatchExpired(f"{text!r} is not a version of this store: list again and watch from there")
     return int(text)
-
-
-def _refuse_doubles(keys: Sequence[ResourceKey]) -> None:
-    seen: set[ResourceKey] = set()
-    for key in keys:
-        if key in seen:
-            raise InvalidResource("stands twice among the resources to apply", source=str(key))
-        seen.add(key)
