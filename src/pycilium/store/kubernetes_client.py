@@ -127,13 +127,13 @@ class ApiClient:
                 raise ConnectionLost(str(error) or type(error).__name__) from error
             finally:
                 self._streams.discard(response)
-                response.close()
+                _abort(response)
         self.check_open()
 
     async def close(self) -> None:
         self._closed = True
         for response in self._streams:
-            response.close()
+            _abort(response)
         if self._session is not None:
             await self._session.close()
 
@@ -223,6 +223,14 @@ class ApiClient:
         why = str(error) or type(error).__name__
         lost = "; whether the change was made is not known" if call.changes_something and sent else ""
         return StoreUnavailable(f"{self.server} gave no answer to {call}: {why}{lost}")
+
+
+def _abort(response: aiohttp.ClientResponse) -> None:
+    """Ends a connection in the middle of an answer, at once: a TLS goodbye would be waited for by nobody."""
+    transport = response.connection.transport if response.connection is not None else None
+    response.close()
+    if transport is not None:
+        transport.abort()
 
 
 def _hopeless(error: Exception) -> bool:
