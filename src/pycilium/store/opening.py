@@ -19,7 +19,9 @@ def open_store(url: str) -> Store:
     ConfigError if the URL names no store; StoreUnavailable if it cannot be used.
     """
     if url.startswith(_KUBERNETES):
-        return _kubernetes(url)
+        from pycilium.store.kubernetes import ApiClient, KubernetesStore, machine_access  # HTTP takes its time to load
+
+        return KubernetesStore(ApiClient(machine_access(url)))
     if not url.startswith(_SQLITE):
         raise ConfigError(
             f"{url!r} is not the URL of a store; known: sqlite:////PATH, kubernetes: (this pod's cluster, or kubectl's "
@@ -36,11 +38,3 @@ def open_store(url: str) -> Store:
 def open_blocking(url: str) -> BlockingStore:
     """The same for commands; close it, or use it as a context manager."""
     return BlockingStore(open_store(url))
-
-
-def _kubernetes(url: str) -> Store:
-    from pycilium.store.kubernetes import KubernetesStore  # it brings an HTTP client, which other stores never need
-    from pycilium.store.kubernetes_access import machine_access
-    from pycilium.store.kubernetes_client import ApiClient
-
-    return KubernetesStore(ApiClient(machine_access(url)))

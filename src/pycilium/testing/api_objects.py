@@ -145,12 +145,18 @@ class ApiObjects:
         if metadata.get("resourceVersion"):
             raise ApiFailure(400, "BadRequest", "resourceVersion should not be set on objects to be created")
         if kind.namespaced and metadata.setdefault("namespace", namespace) != namespace:
-            raise ApiFailure(400, "BadRequest", "the namespace of the object does not match the namespace on the request")
+            raise ApiFailure(
+                400, "BadRequest", "the namespace of the object does not match the namespace on the request"
+            )
         if (namespace, name) in self._objects[kind.plural]:
             raise ApiFailure(
                 409, "AlreadyExists", f'{kind.plural} "{name}" already exists', {"name": name, "kind": kind.plural}
             )
-        metadata |= {"uid": str(uuid.uuid4()), "generation": 1, "creationTimestamp": f"{self._clock():%Y-%m-%dT%H:%M:%SZ}"}
+        metadata |= {
+            "uid": str(uuid.uuid4()),
+            "generation": 1,
+            "creationTimestamp": f"{self._clock():%Y-%m-%dT%H:%M:%SZ}",
+        }
         if kind.status_apart:
             plain.pop("status", None)
         return self._keep("ADDED", kind, namespace, plain).body

@@ -2,8 +2,8 @@
 
     python -m pycilium.testing.api_server --port 8001        (or --unix-socket PATH)
 
-serves labs: `kubernetes:?server=http://127.0.0.1:8001`. It keeps everything in memory and knows no rules of kinds. Tests
-put Faults in its way, make it forget its history, cut its watches and change whom it lets in.
+serves labs: `kubernetes:?server=http://127.0.0.1:8001`. It keeps everything in memory and knows no rules of kinds.
+Tests put Faults in its way, make it forget its history, cut its watches and change whom it lets in.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import ssl
 import threading
 from collections.abc import Awaitable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +24,9 @@ from aiohttp import web
 from pycilium.testing.api_objects import ALL_KINDS, ApiFailure, ApiKind, ApiObjects, Plain
 
 _BOOKMARK_S = 60.0
+_ROUNDS_TO_CLOSE = 5
+"""Of the loop, until connections that are closed have let go of their sockets."""
+
 _METHOD_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -103,6 +107,8 @@ class ApiServerDouble:
         self.cut_watches()
         if self._runner is not None:
             await self._runner.cleanup()
+            for _ in range(_ROUNDS_TO_CLOSE):
+                await asyncio.sleep(0)
 
     def cut_watches(self, *, half_line: bool = False) -> None:
         """Ends all watches, after the half of a line if that is asked for. From any thread."""
@@ -196,8 +202,8 @@ class ApiServerDouble:
             raise ApiFailure(
                 403,
                 "Forbidden",
-                f'{asked.kind.plural} is forbidden: User "{user}" cannot {asked.verb} resource "{asked.kind.plural}" in '
-                f'API group "{asked.kind.group}" {place}',
+                f'{asked.kind.plural} is forbidden: User "{user}" cannot {asked.verb} resource "{asked.kind.plural}" '
+                f'in API group "{asked.kind.group}" {place}',
                 {"name": asked.name, "kind": asked.kind.plural},
             )
 
@@ -288,17 +294,27 @@ def serving(
     double: ApiServerDouble, *, unix_socket: str = "", tls: ssl.SSLContext | None = None
 ) -> Iterator[ApiServerDouble]:
     """`double` for as long as the block runs, in a thread with a loop of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="api-server", daemon=True)
+    started: Future[None] = Future()
+    stopping = threading.Event()
+
+    async def run() -> None:
+        try:
+            await double.start(unix_socket=unix_socket, tls=tls)
+        except BaseException as error:
+            started.set_exception(error)
+            raise
+        started.set_result(None)
+        await asyncio.to_thread(stopping.wait)
+        await double.stop()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),), name="api-server", daemon=True)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(double.start(unix_socket=unix_socket, tls=tls), loop).result(10)
+        started.result(10)
         yield double
-        asyncio.run_coroutine_threadsafe(double.stop(), loop).result(10)
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        stopping.set()
         thread.join(10)
-        loop.close()
 
 
 async def _body(request: web.Request) -> Plain:

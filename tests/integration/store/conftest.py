@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pycilium.store.kubernetes import KubernetesStore
-from pycilium.store.kubernetes_client import ApiClient
-from pycilium.store.kubernetes_credentials import Access, Fixed, Proof
+from pycilium.store.kubernetes.client import ApiClient
+from pycilium.store.kubernetes.credentials import Access, Fixed, Proof
+from pycilium.store.kubernetes.store import KubernetesStore
 from pycilium.testing.api_server import ApiServerDouble, serving
 
 

@@ -15,12 +15,14 @@ from pycilium.errors import (
     InvalidResource,
     KindNotServed,
     NotFound,
+    ResourceUnreadable,
     StoreError,
     StoreForbidden,
     StoreUnavailable,
     WatchExpired,
 )
-from pycilium.model.resources import CiliumNode, Namespace, ObjectMeta, Pod
+from pycilium.model.resources import CiliumNetworkPolicy, CiliumNode, Namespace, ObjectMeta, Pod
+from pycilium.model.resources.cilium_objects import NodeAddress, NodeSpec
 from pycilium.store import ResourceList, follow, open_store
 from pycilium.testing.api_server import ApiServerDouble, Fault, serving
 from tests.unit.store.conformance import names, pod, policy, watching
@@ -53,7 +55,6 @@ class TestLists:
     async def test_a_list_that_runs_out_in_mid_page_is_made_anew(self, double, store):
         for name in "abcde":
             await store.create(pod(name))
-        expired = b'{"kind":"Status","status":"Failure","reason":"Expired","code":410}'
         forgotten = double.objects.list
 
         def forgetful(kind, namespace, limit, token):
@@ -63,7 +64,7 @@ class TestLists:
 
         double.objects.list = forgetful
 
-        assert names(await store.list(Pod)) == [f"default/{name}" for name in "abcde"], expired
+        assert names(await store.list(Pod)) == [f"default/{name}" for name in "abcde"]
 
     async def test_a_list_that_always_runs_out_is_asked_for_whole(self, double, store):
         for name in "abcde":
@@ -158,20 +159,35 @@ class TestWatches:
         assert 60 < sum(pauses) <= 120
         assert max(pauses) > 2
 
-    async def test_what_cannot_be_read_is_left_out_and_hides_nothing_else(self, double, store, caplog):
+    async def test_what_cannot_be_read_is_named_and_hides_nothing_else(self, double, store):
         await store.create(node("good"))
-        kind = next(asked.kind for asked in double.asked)
+        kind = double.asked[-1].kind
         version = (await store.list(CiliumNode)).resource_version
         odd = {"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": "odd"}, "spec": {"bootid": 7}}
         double.objects.create(kind, "", odd)
         made = await store.create(node("later"))
 
-        assert names(await store.list(CiliumNode)) == ["/good", "/later"]
+        listed = await store.list(CiliumNode)
         async with watching(store, CiliumNode, version) as next_event:
-            assert (await next_event()).object == made
-        with pytest.raises(StoreUnavailable, match="CiliumNode odd in a form that this version does not read"):
-            await store.get(CiliumNode, "odd")
-        assert "CiliumNode odd is left out" in caplog.text
+            unreadable, readable = await next_event(), await next_event()
+            await store.delete(CiliumNode, "odd")
+            with pytest.raises(WatchExpired, match="CiliumNode odd cannot be read"):
+                await next_event()
+
+        assert names(listed) == ["/good", "/later"]
+        assert listed.unreadable == (unreadable,)
+        assert str(unreadable.key) == "CiliumNode odd"
+        assert readable.object == made
+        assert (await store.list(CiliumNode)).unreadable == ()
+
+    async def test_what_cannot_be_read_is_refused_by_its_name(self, double, store):
+        await store.create(node("good"))
+        odd = {"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": "odd"}, "spec": {"bootid": 7}}
+        double.objects.create(double.asked[-1].kind, "", odd)
+
+        for asked in (store.get(CiliumNode, "odd"), store.replace(node("odd")), store.apply([node("odd")])):
+            with pytest.raises(ResourceUnreadable, match="CiliumNode odd is kept in a form"):
+                await asked
 
 
 class TestRetries:
@@ -348,15 +364,33 @@ async def _take(double, store, what, name, value):
 
 
 async def test_objects_of_newer_servers_are_read_without_what_we_do_not_know(double, store):
-    made = await store.create(policy("p", "web"))
-    kind = double.asked[-1].kind
+    await store.create(node("old"))
+    newer = {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumNode",
+        "metadata": {"name": "new", "zones": ["a"], "managedFields": [{"manager": "x"}]},
+        "spec": {"bootid": "b", "mood": 1, "addresses": [{"type": "InternalIP", "ip": "10.0.0.1", "mood": 1}]},
+        "mood": {},
+    }
+    double.objects.create(double.asked[-1].kind, "", newer)
+
+    spec = NodeSpec(bootid="b", addresses=(NodeAddress(type="InternalIP", ip="10.0.0.1"),))
+
+    assert (await store.get(CiliumNode, "new")).spec == spec
+
+
+async def test_a_policy_is_never_read_in_part(double, store):
+    """Without the peer that we do not know, its rule would allow everybody."""
+    await store.create(policy("p", "web"))
     newer = {
         "apiVersion": "cilium.io/v2",
         "kind": "CiliumNetworkPolicy",
-        "metadata": {"name": "q", "zones": ["new"], "managedFields": [{"manager": "x"}]},
-        "spec": {"endpointSelector": {"matchLabels": {"app": "web"}, "matchMoods": None}, "ingress": [{}], "mood": 1},
-        "status": None,
+        "metadata": {"name": "q", "zones": ["a"]},
+        "spec": {"endpointSelector": {}, "ingress": [{"fromMoods": ["good"]}]},
     }
-    double.objects.create(kind, "default", newer)
+    double.objects.create(double.asked[-1].kind, "default", newer)
 
-    assert (await store.get(type(made), "q", "default")).spec == made.spec
+    (unreadable,) = (await store.list(CiliumNetworkPolicy)).unreadable
+
+    assert str(unreadable.key) == "CiliumNetworkPolicy default/q"
+    assert "fromMoods" in unreadable.reason

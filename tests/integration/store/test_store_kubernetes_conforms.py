@@ -7,11 +7,11 @@ from contextlib import ExitStack
 import pytest
 
 from pycilium.errors import Conflict, InvalidResource
+from pycilium.model.resources import Pod
 from pycilium.store import open_store
 from pycilium.testing.api_objects import ApiObjects
 from pycilium.testing.api_server import ApiServerDouble, serving
 from tests.unit.store.conformance import NOW, StoreConformance, names, pod
-from pycilium.model.resources import Pod
 
 
 class KubernetesBackend:

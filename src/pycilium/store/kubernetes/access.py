@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from pycilium.errors import ConfigError
-from pycilium.store.kubernetes_credentials import Access, Fixed, FromFiles, Proof, Trust, WatchedFile
-from pycilium.store.kubernetes_kubeconfig import SERVERS, Kubeconfig
+from pycilium.store.kubernetes.credentials import Access, Fixed, FromFiles, Proof, Trust, WatchedFile
+from pycilium.store.kubernetes.kubeconfig import SERVERS, Kubeconfig
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _OPTIONS = ("context", "server")

@@ -24,7 +24,7 @@ from pycilium.errors import (
     WatchExpired,
 )
 from pycilium.model.resources import Kind, ResourceKey
-from pycilium.store.kubernetes_objects import collection_path, crd_name, object_path
+from pycilium.store.kubernetes.objects import collection_path, crd_name, object_path
 
 Verb = Literal["list", "watch", "get", "create", "update", "patch", "delete"]
 

@@ -1,13 +1,13 @@
 """Resources as an API server has them: their paths, what is sent, and what is made of what comes back.
 
 An API server may be newer than we are, and adds fields of its own. Reading therefore leaves out what we do not know,
-where users' files are read strictly; what is left unreadable after that is the caller's to judge.
+where users' files are read strictly. One thing is never read in part: what a policy asks for. A rule without the
+peer that we do not know would allow everybody, so that such a policy is unreadable.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -16,11 +16,13 @@ import msgspec
 from msgspec import inspect
 
 from pycilium.errors import InvalidResource
-from pycilium.model.resources import Kind, Resource, to_plain
+from pycilium.model.resources import Kind, Resource, ResourceKey, to_plain
+from pycilium.store.protocol import Unreadable
 
 R = TypeVar("R", bound=Resource)
 
-_log = logging.getLogger(__name__)
+_POLICIES = ("NetworkPolicy", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy")
+_ASKED = ("spec", "specs")
 
 _BOOKKEEPING = ("managedFields", "selfLink")
 _MICRO_TIMES = ("acquireTime", "renewTime")
@@ -76,25 +78,23 @@ def as_read(kind: Kind[R], plain: Any) -> R:
     except msgspec.ValidationError:
         pass
     try:
-        return msgspec.convert(_known(plain, _shape(kind.resource)), kind.resource)
+        return msgspec.convert(_known_of(kind, plain), kind.resource)
     except msgspec.ValidationError as error:
-        raise InvalidResource(str(error), source=described(kind, plain)) from error
+        raise InvalidResource(str(error), source=str(key_of(kind, plain))) from error
 
 
-def read_or_reported(kind: Kind[R], plain: Any) -> R | None:
-    """The same; what cannot be read is logged and left out, so that one odd object does not hide all others."""
+def read_or_set_aside(kind: Kind[R], plain: Any) -> R | Unreadable:
+    """The same, or what was read in vain: one odd object must not hide the others."""
     try:
         return as_read(kind, plain)
     except InvalidResource as error:
-        _log.error("%s is left out, it cannot be read: %s", error.source, error.reason)
-        return None
+        return Unreadable(key_of(kind, plain), error.reason)
 
 
-def described(kind: Kind[Any], plain: Any) -> str:
+def key_of(kind: Kind[Any], plain: Any) -> ResourceKey:
     metadata = plain.get("metadata") if isinstance(plain, dict) else None
-    if not isinstance(metadata, dict):
-        return kind.name
-    return f"{kind.name} {'/'.join(str(metadata[key]) for key in ('namespace', 'name') if metadata.get(key))}"
+    named = metadata if isinstance(metadata, dict) else {}
+    return ResourceKey(kind.name, str(named.get("namespace") or ""), str(named.get("name") or ""))
 
 
 def version_of(plain: Any) -> str:
@@ -107,9 +107,16 @@ def _with_microseconds(time: str) -> str:
     return time if "." in time else f"{time.removesuffix('Z')}.000000Z"
 
 
+def _known_of(kind: Kind[Any], plain: Any) -> Any:
+    known = _known(plain, _shape(kind))
+    if kind.name in _POLICIES and isinstance(plain, dict):
+        known |= {field: plain[field] for field in _ASKED if field in plain}
+    return known
+
+
 @functools.cache
-def _shape(resource: type[Resource]) -> inspect.Type:
-    return inspect.type_info(resource)
+def _shape(kind: Kind[Any]) -> inspect.Type:
+    return inspect.type_info(kind.resource)
 
 
 def _known(value: Any, shape: inspect.Type) -> Any:

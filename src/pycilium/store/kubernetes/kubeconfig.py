@@ -18,7 +18,7 @@ import msgspec
 
 from pycilium.errors import ConfigError
 from pycilium.model.resources.checks import did_you_mean
-from pycilium.store.kubernetes_credentials import (
+from pycilium.store.kubernetes.credentials import (
     EXEC_VERSIONS,
     Access,
     Certificate,

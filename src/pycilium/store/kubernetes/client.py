@@ -21,8 +21,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from pycilium.errors import StoreUnavailable
-from pycilium.store.kubernetes_credentials import Access, Certificate, Proof, tls_context
-from pycilium.store.kubernetes_failures import Call, Refusal, error_of
+from pycilium.store.kubernetes.credentials import Access, Certificate, Proof, tls_context
+from pycilium.store.kubernetes.failures import Call, Refusal, error_of
 
 _METHODS = {
     "list": "GET",

@@ -1,4 +1,4 @@
-"""The Kubernetes store: the Store protocol over an API server, as pods, nodes and kubectl share it.
+"""The Store protocol over an API server, as pods, nodes and kubectl share it.
 
 The API server keeps versions, uids and generations; what a resource must be is checked here too, before it is sent,
 so that all backends refuse the same. Two things differ from one file: `apply` and `delete_all` write one resource after
@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pycilium.errors import AlreadyExists, Conflict, InvalidResource, NotFound, StoreUnavailable, WatchExpired
+from pycilium.errors import AlreadyExists, Conflict, NotFound, ResourceUnreadable, StoreUnavailable, WatchExpired
 from pycilium.model.resources import Kind, Resource, ResourceKey, kind_of, validate
 from pycilium.model.resources.kinds import kind_for_word
 from pycilium.store import admission
-from pycilium.store.kubernetes_client import ApiClient, Patience
-from pycilium.store.kubernetes_failures import Call
-from pycilium.store.kubernetes_objects import as_read, as_sent, described, read_or_reported, to_be_made, version_of
-from pycilium.store.kubernetes_watch import watched
-from pycilium.store.protocol import Applied, ResourceList, WatchEvent
+from pycilium.store.kubernetes.client import ApiClient, Patience
+from pycilium.store.kubernetes.failures import Call
+from pycilium.store.kubernetes.objects import as_sent, read_or_set_aside, to_be_made, version_of
+from pycilium.store.kubernetes.watches import watched
+from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent
 
 R = TypeVar("R", bound=Resource)
 
@@ -71,7 +71,7 @@ class KubernetesStore:
         if admission.status_patched(present, patch) is present:
             return present
         call = Call("patch", known, namespace, name, "status" if known.status_apart else "")
-        return self._read(known, await self._client.call(call, body=msgspec.json.encode({"status": patch})))
+        return _readable(known, await self._client.call(call, body=msgspec.json.encode({"status": patch})))
 
     async def delete(self, kind: type[Resource], name: str, namespace: str = "", *, resource_version: str = "") -> None:
         options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
@@ -97,12 +97,14 @@ class KubernetesStore:
             existed.append(key)
         return existed
 
-    async def watch(self, kind: type[R], from_version: str) -> AsyncGenerator[WatchEvent[R], None]:
+    async def watch(self, kind: type[R], from_version: str) -> AsyncGenerator[WatchEvent[R] | Unreadable, None]:
         if from_version == "0":  # before everything: what is there was added since
             listed = await self.list(kind)
             from_version = listed.resource_version
             for resource in listed.items:
                 yield WatchEvent("ADDED", resource)
+            for unreadable in listed.unreadable:
+                yield unreadable
             del listed
         async with aclosing(watched(self._client, kind_of(kind), from_version)) as events:
             async for event in events:
@@ -113,19 +115,25 @@ class KubernetesStore:
 
     async def _list(self, kind: Kind[R], namespace: str | None, limit: int) -> ResourceList[R]:
         query = {"limit": str(limit)} if limit else {}
-        found: list[R] = []
+        items: list[R] = []
+        unreadable: list[Unreadable] = []
         while True:
             call = Call("list", kind, namespace)
             page = msgspec.json.decode(await self._client.call(call, query=query))
-            found.extend(item for plain in page.get("items") or () if (item := read_or_reported(kind, plain)))
+            for plain in page.get("items") or ():
+                found = read_or_set_aside(kind, plain)
+                if isinstance(found, Unreadable):
+                    unreadable.append(found)
+                else:
+                    items.append(found)
             query["continue"] = page["metadata"].get("continue") or ""
             if not query["continue"]:
-                found.sort(key=lambda item: (item.metadata.namespace, item.metadata.name))
-                return ResourceList(tuple(found), version_of(page))
+                items.sort(key=lambda item: (item.metadata.namespace, item.metadata.name))
+                return ResourceList(tuple(items), version_of(page), tuple(unreadable))
 
     async def _get(self, kind: Kind[R], namespace: str, name: str) -> R:
         call = Call("get", kind, namespace, _named(kind, namespace, name))
-        return self._read(kind, await self._client.call(call))
+        return _readable(kind, await self._client.call(call))
 
     async def _apply(self, resource: Resource) -> Applied[Resource]:
         """Creates or replaces, until one of them fits what others do meanwhile."""
@@ -171,17 +179,14 @@ class KubernetesStore:
     async def _sent(self, verb: Any, resource: R) -> R:
         kind, metadata = kind_of(resource), resource.metadata
         call = Call(verb, kind, metadata.namespace, metadata.name)
-        return self._read(kind, await self._client.call(call, body=as_sent(resource)))
+        return _readable(kind, await self._client.call(call, body=as_sent(resource)))
 
-    def _read(self, kind: Kind[R], body: bytes) -> R:
-        plain = msgspec.json.decode(body)
-        try:
-            return as_read(kind, plain)
-        except InvalidResource as error:
-            raise StoreUnavailable(
-                f"{self._client.server} keeps {described(kind, plain)} in a form that this version does not read "
-                f"({error.reason}): correct it with kubectl edit"
-            ) from error
+
+def _readable(kind: Kind[R], body: bytes) -> R:
+    found = read_or_set_aside(kind, msgspec.json.decode(body))
+    if isinstance(found, Unreadable):
+        raise ResourceUnreadable(str(found))
+    return found
 
 
 def _named(kind: Kind[Any], namespace: str, name: str) -> str:

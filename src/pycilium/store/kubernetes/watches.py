@@ -15,10 +15,10 @@ import msgspec
 
 from pycilium.errors import StoreUnavailable, WatchExpired
 from pycilium.model.resources import Kind, Resource
-from pycilium.store.kubernetes_client import ApiClient, ConnectionLost, Patience
-from pycilium.store.kubernetes_failures import Call, Refusal
-from pycilium.store.kubernetes_objects import read_or_reported, version_of
-from pycilium.store.protocol import WatchEvent
+from pycilium.store.kubernetes.client import ApiClient, ConnectionLost, Patience
+from pycilium.store.kubernetes.failures import Call, Refusal
+from pycilium.store.kubernetes.objects import read_or_set_aside, version_of
+from pycilium.store.protocol import Unreadable, WatchEvent
 
 R = TypeVar("R", bound=Resource)
 
@@ -30,7 +30,7 @@ _PATIENCE_S = 120.0
 """How long connections may fail in a row before the watch does. Listing anew costs the server more than waiting."""
 
 
-async def watched(client: ApiClient, kind: Kind[R], version: str) -> AsyncGenerator[WatchEvent[R], None]:
+async def watched(client: ApiClient, kind: Kind[R], version: str) -> AsyncGenerator[WatchEvent[R] | Unreadable, None]:
     """Every change after `version`; WatchExpired if the server no longer has them all."""
     check_version(version)
     patience = Patience(_PATIENCE_S)
@@ -43,9 +43,8 @@ async def watched(client: ApiClient, kind: Kind[R], version: str) -> AsyncGenera
                     for line in lines:
                         change, plain = _read(line)
                         version = _next_version(call, version, plain, change)
-                        resource = read_or_reported(kind, plain) if change in _CHANGES else None
-                        if resource is not None:
-                            yield WatchEvent(change, resource)  # type: ignore[arg-type]
+                        if change in _CHANGES:
+                            yield _changed(kind, change, plain)
                     patience = Patience(_PATIENCE_S)
         except ConnectionLost as error:
             why = str(error)
@@ -59,6 +58,15 @@ def check_version(version: str) -> None:
     """WatchExpired if `version` is none that an API server gives."""
     if not (version.isascii() and version.isdigit() and int(version)):
         raise WatchExpired(f"{version!r} is not a version of an API server: list again and watch from there")
+
+
+def _changed(kind: Kind[R], change: Any, plain: Any) -> WatchEvent[R] | Unreadable:
+    found = read_or_set_aside(kind, plain)
+    if not isinstance(found, Unreadable):
+        return WatchEvent(change, found)
+    if change == "DELETED" or not found.key.name:
+        raise WatchExpired(f"a change of {found.key} cannot be read: list again")
+    return found
 
 
 class _Event(msgspec.Struct):
