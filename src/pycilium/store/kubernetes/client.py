@@ -17,8 +17,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
 
 from pycilium.errors import StoreUnavailable
 from pycilium.store.kubernetes.credentials import Access, Certificate, Proof, tls_context
@@ -168,14 +166,14 @@ class ApiClient:
     async def _send(
         self, call: Call, query: Mapping[str, str], body: bytes | None, limits: aiohttp.ClientTimeout, proof: Proof
     ) -> aiohttp.ClientResponse:
-        headers = CIMultiDict([("Accept", "application/json"), *self._access.headers])
+        headers = [("Accept", "application/json"), *self._access.headers]
         if proof.authorization:
-            headers["Authorization"] = proof.authorization
+            headers.append(("Authorization", proof.authorization))
         if body is not None:
-            headers["Content-Type"] = _CONTENT_TYPE.get(call.verb, "application/json")
+            headers.append(("Content-Type", _CONTENT_TYPE.get(call.verb, "application/json")))
         return await self._opened().request(
             _METHODS[call.verb],
-            URL(f"{self._root}{call.path}{'?' if query else ''}{urlencode(query)}", encoded=True),
+            f"{self._root}{call.path}{'?' if query else ''}{urlencode(query)}",
             data=body,
             headers=headers,
             timeout=limits,
