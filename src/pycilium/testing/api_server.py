@@ -21,13 +21,12 @@ import click
 import msgspec
 from aiohttp import web
 
-from pycilium.testing.api_objects import ALL_KINDS, ApiFailure, ApiKind, ApiObjects, Plain
+from pycilium.testing.api_objects import ApiFailure, ApiKind, ApiObjects, Plain
+from pycilium.testing.api_requests import Asked, parsed
 
 _BOOKMARK_S = 60.0
 _ROUNDS_TO_CLOSE = 5
 """Of the loop, until connections that are closed have let go of their sockets."""
-
-_METHOD_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
 @dataclass(slots=True)
@@ -44,17 +43,6 @@ class Fault:
     body: bytes | None = None
     """Answered with status 200: what a watch says, say."""
     delay_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request, in RBAC's words."""
-
-    verb: str
-    kind: ApiKind
-    namespace: str
-    name: str
-    subresource: str
 
 
 @dataclass(eq=False, slots=True)
@@ -131,7 +119,7 @@ class ApiServerDouble:
             return web.Response(text="ok")
         try:
             user = self._user(request)
-            asked = self._parsed(request)
+            asked = parsed(request, self.missing)
             self.asked.append(asked)
             fault = self._fault(asked.verb)
             if fault is not None:
@@ -159,33 +147,6 @@ class ApiServerDouble:
         if user is None:
             raise ApiFailure(401, "Unauthorized", "Unauthorized")
         return request.headers.get("Impersonate-User", user)
-
-    def _parsed(self, request: web.Request) -> Asked:
-        match request.path.strip("/").split("/"):
-            case ["api", "v1", *rest]:
-                api_version = "v1"
-            case ["apis", group, version, *rest]:
-                api_version = f"{group}/{version}"
-            case _:
-                rest, api_version = [], ""
-        namespace = ""
-        match rest:
-            case ["namespaces", namespace, plural, *rest] if plural != "status":
-                pass
-            case [plural, *rest]:
-                namespace = ""
-            case _:
-                plural = ""
-        kind = next((each for each in ALL_KINDS if (each.api_version, each.plural) == (api_version, plural)), None)
-        if kind is None or plural in self.missing:
-            raise ApiFailure(404, "NotFound", "the server could not find the requested resource")
-        name, subresource = [*rest, "", ""][:2]
-        if subresource and not (subresource == "status" and kind.status_apart):
-            raise ApiFailure(404, "NotFound", "the server could not find the requested resource")
-        verb = _METHOD_VERBS[request.method]
-        if verb == "get" and not name:
-            verb = "watch" if request.query.get("watch") in ("1", "true") else "list"
-        return Asked(verb, kind, namespace, name, subresource)
 
     def _fault(self, verb: str) -> Fault | None:
         for fault in self.faults:
