@@ -42,6 +42,14 @@ class ResourceUnreadable(StoreError):
     """One resource is kept in a form that this version does not read: delete it and apply it anew."""
 
 
+class StoreForbidden(StoreUnavailable):
+    """The store knows us and does not let us do this: grant the right that the message names."""
+
+
+class KindNotServed(StoreUnavailable):
+    """The API server has no such kind of resource: install the CustomResourceDefinition that the message names."""
+
+
 class NotFound(StoreError):
     """No such resource."""
 

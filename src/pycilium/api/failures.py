@@ -22,6 +22,8 @@ _STATUS = {
     "PermissionRequired": 403,
     "AgentUnavailable": 503,
     "StoreUnavailable": 503,
+    "StoreForbidden": 503,
+    "KindNotServed": 503,
     "IpamExhausted": 507,
 }
 

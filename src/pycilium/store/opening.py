@@ -11,10 +11,11 @@ from pycilium.store.sqlite import SqliteStore
 from pycilium.store.urls import hide_password
 
 _SQLITE = "sqlite://"
+_KUBERNETES = "kubernetes:"
 
 
 def open_store(url: str) -> Store:
-    """The store at `url`: `sqlite:////var/lib/cilium/store.db` (an absolute path: four slashes) or `etcd://HOST:PORT`.
+    """The store at `url`: `sqlite:////var/lib/cilium/store.db` (four slashes), `etcd://HOST:PORT`, `kubernetes:`.
 
     ConfigError if the URL names no store; StoreUnavailable if a file cannot be used. Servers are not asked yet.
     """
@@ -22,8 +23,15 @@ def open_store(url: str) -> Store:
         from pycilium.store.etcd import EtcdStore, parse_address  # gRPC takes its time to load
 
         return EtcdStore(parse_address(url))
+    if url.startswith(_KUBERNETES):
+        from pycilium.store.kubernetes import ApiClient, KubernetesStore, machine_access  # HTTP takes its time to load
+
+        return KubernetesStore(ApiClient(machine_access(url)))
     if not url.startswith(_SQLITE):
-        raise ConfigError(f"{hide_password(url)!r} is not the URL of a store; known: sqlite:////PATH, etcd://HOST:PORT")
+        raise ConfigError(
+            f"{hide_password(url)!r} is not the URL of a store; known: sqlite:////PATH, etcd://HOST:PORT, kubernetes: "
+            f"(this pod's cluster, or kubectl's current one), kubernetes:///KUBECONFIG?context=NAME"
+        )
     path = url.removeprefix(_SQLITE).removeprefix("/")
     if not path.startswith("/"):
         raise ConfigError(
