@@ -25,18 +25,24 @@ from tests.benchmark import (
     row_flows,
     row_identity,
     row_memory,
+    row_nodes,
     row_pod,
+    row_reach,
     row_restart,
+    row_scale,
 )
 from tests.benchmark.figures import Figure, Options
 
 ROWS = {
     "pod": row_pod.measure,
+    "nodes": row_nodes.measure,
     "cni": row_cni.measure,
     "identity": row_identity.measure,
     "flows": row_flows.measure,
     "restart": row_restart.measure,
     "memory": row_memory.measure,
+    "reach": row_reach.measure,
+    "scale": row_scale.measure,
 }
 QUICK = Options(turns=1, seconds=0.3, quick=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,11 @@ from pycilium.lab.plan import UpOptions
 from pycilium.model.resources import Resource, decode_object
 from pycilium.store import open_blocking
 from tests.benchmark.figures import Tell
-from tests.benchmark.peers import PORT, Pair
+from tests.benchmark.peers import PORT, Pair, run
 
 NODE = "node1"
 APPLY_AT_ONCE = 1000
+REACHABLE_S = 30.0
 
 
 class Lab:
@@ -31,8 +33,8 @@ class Lab:
         self.agent = AgentClient(str(layout.agent_socket(NODE)))
         self.bpf_root = layout.node_folder(NODE) / "bpf"
 
-    def add_pod(self, name: str, namespace: str = "default", **labels: str) -> PodRecord:
-        return pods.add(self.layout, self.record, name=name, namespace=namespace, node=NODE, labels=labels)
+    def add_pod(self, name: str, namespace: str = "default", node: str = NODE, **labels: str) -> PodRecord:
+        return pods.add(self.layout, self.record, name=name, namespace=namespace, node=node, labels=labels)
 
     def apply(self, resources: Sequence[Resource | Mapping[str, Any]]) -> None:
         decoded = [each if isinstance(each, Resource) else decode_object(dict(each)) for each in resources]
@@ -40,25 +42,34 @@ class Lab:
             for start in range(0, len(decoded), APPLY_AT_ONCE):
                 store.apply(decoded[start : start + APPLY_AT_ONCE])
 
-    def agent_pid(self) -> int:
-        pid = agents.pid_of(self.layout, NODE)
+    def agent_pid(self, node: str = NODE) -> int:
+        pid = agents.pid_of(self.layout, node)
         if pid is None:
-            raise RuntimeError(f"the agent has ended; the end of its log:\n{self._log()}")
+            raise RuntimeError(f"the agent of {node} has ended; the end of its log:\n{self._log(node)}")
         return pid
+
+    def resident_kb(self, node: str = NODE) -> dict[str, int]:
+        """Resident memory of a node's agent by kind, in kB, as the kernel counts it."""
+        fields = {}
+        for line in Path(f"/proc/{self.agent_pid(node)}/status").read_text(encoding="ascii").splitlines():
+            key, _, value = line.partition(":")
+            if key in ("VmRSS", "VmHWM", "RssAnon", "RssFile", "RssShmem"):
+                fields[key] = int(value.split()[0])
+        return fields
 
     def events_seen_and_lost(self) -> tuple[int, int]:
         monitor = self.agent.status()["nodeMonitor"]
         return int(monitor.get("seen") or 0), int(monitor.get("lost") or 0)
 
-    def _log(self) -> str:
-        return "\n".join(agents.log_of(self.layout, NODE).read_text(encoding="utf-8").splitlines()[-15:])
+    def _log(self, node: str) -> str:
+        return "\n".join(agents.log_of(self.layout, node).read_text(encoding="utf-8").splitlines()[-15:])
 
 
 @contextmanager
-def lab(tell: Tell) -> Iterator[Lab]:
-    """A lab that exists for the block; nothing of it is left, whatever happens."""
-    name = f"bench{os.getpid()}"
-    record = labs.up(UpOptions(name=name), tell)
+def lab(tell: Tell, suffix: str = "", **options: Any) -> Iterator[Lab]:
+    """A lab that exists for the block; nothing of it is left, whatever happens. `options` are those of `labs.up`."""
+    name = f"bench{suffix}{os.getpid()}"
+    record = labs.up(UpOptions(name=name, **options), tell)
     try:
         yield Lab(LabLayout(name), record)
     finally:
@@ -73,6 +84,21 @@ def pod_pair(tell: Tell) -> Iterator[tuple[Lab, Pair]]:
         made.apply([policy()])
         client, server = (made.add_pod(name, bench="traffic") for name in ("client", "server"))
         pair = Pair("pycilium", client.netns, server.netns, server.ipv4 or "", server.ipv6 or "")
+        _check_denied(pair)
+        yield made, pair
+
+
+@contextmanager
+def pods_of_two_nodes(tell: Tell, routing_mode: str) -> Iterator[tuple[Lab, Pair]]:
+    """As `pod_pair`, with the client on the first node and the server on the second."""
+    with lab(tell, routing_mode[0], node_count=2, routing_mode=routing_mode) as made:
+        tell("adding pods")
+        made.apply([policy()])
+        client, server = (
+            made.add_pod(name, node=node, bench="traffic") for name, node in (("client", NODE), ("server", "node2"))
+        )
+        pair = Pair(f"pycilium, {routing_mode}", client.netns, server.netns, server.ipv4 or "", server.ipv6 or "")
+        _wait_until_reachable(pair)
         _check_denied(pair)
         yield made, pair
 
@@ -109,11 +135,9 @@ def _check_denied(pair: Pair) -> None:
         raise RuntimeError("the policy of the measurement is not in force")
 
 
-def resident_kb(pid: int) -> dict[str, int]:
-    """Resident memory by kind, in kB, as the kernel counts it."""
-    fields = {}
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        key, _, value = line.partition(":")
-        if key in ("VmRSS", "VmHWM", "RssAnon", "RssFile", "RssShmem"):
-            fields[key] = int(value.split()[0])
-    return fields
+def _wait_until_reachable(pair: Pair) -> None:
+    """Until the client's node knows of the server's pod: a ping is answered, and what the policy denies is not."""
+    deadline = time.monotonic() + REACHABLE_S
+    while run("ping", "-c1", "-W1", pair.ipv4, netns=pair.client, check=False).find(" 0% packet loss") < 0:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{pair.name}: the server's pod could not be reached after {REACHABLE_S:.0f} s")

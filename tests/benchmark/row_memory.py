@@ -21,7 +21,7 @@ from pycilium.model.resources import CiliumIdentity, Namespace, ObjectMeta
 from pycilium.store import open_blocking
 from tests.benchmark import scenario
 from tests.benchmark.figures import Aim, Figure, Options, Tell, alone
-from tests.benchmark.ours import NODE, Lab, pod_pair, resident_kb
+from tests.benchmark.ours import NODE, Lab, pod_pair
 from tests.benchmark.peers import Pair, built_traffic
 
 SETTLE_S, PATIENCE_S = 2.0, 120.0
@@ -31,8 +31,8 @@ MB = 1024
 def measure(options: Options, tell: Tell) -> list[Figure]:
     local = scenario.local_workloads()[: options.sized(200, 20)]
     with built_traffic() as traffic, pod_pair(tell) as (made, pair), pair.serving(traffic):
-        _use_default_sizes(made)
-        empty = resident_kb(made.agent_pid())
+        use_default_sizes(made)
+        empty = made.resident_kb()
         tell("writing 10,000 identities and 1,000 rules")
         known = list(scenario.identities())
         made.apply([Namespace(metadata=ObjectMeta(name=f"ns-{number}")) for number in range(scenario.NAMESPACES)])
@@ -47,7 +47,7 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
             tell("filling the flow store")
             _fill_flow_store(made, pair, traffic)
             time.sleep(SETTLE_S)
-            full = resident_kb(made.agent_pid())
+            full = made.resident_kb()
             tell("new identities")
             took = _new_identities(made, bits, options.sized(20, 3))
         tell("restarts")
@@ -59,7 +59,7 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
             ready_s.append(time.monotonic() - started)
         _fill_flow_store(made, pair, traffic)
         time.sleep(SETTLE_S)
-        again = resident_kb(made.agent_pid())
+        again = made.resident_kb()
     return [
         alone("memory", "agent's RSS, nothing in the store", "MB", [empty["VmRSS"] / MB], note=_parts(empty)),
         alone(
@@ -73,7 +73,7 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
     ]
 
 
-def _use_default_sizes(made: Lab) -> None:
+def use_default_sizes(made: Lab) -> None:
     """A lab's maps are smaller than those of an ordinary node."""
     path = made.layout.node_folder(NODE) / "agent.json"
     config = {name: value for name, value in json.loads(path.read_bytes()).items() if not name.endswith("_capacity")}
