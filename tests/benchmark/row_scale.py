@@ -124,7 +124,7 @@ def _endpoint(number: int, known: list[Identity], moved: int = 0) -> CiliumEndpo
         networking=EndpointNetworking(addressing=(pair,), node=_node_address(node)),
         state="ready",
     )
-    return CiliumEndpoint(metadata=ObjectMeta(name=f"pod-{number}", namespace=identity.labels.namespace), status=status)
+    return CiliumEndpoint(metadata=ObjectMeta(name=f"pod-{number}", namespace="made-up"), status=status)
 
 
 def _labels(identity: Identity) -> Iterator[str]:
