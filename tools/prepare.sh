@@ -43,6 +43,7 @@ packages() {
         lacks nsenter util-linux
         lacks etcd etcd-server
         lacks etcdctl etcd-client
+        lacks openssl openssl
         ;;
     esac
     if [ "$1" = bench ]; then
