@@ -44,6 +44,7 @@ packages() {
         lacks openssl openssl
         lacks etcd etcd-server
         lacks etcdctl etcd-client
+        lacks openssl openssl
         ;;
     esac
     if [ "$1" = bench ]; then

@@ -4,6 +4,7 @@ Versions are opaque texts; each write gives a new one, and one order of versions
 backend keeps, and the conformance suite checks:
 
 * A write that returned is there for every reader, in this process or another; a write that raised left nothing behind.
+  Over a network its answer can be lost, and all servers with it: StoreUnavailable says so if it may have been kept.
 * `list` gives one moment, and its version; watching from it gives every later change, each once and in order.
 * `uid`, `creation_timestamp`, `generation` and `resource_version` are the store's to set. `generation` counts changes
   of what is asked for (everything but metadata and status).

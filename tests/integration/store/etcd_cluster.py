@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import Self
 
@@ -22,8 +23,11 @@ START_PATIENCE_S = 60.0
 class Member:
     """One etcd process and what it needs to be started again."""
 
-    def __init__(self, folder: Path, name: str, client_url: str, peer_url: str, options: tuple[str, ...] = ()) -> None:
-        self.folder, self.name, self.client_url, self.peer_url = folder, name, client_url, peer_url
+    def __init__(
+        self, folder: Path, name: str, client_url: str, ports: tuple[int, int], options: tuple[str, ...]
+    ) -> None:
+        self.folder, self.name, self.client_url = folder, name, client_url
+        self.peer_url, self._metrics_url = (f"http://127.0.0.1:{port}" for port in ports)
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -35,6 +39,7 @@ class Member:
                 *("--name", self.name, "--data-dir", str(self.folder / self.name)),
                 *("--listen-client-urls", self.client_url, "--advertise-client-urls", self.client_url),
                 *("--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url),
+                *("--listen-metrics-urls", self._metrics_url),
                 *("--initial-cluster", initial_cluster, "--logger", "zap", "--log-level", "warn"),
                 *("--heartbeat-interval", "50", "--election-timeout", "500", *self._options),
             ],
@@ -47,6 +52,15 @@ class Member:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it answers, as part of a quorum."""
+        try:
+            with urllib.request.urlopen(f"{self._metrics_url}/health", timeout=5) as answer:
+                return b'"true"' in answer.read()
+        except OSError:
+            return False
 
     def kill(self) -> None:
         """As a crash: SIGKILL, and its end awaited."""
@@ -72,14 +86,14 @@ class Cluster:
         shared_memory = "/dev/shm"
         place = shared_memory if os.access(shared_memory, os.W_OK) else None
         self.folder = Path(tempfile.mkdtemp(prefix="pycilium-etcd-", dir=place))
-        ports = free_ports(2 * size)
+        ports = free_ports(3 * size)
         self.ports = ports[:size]
         self.members = [
             Member(
                 self.folder,
                 f"m{index}",
                 f"unix://etcd.sock:{index}" if unix else f"{scheme}://127.0.0.1:{port}",
-                f"http://127.0.0.1:{ports[size + index]}",
+                (ports[size + index], ports[2 * size + index]),
                 options,
             )
             for index, port in enumerate(self.ports)
@@ -106,9 +120,9 @@ class Cluster:
 
     def _await(self, member: Member) -> None:
         limit = time.monotonic() + START_PATIENCE_S
-        while not _listens(self.folder, member.client_url):
+        while not member.healthy:
             assert member.running, (self.folder / f"{member.name}.log").read_text()[-2000:]
-            assert time.monotonic() < limit, f"etcd {member.name} does not listen"
+            assert time.monotonic() < limit, f"etcd {member.name} does not answer"
             time.sleep(0.02)
 
     def etcdctl(self, *arguments: str) -> str:
@@ -141,11 +155,3 @@ def free_ports(count: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
-
-
-def _listens(folder: Path, client_url: str) -> bool:
-    if client_url.startswith("unix://"):
-        return (folder / client_url.removeprefix("unix://")).is_socket()
-    host, _, port = client_url.partition("://")[2].rpartition(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 import pytest
 
 from pycilium.errors import NotFound, ResourceUnreadable, StoreError, StoreUnavailable, WatchExpired
-from pycilium.model.resources import Namespace, ObjectMeta, Pod, ResourceKey
+from pycilium.model.resources import Namespace, ObjectMeta, Pod
 from pycilium.store import ResourceList, follow
 from pycilium.store.etcd import EtcdStore, parse_address, watches
 from tests.integration.store.etcd_cluster import Cluster, free_ports
@@ -68,6 +68,9 @@ class Following:
             assert (step.type == "ADDED") == (step.object.metadata.name not in self.pods)
             self.pods[step.object.metadata.name] = step.object
 
+    async def until_it_has(self, name):
+        await self.until(lambda table: name in table.pods)
+
     async def until(self, condition):
         async with asyncio.timeout(PATIENT_S):
             while not condition(self):
@@ -98,6 +101,11 @@ class TestNobodyThere:
             with pytest.raises(StoreUnavailable, match="refused"):
                 await anext(store.watch(Pod, "1"))
 
+    async def test_a_socket_that_nobody_listens_on_is_named(self, tmp_path):
+        async with opened(f"etcd+unix://{tmp_path}/etcd.sock") as store:
+            with pytest.raises(StoreUnavailable, match=r"\(unix:/.*/etcd\.sock: No such file or directory\)"):
+                await store.list(Pod)
+
     async def test_a_server_that_says_nothing_is_left_when_the_time_is_over(self, single):
         async with opened(single.url, timeout_s=IMPATIENT_S) as store:
             await store.create(pod("web"))
@@ -120,11 +128,11 @@ class TestRestart:
         async with opened(single.url) as store, following(store) as table:
             for turn in range(3):
                 await store.create(pod(f"pod{turn}"))
-                await table.until(lambda table, name=f"pod{turn}": name in table.pods)
+                await table.until_it_has(f"pod{turn}")
                 single.members[0].kill()
                 single.start()
             await store.create(pod("last"))
-            await table.until(lambda table: "last" in table.pods)
+            await table.until_it_has("last")
 
             assert sorted(table.pods) == ["last", "pod0", "pod1", "pod2"]
             assert table.lists == 1
@@ -142,14 +150,14 @@ class TestRestart:
             assert table.lists == 1
 
     async def test_a_watch_ends_when_nobody_takes_it_for_as_long_as_a_call_may_take(self, single):
-        async with (
-            opened(single.url, timeout_s=IMPATIENT_S) as store,
-            watching(store, Pod, (await store.list(Pod)).resource_version) as next_event,
-        ):
-            single.members[0].kill()
+        async with opened(single.url, timeout_s=IMPATIENT_S) as store:
+            async with watching(store, Pod, (await store.list(Pod)).resource_version) as next_event:
+                single.members[0].kill()
 
-            with pytest.raises(StoreUnavailable, match=r"refused|broke off|ended the stream"):
-                await next_event()
+                with pytest.raises(StoreUnavailable, match=r"refused|broke off|ended the stream"):
+                    await next_event()
+            single.start()
+            assert names(await store.list(Pod)) == []
 
     async def test_what_was_compacted_while_a_watch_was_cut_off_makes_its_follower_list_again(self, three):
         async with (
@@ -196,7 +204,7 @@ class TestQuorum:
             for index in range(3):
                 three.members[index].kill()
                 await store.create(pod(f"without{index}"))
-                await table.until(lambda table, name=f"without{index}": name in table.pods)
+                await table.until_it_has(f"without{index}")
                 three.start(index)
 
             assert table.lists == 1
@@ -227,7 +235,7 @@ class TestQuorum:
             three.members[index].pause()
             try:
                 await writer.create(pod("web"))
-                await table.until(lambda table: "web" in table.pods)
+                await table.until_it_has("web")
             finally:
                 three.members[index].resume()
 
@@ -252,7 +260,7 @@ class TestQuorum:
                 for task in running:
                     task.cancel()
             await stores[1].create(pod("the-end"))
-            await table.until(lambda table: "the-end" in table.pods)
+            await table.until_it_has("the-end")
 
             fresh = await stores[2].list(Pod)
             assert table.pods == {each.metadata.name: each for each in fresh.items}
@@ -263,7 +271,6 @@ class Writer:
 
     def __init__(self, store, chance):
         self._store, self._chance = store, chance
-        self._written = 0
         self._wrote = asyncio.Event()
 
     async def run(self):
@@ -275,13 +282,11 @@ class Writer:
                 else:
                     labels = {"value": str(self._chance.randrange(1000))}
                     await self._store.apply([pod(name, labels=labels), pod(f"{name}-twin")])
-                self._written += 1
                 self._wrote.set()
 
     async def until_it_wrote(self, count):
-        goal = self._written + count
         async with asyncio.timeout(PATIENT_S):
-            while self._written < goal:
+            for _ in range(count):
                 self._wrote.clear()
                 await self._wrote.wait()
 
@@ -349,15 +354,18 @@ class TestLostAnswers:
 
 class TestMuch:
     async def test_a_list_of_many_pages_is_of_one_moment(self, single):
-        async with opened(single.url) as store:
-            await store.apply([pod(f"pod{number:04}") for number in range(2500)])
-            version = (await store.list(Pod)).resource_version
-            writing = asyncio.create_task(store.delete_all([pod(f"pod{number:04}").key for number in range(2500)]))
-            listed = await store.list(Pod)
-            deleted = await writing
+        """While all are being deleted, 128 at a time and in order: every list shows a number of whole steps."""
+        pods = [pod(f"pod{number:04}") for number in range(2500)]
+        async with opened(single.url) as store, opened(single.url) as writer:
+            await store.apply(pods)
+            deleting = asyncio.create_task(writer.delete_all([each.key for each in pods]))
+            seen = []
+            while not deleting.done():
+                seen.append([item.metadata.name for item in (await store.list(Pod)).items])
 
-            assert len(deleted) == 2500
-            assert (2500 - len(listed.items)) in range(0, 2501, 4) or int(listed.resource_version) > int(version)
+            whole_steps = [[each.metadata.name for each in pods[start:]] for start in (*range(0, 2500, 128), 2500)]
+            assert [found for found in seen if found not in whole_steps] == []
+            assert len(await deleting) == 2500
             assert names(await store.list(Pod)) == []
 
     async def test_a_watch_whose_reader_is_slow_loses_nothing(self, single, monkeypatch):
@@ -387,26 +395,20 @@ class TestMuch:
                 await store.create(pod("web", note="x" * 2_000_000))
             assert names(await store.list(Pod)) == []
 
-    async def test_a_resource_that_cannot_be_read_is_named_and_the_rest_goes_on(self, single):
+    async def test_a_value_that_is_no_resource_is_named_and_set_aside_and_can_be_deleted(self, single):
         async with opened(single.url) as store:
-            await store.create(pod("good"))
+            made = await store.create(pod("fine"))
             version = (await store.list(Pod)).resource_version
-            single.etcdctl("put", "/pycilium/Pod/default/odd", "{")
-            odd = ResourceKey("Pod", "default", "odd")
-
-            listed = await store.list(Pod)
+            broken = pod("broken").key
             async with watching(store, Pod, version) as next_event:
-                event = await next_event()
-            with pytest.raises(ResourceUnreadable, match="Pod default/odd is kept in a form"):
-                await store.get(Pod, "odd", "default")
-            with pytest.raises(ResourceUnreadable, match="Pod default/odd is kept in a form"):
-                await store.apply([pod("odd")])
-
-            assert names(listed) == ["default/good"]
-            assert [each.key for each in listed.unreadable] == [event.key] == [odd]
-
-            await store.delete(Pod, "odd", "default")
-            assert (await store.list(Pod)).unreadable == ()
-            async with watching(store, Pod, listed.resource_version) as next_event:
-                with pytest.raises(WatchExpired):
+                single.etcdctl("put", "/pycilium/Pod/default/broken", "{")
+                seen = await next_event()
+                listed = await store.list(Pod)
+                with pytest.raises(ResourceUnreadable, match="Pod default/broken is kept in a form"):
+                    await store.apply([pod("broken")])
+                await store.delete(Pod, "broken", "default")
+                with pytest.raises(WatchExpired, match="default/broken, which could not be read, was deleted"):
                     await next_event()
+
+            assert (seen.key, listed.unreadable, listed.items) == (broken, (seen,), (made,))
+            assert (await store.list(Pod)).unreadable == ()

@@ -72,6 +72,8 @@ def parse_address(url: str) -> EtcdAddress:
     if scheme is None:
         raise _wrong(url, f"does not begin with one of {', '.join(SCHEMES)}")
     location, _, query = url.removeprefix(scheme).partition("?")
+    if "@" in query:
+        raise _wrong(url, "has an @ after the ?: write %40 for it, or %3F for a ? in a password")
     options = _options(url, query, scheme)
     credentials, at, place = location.rpartition("@")
     user, _, password = credentials.partition(":")
@@ -117,7 +119,7 @@ def _endpoints(url: str, hosts: str) -> tuple[str, ...]:
     for text in hosts.split(","):
         found = _ENDPOINT.fullmatch(text)
         if found is None or not 0 < int(found["port"] or DEFAULT_PORT) < 65536:
-            raise _wrong(url, f"{text!r} is no HOST:PORT" if text else "an endpoint is empty")
+            raise _wrong(url, "an endpoint is no HOST:PORT" if text else "an endpoint is empty")
         endpoints.append(f"{found['host']}:{found['port'] or DEFAULT_PORT}")
     return tuple(dict.fromkeys(endpoints))
 

@@ -82,7 +82,7 @@ def reason(error: grpc.aio.AioRpcError) -> str:
     details = error.details() or str(error.code())
     _, connecting, rest = details.partition("last error: ")
     text = rest if connecting else details
-    for noise in ("Failed to connect to remote host: ", "connect: "):
+    for noise in ("Failed to connect to remote host: ", "connect: ", " error: "):
         _, found, after = text.partition(noise)
         text = after if found else text
     return text.strip() or "no answer"

@@ -155,6 +155,9 @@ class Watches:
                         return
             self._connection.leave(member)
             raise StoreUnavailable(f"{member.endpoint} ended the stream of watches, or says nothing on it")
+        except grpc.aio.AioRpcError:
+            self._connection.leave(member)
+            raise
         finally:
             responses.cancel()
             stream.end()
@@ -218,7 +221,7 @@ class Watches:
 async def _spoken(stream: _Stream, responses: Any) -> AsyncGenerator[etcd.WatchResponse, None]:
     """What a member says; ends with its stream, or once it is silent although it was asked for a sign of life.
 
-    A member that stands still keeps its connection open, and gRPC's own keepalive does not always notice.
+    A member that stands still keeps its connection open, and gRPC's keepalive may ping etcd only seldom.
     """
     asked = False
     upcoming = asyncio.ensure_future(responses.read())
