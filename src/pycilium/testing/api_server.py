@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Iterator
@@ -25,8 +27,8 @@ from pycilium.testing.api_objects import ApiFailure, ApiKind, ApiObjects, Plain
 from pycilium.testing.api_requests import Asked, parsed
 
 _BOOKMARK_S = 60.0
-_ROUNDS_TO_CLOSE = 5
-"""Of the loop, until connections that are closed have let go of their sockets."""
+_ROUNDS_TO_SETTLE = 5
+"""Of the loop, until connections that were accepted or closed are so through and through."""
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class ApiServerDouble:
         self.url = ""
         self._watches: set[_Watch] = set()
         self._runner: web.AppRunner | None = None
+        self._listening: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self, *, port: int = 0, unix_socket: str = "", tls: ssl.SSLContext | None = None) -> None:
@@ -84,19 +87,18 @@ class ApiServerDouble:
         self._loop = asyncio.get_running_loop()
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        if unix_socket:
-            await web.UnixSite(self._runner, unix_socket).start()
-            self.url = f"unix:{unix_socket}"
-        else:
-            await web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=tls).start()
-            self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}"
+        self._listening = _listening(port, unix_socket)
+        await web.SockSite(self._runner, self._listening, ssl_context=tls).start()
+        scheme = "https" if tls else "http"
+        self.url = f"unix:{unix_socket}" if unix_socket else f"{scheme}://127.0.0.1:{self._listening.getsockname()[1]}"
 
     async def stop(self) -> None:
         self.cut_watches()
-        if self._runner is not None:
+        if self._runner is not None and self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening)
+            await _settled()  # asyncio drops a connection, its socket open, that is accepted while its server closes
             await self._runner.cleanup()
-            for _ in range(_ROUNDS_TO_CLOSE):
-                await asyncio.sleep(0)
+            await _settled()
 
     def cut_watches(self, *, half_line: bool = False) -> None:
         """Ends all watches, after the half of a line if that is asked for. From any thread."""
@@ -208,10 +210,10 @@ class ApiServerDouble:
             self.objects.changes_after(version)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
-        await response.prepare(request)
         watch = _Watch()
         self._watches.add(watch)
         try:
+            await response.prepare(request)
             await self._tell(request, response, watch, (kind, namespace), version)
         except ConnectionError:
             pass
@@ -276,6 +278,22 @@ def serving(
     finally:
         stopping.set()
         thread.join(10)
+
+
+def _listening(port: int, unix_socket: str) -> socket.socket:
+    if not unix_socket:
+        return socket.create_server(("127.0.0.1", port))
+    with contextlib.suppress(FileNotFoundError):  # what a server left behind that was killed
+        os.unlink(unix_socket)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(unix_socket)
+    listening.listen()
+    return listening
+
+
+async def _settled() -> None:
+    for _ in range(_ROUNDS_TO_SETTLE):
+        await asyncio.sleep(0)
 
 
 async def _body(request: web.Request) -> Plain:
