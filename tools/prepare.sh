@@ -41,7 +41,6 @@ packages() {
     test | bench)
         lacks iperf3 iperf3
         lacks nsenter util-linux
-        lacks openssl openssl
         lacks etcd etcd-server
         lacks etcdctl etcd-client
         lacks openssl openssl
