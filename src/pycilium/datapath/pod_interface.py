@@ -213,13 +213,13 @@ def _differences(outside: Netlink, inside: Netlink, wanted: PodInterface) -> Ite
         yield from _link_differences(link, mac, wanted.mtu_bytes)
     addresses = {(entry.address, entry.prefix_len) for entry in inside.addresses() if entry.ifindex == pod.ifindex}
     neighbours = {(entry.address, entry.mac, entry.permanent) for entry in inside.neighbours()}
-    routes = set(inside.routes())
+    routes = {(route.destination, route.ifindex, route.gateway) for route in inside.routes()}
     for address, gateway in wanted.families:
         if (address, address.max_prefixlen) not in addresses:
             yield f"{wanted.ifname} lacks address {address}"
         if (gateway, wanted.host_mac, True) not in neighbours:
             yield f"{wanted.ifname} lacks the permanent neighbour {gateway}"
-        if rtnetlink.Route(_everywhere(gateway), pod.ifindex, gateway) not in routes:
+        if (_everywhere(gateway), pod.ifindex, gateway) not in routes:
             yield f"{wanted.ifname} lacks the default route via {gateway}"
 
 
