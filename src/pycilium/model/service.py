@@ -1,0 +1,109 @@
+"""Services as the datapath sees them: frontends, and the backends that stand behind each.
+
+What Kubernetes says in Services and EndpointSlices is turned into these by `pycilium.services`; what they are in the
+kernel is `bpf/abi/service.h`. Invariant: the backends of a frontend have its protocol and its address's family.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from pycilium.model.l4 import Protocol
+from pycilium.model.peer import Address, Network
+
+
+class FrontendKind(StrEnum):
+    """By which of a Service's addresses it is reached; the values are those of Cilium's `service list`."""
+
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+    LOAD_BALANCER = "LoadBalancer"
+    EXTERNAL_IP = "ExternalIPs"
+    HOST_PORT = "HostPort"
+
+
+class Algorithm(StrEnum):
+    """How one of the backends is chosen for a new connection."""
+
+    RANDOM = "random"
+    MAGLEV = "maglev"
+
+
+class ForwardingMode(StrEnum):
+    """What a backend on another node sees of a client outside, and whom it answers."""
+
+    SNAT = "snat"
+    """This node: the answer comes back through it."""
+    DSR = "dsr"
+    """The client itself: the answer goes straight to it."""
+
+
+class BackendState(IntEnum):
+    """Numbers of `enum backend_state`."""
+
+    ACTIVE = 1
+    TERMINATING = 2
+    """Keeps the connections that it has, and takes no new ones while another backend is active."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class L4Address:
+    """Where a service or a backend is reached."""
+
+    address: Address
+    """Unspecified (0.0.0.0, ::) in a NodePort frontend: any other node of the cluster."""
+    port: int
+    protocol: Protocol
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{host}:{self.port}/{self.protocol.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One endpoint behind a frontend."""
+
+    at: L4Address
+    state: BackendState = BackendState.ACTIVE
+    weight: int = 1
+    node: str = ""
+    zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRanges:
+    """Who may reach a frontend from outside: only clients within `networks`, or only those outside of them."""
+
+    networks: tuple[Network, ...]
+    deny: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """A frontend and all that decides what happens to a connection to it. Equal ones are realized equally."""
+
+    at: L4Address
+    kind: FrontendKind
+    namespace: str
+    service: str
+    port_name: str = ""
+    inside: tuple[Backend, ...] = ()
+    """For clients of the cluster, in the order of their addresses."""
+    outside: tuple[Backend, ...] = ()
+    """For clients outside; of a ClusterIP always empty."""
+    algorithm: Algorithm = Algorithm.RANDOM
+    affinity_s: int = 0
+    """0: none."""
+    forwarding: ForwardingMode = ForwardingMode.SNAT
+    source_ranges: SourceRanges | None = None
+    external_local: bool = False
+    """externalTrafficPolicy Local: only backends of this node for clients outside, which see the client's address."""
+    internal_local: bool = False
+    health_check_node_port: int = 0
+
+    @property
+    def name(self) -> str:
+        """`namespace/service`."""
+        return f"{self.namespace}/{self.service}"
