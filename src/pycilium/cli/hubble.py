@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from pycilium import __version__
 from pycilium.cli import hubble_arguments as arguments
@@ -41,8 +41,16 @@ _STATES = {
 }
 
 
-def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+def main() -> NoReturn:
+    code = run(sys.argv[1:])
+    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = 141
+    # Not by the interpreter's own end: a call that an interruption left open would wait there for a thread of gRPC's
+    # that is gone already, for ever.
+    os._exit(code)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -56,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # stdout is flushed once more at the end
         return 141
 
 

@@ -97,6 +97,16 @@ async def test_follow_ends_without_complaint_when_it_is_interrupted(node: Node) 
     assert (process.returncode, error) == (0, b"")
 
 
+async def test_an_interruption_ends_it_whatever_it_is_doing(node: Node) -> None:
+    started = [await node.start("observe", "--follow", "--verdict", "ERROR") for _ in range(8)]
+    for process in started:
+        await asyncio.sleep(0.15)  # so that they are at different points of their start
+        process.send_signal(signal.SIGINT)
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(process.communicate() for process in started))
+
+
 async def test_status(node: Node) -> None:
     code, out, _ = await node.hubble("status")
 
