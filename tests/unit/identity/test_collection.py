@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pycilium.identity import Decision, IdentityCollection, IdentityState
@@ -96,8 +96,13 @@ class World:
     def use(self) -> None:
         if self.seen_mark:
             self.take_off()
-        if self.exists or self.seen_mark:
-            self.exists = self.in_use = True
+        if not self.exists and self.seen_mark:
+            self.create()
+        self.in_use |= self.exists
+
+    def create(self) -> None:
+        """Anew: no version ever comes again, and nobody has marked it yet."""
+        self.version, self.is_marked, self.exists = self.version + 1, False, True
 
     def publish(self) -> None:
         self.published = self.in_use
@@ -122,6 +127,7 @@ class World:
         st.sampled_from(["collect", "collect_and_land", "land", "read", "use", "publish", "leave", "wait"]), max_size=40
     )
 )
+@example(["collect", "wait", "collect_and_land", "collect", "wait", "collect_and_land", "use", "collect_and_land"])
 def test_no_identity_is_deleted_while_an_agent_uses_it(actions):
     world = World()
     for action in actions:
