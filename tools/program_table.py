@@ -68,7 +68,9 @@ _CONSTANTS = layouts.ProgramConfig(
     event_wakeup_ns=1000,
     masquerade=1,
 )
-_SIZES = dict.fromkeys(("ct4", "ct6", "nat4", "nat6", "events"), 1 << 16)
+_SIZES = dict.fromkeys(
+    ("ct4", "ct6", "nat4", "nat6", "events", "service_flows4", "service_flows6", "sock_frontends"), 1 << 16
+)
 
 
 def render(table: list[Row]) -> str:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Services: a frontend (address, port, protocol) stands for backends, of which one is chosen for each connection.
  *
- *   services4/6 ── first_slot, slots ──> service_slots ── backend id ──> service_backends
+ *   services4/6 ── first_slot, slots ──> service_slots ── backend id ──> backends
  *
  * A set of backends is a run of service_slots: each backend as often as its weight says, or a Maglev table. The agent writes a run
  * anew and then switches the frontend to it with one write, so that a program sees one whole set or the other. A run,
@@ -62,7 +62,7 @@ enum backend_state {
 	BACKEND_TERMINATING = 2, /* keeps those that it has */
 };
 
-/* service_backends: backend id -> where it is. Id 0 is nobody's. */
+/* backends: backend id -> where it is. Id 0 is nobody's. */
 struct backend_entry {
 	struct ipv6_addr address; /* IPv4 in mapped form */
 	__be16 port;
@@ -71,7 +71,7 @@ struct backend_entry {
 	__u32 pad;
 };
 
-/* service_affinity: which backend a client has had. */
+/* affinity: which backend a client has had. */
 struct affinity_key {
 	struct ipv6_addr
 	    client; /* from a socket: the cookie of its network namespace in the last two words, the first of all ones */
@@ -134,7 +134,7 @@ struct service_flow_entry {
 	__u32 flags;   /* enum service_flow_flags */
 };
 
-/* socket_frontends: what a socket was connected or sent to, by where its packets go. */
+/* sock_frontends: what a socket was connected or sent to, by where its packets go. */
 struct socket_frontend_key {
 	__u64 socket_cookie;
 	struct ipv6_addr address; /* of the backend; IPv4 in mapped form */

@@ -43,7 +43,7 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct backend_entry);
-} service_backends SEC(".maps");
+} backends SEC(".maps");
 
 /* When full, the agent's write fails before the service that needs the range is switched to it. */
 struct {
@@ -69,7 +69,7 @@ struct {
 	__uint(max_entries, 65536);
 	__type(key, struct affinity_key);
 	__type(value, struct affinity_entry);
-} service_affinity SEC(".maps");
+} affinity SEC(".maps");
 
 /* Two entries per connection that was translated per packet. When full, the one that was used longest ago gives way: its
  * connection may get another backend.
@@ -95,7 +95,7 @@ struct {
 	__uint(max_entries, 131072);
 	__type(key, struct socket_frontend_key);
 	__type(value, struct socket_frontend_entry);
-} socket_frontends SEC(".maps");
+} sock_frontends SEC(".maps");
 
 EXPORT_TYPE(enum, service_flags);
 EXPORT_TYPE(enum, backend_state);

@@ -23,6 +23,16 @@ import build_bpf
 
 _CLONE_NEWNET = 0x40000000
 SMALL_MAPS = {
+    "services4": 256,
+    "services6": 256,
+    "service_slots": 65536,
+    "backends": 1024,
+    "source_ranges4": 64,
+    "source_ranges6": 64,
+    "affinity": 1024,
+    "service_flows4": 1024,
+    "service_flows6": 1024,
+    "sock_frontends": 1024,
     "ct4": 1024,
     "ct6": 1024,
     "fragments": 64,

@@ -33,7 +33,14 @@ def test_every_configuration(load_datapath: LoadDatapath, configuration: str, le
 
     verified = {name: program.info().verified_instructions for name, program in loaded.programs.items()}
 
-    assert verified.keys() == {"from_container", "from_host", "from_netdev", "from_overlay", "to_netdev"}
+    assert verified.keys() == {
+        "from_container",
+        "from_host",
+        "from_netdev",
+        "from_overlay",
+        "to_netdev",
+        "sock_connect4",
+    }
     assert max(verified.values()) < BOUND, verified
 
 

@@ -16,6 +16,10 @@ from pycilium.datapath.mtu import IPV6_MIN_MTU_BYTES
 from pycilium.errors import ConfigError
 from pycilium.startup import read_config
 
+MAGLEV_TABLE_SIZES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071)
+"""The primes that Cilium takes."""
+_PORTS_END = 65535
+
 
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one node's agent needs to know. Paths are absolute; sizes are entries unless the name says otherwise."""
@@ -76,6 +80,39 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Destinations outside of the cluster that see pods' own addresses all the same."""
     nat_capacity: Annotated[int, Meta(ge=1024, le=1 << 23)] = 131072
     """Masqueraded flows of each address family."""
+    services: bool = True
+    """Translate the addresses of Services; false: something else does, such as kube-proxy."""
+    cgroup_root: str | None = None
+    """Sockets of processes under this cgroup (v2) are translated; null: sockets are left alone."""
+    socket_lb_host_only: bool = False
+    """Translate only the node's own sockets: pods' packets are translated one by one, as service meshes want it."""
+    service_cidrs: list[str] = msgspec.field(default_factory=lambda: ["10.96.0.0/16", "fd00:96::/112"])
+    """Where ClusterIPs are from, at most one of each family."""
+    node_port_range: str = "30000-32767"
+    """Where node ports are from: first-last."""
+    load_balancer_algorithm: Literal["random", "maglev"] = "random"
+    """How a backend is chosen; maglev: all nodes choose the same for one client. A Service may say otherwise."""
+    maglev_table_size: Annotated[int, Meta(ge=251, le=131071)] = 16381
+    """Slots of each Service that uses Maglev: a prime, the same on all nodes, a hundred times its backends."""
+    load_balancer_mode: Literal["snat", "dsr", "hybrid"] = "snat"
+    """How backends on other nodes answer clients outside: through this node or straight; hybrid: TCP straight."""
+    dsr_dispatch: Literal["option", "ipip"] = "option"
+    """How a backend's node learns what the client called: an IP option, or the packet in another."""
+    load_balancer_acceleration: Literal["disabled", "native", "best-effort"] = "disabled"
+    """Translate before the stack, by XDP, on `devices`; best-effort: on those whose drivers can."""
+    service_capacity: Annotated[int, Meta(ge=16, le=1 << 24)] = 65536
+    """Frontends of each address family."""
+    service_slot_capacity: Annotated[int, Meta(ge=1024, le=1 << 26)] = 2097152
+    """Backends of all frontends, as often as their weights say; of one with Maglev `maglev_table_size`."""
+    backend_capacity: Annotated[int, Meta(ge=16, le=1 << 24)] = 262144
+    service_flow_capacity: Annotated[int, Meta(ge=1024, le=1 << 24)] = 262144
+    """Connections translated per packet take two; of each address family."""
+    socket_capacity: Annotated[int, Meta(ge=1024, le=1 << 24)] = 131072
+    """Sockets that are to see the Service's address again."""
+    affinity_capacity: Annotated[int, Meta(ge=16, le=1 << 24)] = 65536
+    """Clients of Services with session affinity."""
+    source_range_capacity: Annotated[int, Meta(ge=16, le=1 << 24)] = 65536
+    """loadBalancerSourceRanges of all Services, of each address family."""
     health_checking: bool = True
     """Answer on port 4240 and probe every node of the cluster."""
     endpoint_health_checking: bool = True
@@ -109,12 +146,38 @@ def _check(config: AgentConfig, path: str | Path) -> None:
             ipaddress.ip_address(address)
         except ValueError as error:
             raise ConfigError(f"{path}: kube_apiserver[{index}]: {error}") from error
-    for cidr in config.non_masquerade_cidrs:
-        try:
-            ipaddress.ip_network(cidr)
-        except ValueError as error:
-            raise ConfigError(f"{path}: non_masquerade_cidrs: {error}") from error
+    _check_networks("non_masquerade_cidrs", config.non_masquerade_cidrs, path)
+    _check_services(config, path)
     if config.event_ring_bytes & (config.event_ring_bytes - 1):
         raise ConfigError(f"{path}: event_ring_bytes: {config.event_ring_bytes} is no power of two, such as {8 << 20}")
     if config.ipv6_pod_cidr and config.pod_mtu_bytes is not None and config.pod_mtu_bytes < IPV6_MIN_MTU_BYTES:
         raise ConfigError(f"{path}: pod_mtu_bytes: IPv6 needs at least {IPV6_MIN_MTU_BYTES}, or ipv6_pod_cidr: null")
+
+
+def _check_networks(field: str, cidrs: list[str], path: str | Path) -> None:
+    for cidr in cidrs:
+        try:
+            ipaddress.ip_network(cidr)
+        except ValueError as error:
+            raise ConfigError(f"{path}: {field}: {error}") from error
+
+
+def _check_services(config: AgentConfig, path: str | Path) -> None:
+    _check_networks("service_cidrs", config.service_cidrs, path)
+    families = [ipaddress.ip_network(cidr).version for cidr in config.service_cidrs]
+    if len(set(families)) != len(families):
+        raise ConfigError(f"{path}: service_cidrs: {config.service_cidrs} has two of one address family")
+    if config.maglev_table_size not in MAGLEV_TABLE_SIZES:
+        sizes = ", ".join(map(str, MAGLEV_TABLE_SIZES))
+        raise ConfigError(f"{path}: maglev_table_size: {config.maglev_table_size} is none of {sizes}")
+    node_ports(config.node_port_range, path)
+    if config.cgroup_root is not None and not config.cgroup_root.startswith("/"):
+        raise ConfigError(f"{path}: cgroup_root: {config.cgroup_root!r} is no absolute path, as /sys/fs/cgroup is")
+
+
+def node_ports(text: str, path: str | Path) -> range:
+    """What `node_port_range` says; ConfigError with `path` if it says nothing."""
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= _PORTS_END):
+        raise ConfigError(f"{path}: node_port_range: {text!r} is no range of ports, such as 30000-32767")
+    return range(int(first), int(last) + 1)

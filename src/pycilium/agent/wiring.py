@@ -294,6 +294,16 @@ def datapath_config(
             "identity_bits": ROOM_FOR_RESTART * config.identity_capacity,
             "policies": ROOM_FOR_RESTART * config.policy_capacity,
             "policy_rows": ROOM_FOR_RESTART * config.policy_row_capacity,
+            "services4": config.service_capacity,
+            "services6": config.service_capacity,
+            "service_slots": config.service_slot_capacity,
+            "backends": config.backend_capacity,
+            "source_ranges4": config.source_range_capacity,
+            "source_ranges6": config.source_range_capacity,
+            "affinity": config.affinity_capacity,
+            "service_flows4": config.service_flow_capacity,
+            "service_flows6": config.service_flow_capacity,
+            "sock_frontends": config.socket_capacity,
         },
     )
 

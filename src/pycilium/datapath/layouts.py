@@ -219,6 +219,35 @@ class PolicyRowFlags(IntFlag):
     UNENFORCED = 1
 
 
+class ServiceFlags(IntFlag):
+    """enum service_flags."""
+
+    EXTERNAL = 1
+    MAGLEV = 2
+    AFFINITY = 4
+    SOURCE_ALLOW = 8
+    SOURCE_DENY = 16
+    DSR = 32
+    KEEP_SOURCE = 64
+    NO_XDP = 128
+
+
+class BackendState(IntEnum):
+    """enum backend_state."""
+
+    NONE = 0
+    ACTIVE = 1
+    TERMINATING = 2
+
+
+class ServiceFlowFlags(IntFlag):
+    """enum service_flow_flags."""
+
+    REPLY = 1
+    SNAT = 2
+    DSR = 4
+
+
 _CT4_KEY = struct.Struct("=4s 4s 2s 2s B 3x")
 
 
@@ -1493,6 +1522,629 @@ class PolicyRow:
         )
 
 
+_SERVICE4_KEY = struct.Struct("=4s 2s B 1x")
+
+
+@dataclass(frozen=True, slots=True)
+class Service4Key:
+    """struct service4_key."""
+
+    address: int = 0
+    port: int = 0
+    protocol: int = 0
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("address", ">u4"),
+            ("port", ">u2"),
+            ("protocol", "u1"),
+            ("pad", "u1"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{address:be32@0 port:be16@4 protocol:u8@6 pad:u8@7 size=8}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SERVICE4_KEY.pack(
+            self.address.to_bytes(4, "big"),
+            self.port.to_bytes(2, "big"),
+            self.protocol,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Service4Key:
+        items = _SERVICE4_KEY.unpack(raw)
+        return cls(
+            int.from_bytes(items[0], "big"),
+            int.from_bytes(items[1], "big"),
+            items[2],
+        )
+
+
+_SERVICE6_KEY = struct.Struct("=16s 2s B 1x")
+
+
+@dataclass(frozen=True, slots=True)
+class Service6Key:
+    """struct service6_key."""
+
+    address: bytes = bytes(16)
+    port: int = 0
+    protocol: int = 0
+
+    SIZE: ClassVar[int] = 20
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("address", "u1", (16,)),
+            ("port", ">u2"),
+            ("protocol", "u1"),
+            ("pad", "u1"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{address:struct{words:be32[4]@0 size=16}@0 port:be16@16 protocol:u8@18 pad:u8@19 size=20}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SERVICE6_KEY.pack(
+            self.address,
+            self.port.to_bytes(2, "big"),
+            self.protocol,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Service6Key:
+        items = _SERVICE6_KEY.unpack(raw)
+        return cls(
+            items[0],
+            int.from_bytes(items[1], "big"),
+            items[2],
+        )
+
+
+_SERVICE_SET = struct.Struct("=I I")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSet:
+    """struct service_set."""
+
+    first_slot: int = 0
+    slots: int = 0
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("first_slot", "u4"),
+            ("slots", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{first_slot:u32@0 slots:u32@4 size=8}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SERVICE_SET.pack(
+            self.first_slot,
+            self.slots,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ServiceSet:
+        items = _SERVICE_SET.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+        )
+
+
+_SERVICE_ENTRY = struct.Struct("=8s 8s I I I 4x")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceEntry:
+    """struct service_entry."""
+
+    inside: ServiceSet = ServiceSet()
+    outside: ServiceSet = ServiceSet()
+    service_id: int = 0
+    affinity_s: int = 0
+    flags: int = 0
+
+    SIZE: ClassVar[int] = 32
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("inside", ServiceSet.DTYPE),
+            ("outside", ServiceSet.DTYPE),
+            ("service_id", "u4"),
+            ("affinity_s", "u4"),
+            ("flags", "u4"),
+            ("pad", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{inside:struct{first_slot:u32@0 slots:u32@4 size=8}@0 outside:struct{first_slot:u32@0 "
+        "slots:u32@4 size=8}@8 service_id:u32@16 affinity_s:u32@20 flags:u32@24 pad:u32@28 size=32}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SERVICE_ENTRY.pack(
+            self.inside.to_bytes(),
+            self.outside.to_bytes(),
+            self.service_id,
+            self.affinity_s,
+            self.flags,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ServiceEntry:
+        items = _SERVICE_ENTRY.unpack(raw)
+        return cls(
+            ServiceSet.from_bytes(items[0]),
+            ServiceSet.from_bytes(items[1]),
+            items[2],
+            items[3],
+            items[4],
+        )
+
+
+_BACKEND_ENTRY = struct.Struct("=16s 2s B B 4x")
+
+
+@dataclass(frozen=True, slots=True)
+class BackendEntry:
+    """struct backend_entry."""
+
+    address: bytes = bytes(16)
+    port: int = 0
+    protocol: int = 0
+    state: int = 0
+
+    SIZE: ClassVar[int] = 24
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("address", "u1", (16,)),
+            ("port", ">u2"),
+            ("protocol", "u1"),
+            ("state", "u1"),
+            ("pad", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{address:struct{words:be32[4]@0 size=16}@0 port:be16@16 protocol:u8@18 state:u8@19 pad:u32@20 "
+        "size=24}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _BACKEND_ENTRY.pack(
+            self.address,
+            self.port.to_bytes(2, "big"),
+            self.protocol,
+            self.state,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> BackendEntry:
+        items = _BACKEND_ENTRY.unpack(raw)
+        return cls(
+            items[0],
+            int.from_bytes(items[1], "big"),
+            items[2],
+            items[3],
+        )
+
+
+_AFFINITY_KEY = struct.Struct("=16s I 4x")
+
+
+@dataclass(frozen=True, slots=True)
+class AffinityKey:
+    """struct affinity_key."""
+
+    client: bytes = bytes(16)
+    service_id: int = 0
+
+    SIZE: ClassVar[int] = 24
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("client", "u1", (16,)),
+            ("service_id", "u4"),
+            ("pad", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{client:struct{words:be32[4]@0 size=16}@0 service_id:u32@16 pad:u32@20 size=24}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _AFFINITY_KEY.pack(
+            self.client,
+            self.service_id,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> AffinityKey:
+        items = _AFFINITY_KEY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+        )
+
+
+_AFFINITY_ENTRY = struct.Struct("=I I")
+
+
+@dataclass(frozen=True, slots=True)
+class AffinityEntry:
+    """struct affinity_entry."""
+
+    backend_id: int = 0
+    used_s: int = 0
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("backend_id", "u4"),
+            ("used_s", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{backend_id:u32@0 used_s:u32@4 size=8}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _AFFINITY_ENTRY.pack(
+            self.backend_id,
+            self.used_s,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> AffinityEntry:
+        items = _AFFINITY_ENTRY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+        )
+
+
+_SOURCE_RANGE4_KEY = struct.Struct("=I I 4s")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRange4Key:
+    """struct source_range4_key."""
+
+    prefix_len: int = 0
+    service_id: int = 0
+    address: int = 0
+
+    SIZE: ClassVar[int] = 12
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("prefix_len", "u4"),
+            ("service_id", "u4"),
+            ("address", ">u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{prefix_len:u32@0 service_id:u32@4 address:be32@8 size=12}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SOURCE_RANGE4_KEY.pack(
+            self.prefix_len,
+            self.service_id,
+            self.address.to_bytes(4, "big"),
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> SourceRange4Key:
+        items = _SOURCE_RANGE4_KEY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            int.from_bytes(items[2], "big"),
+        )
+
+
+_SOURCE_RANGE6_KEY = struct.Struct("=I I 16s")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRange6Key:
+    """struct source_range6_key."""
+
+    prefix_len: int = 0
+    service_id: int = 0
+    address: bytes = bytes(16)
+
+    SIZE: ClassVar[int] = 24
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("prefix_len", "u4"),
+            ("service_id", "u4"),
+            ("address", "u1", (16,)),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{prefix_len:u32@0 service_id:u32@4 address:struct{words:be32[4]@0 size=16}@8 size=24}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SOURCE_RANGE6_KEY.pack(
+            self.prefix_len,
+            self.service_id,
+            self.address,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> SourceRange6Key:
+        items = _SOURCE_RANGE6_KEY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            items[2],
+        )
+
+
+_SERVICE_FLOW4_KEY = struct.Struct("=4s 4s 2s 2s B 3x")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFlow4Key:
+    """struct service_flow4_key."""
+
+    source: int = 0
+    destination: int = 0
+    source_port: int = 0
+    destination_port: int = 0
+    protocol: int = 0
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("source", ">u4"),
+            ("destination", ">u4"),
+            ("source_port", ">u2"),
+            ("destination_port", ">u2"),
+            ("protocol", "u1"),
+            ("pad", "u1", (3,)),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{source:be32@0 destination:be32@4 source_port:be16@8 destination_port:be16@10 protocol:u8@12 "
+        "pad:u8[3]@13 size=16}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SERVICE_FLOW4_KEY.pack(
+            self.source.to_bytes(4, "big"),
+            self.destination.to_bytes(4, "big"),
+            self.source_port.to_bytes(2, "big"),
+            self.destination_port.to_bytes(2, "big"),
+            self.protocol,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ServiceFlow4Key:
+        items = _SERVICE_FLOW4_KEY.unpack(raw)
+        return cls(
+            int.from_bytes(items[0], "big"),
+            int.from_bytes(items[1], "big"),
+            int.from_bytes(items[2], "big"),
+            int.from_bytes(items[3], "big"),
+            items[4],
+        )
+
+
+_SERVICE_FLOW6_KEY = struct.Struct("=16s 16s 2s 2s B 3x")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFlow6Key:
+    """struct service_flow6_key."""
+
+    source: bytes = bytes(16)
+    destination: bytes = bytes(16)
+    source_port: int = 0
+    destination_port: int = 0
+    protocol: int = 0
+
+    SIZE: ClassVar[int] = 40
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("source", "u1", (16,)),
+            ("destination", "u1", (16,)),
+            ("source_port", ">u2"),
+            ("destination_port", ">u2"),
+            ("protocol", "u1"),
+            ("pad", "u1", (3,)),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{source:struct{words:be32[4]@0 size=16}@0 destination:struct{words:be32[4]@0 size=16}@16 "
+        "source_port:be16@32 destination_port:be16@34 protocol:u8@36 pad:u8[3]@37 size=40}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SERVICE_FLOW6_KEY.pack(
+            self.source,
+            self.destination,
+            self.source_port.to_bytes(2, "big"),
+            self.destination_port.to_bytes(2, "big"),
+            self.protocol,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ServiceFlow6Key:
+        items = _SERVICE_FLOW6_KEY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            int.from_bytes(items[2], "big"),
+            int.from_bytes(items[3], "big"),
+            items[4],
+        )
+
+
+_SERVICE_FLOW_ENTRY = struct.Struct("=16s 16s 2s 2s I I I I I")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFlowEntry:
+    """struct service_flow_entry."""
+
+    source: bytes = bytes(16)
+    destination: bytes = bytes(16)
+    source_port: int = 0
+    destination_port: int = 0
+    backend_id: int = 0
+    service_id: int = 0
+    used_s: int = 0
+    ifindex: int = 0
+    flags: int = 0
+
+    SIZE: ClassVar[int] = 56
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("source", "u1", (16,)),
+            ("destination", "u1", (16,)),
+            ("source_port", ">u2"),
+            ("destination_port", ">u2"),
+            ("backend_id", "u4"),
+            ("service_id", "u4"),
+            ("used_s", "u4"),
+            ("ifindex", "u4"),
+            ("flags", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{source:struct{words:be32[4]@0 size=16}@0 destination:struct{words:be32[4]@0 size=16}@16 "
+        "source_port:be16@32 destination_port:be16@34 backend_id:u32@36 service_id:u32@40 used_s:u32@44 "
+        "ifindex:u32@48 flags:u32@52 size=56}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SERVICE_FLOW_ENTRY.pack(
+            self.source,
+            self.destination,
+            self.source_port.to_bytes(2, "big"),
+            self.destination_port.to_bytes(2, "big"),
+            self.backend_id,
+            self.service_id,
+            self.used_s,
+            self.ifindex,
+            self.flags,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ServiceFlowEntry:
+        items = _SERVICE_FLOW_ENTRY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            int.from_bytes(items[2], "big"),
+            int.from_bytes(items[3], "big"),
+            items[4],
+            items[5],
+            items[6],
+            items[7],
+            items[8],
+        )
+
+
+_SOCKET_FRONTEND_KEY = struct.Struct("=Q 16s 2s 2x 4x")
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFrontendKey:
+    """struct socket_frontend_key."""
+
+    socket_cookie: int = 0
+    address: bytes = bytes(16)
+    port: int = 0
+
+    SIZE: ClassVar[int] = 32
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("socket_cookie", "u8"),
+            ("address", "u1", (16,)),
+            ("port", ">u2"),
+            ("pad", "u2"),
+            ("pad2", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{socket_cookie:u64@0 address:struct{words:be32[4]@0 size=16}@8 port:be16@24 pad:u16@26 "
+        "pad2:u32@28 size=32}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SOCKET_FRONTEND_KEY.pack(
+            self.socket_cookie,
+            self.address,
+            self.port.to_bytes(2, "big"),
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> SocketFrontendKey:
+        items = _SOCKET_FRONTEND_KEY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            int.from_bytes(items[2], "big"),
+        )
+
+
+_SOCKET_FRONTEND_ENTRY = struct.Struct("=16s 2s 2x I I 4x")
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFrontendEntry:
+    """struct socket_frontend_entry."""
+
+    address: bytes = bytes(16)
+    port: int = 0
+    service_id: int = 0
+    backend_id: int = 0
+
+    SIZE: ClassVar[int] = 32
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("address", "u1", (16,)),
+            ("port", ">u2"),
+            ("pad", "u2"),
+            ("service_id", "u4"),
+            ("backend_id", "u4"),
+            ("pad2", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{address:struct{words:be32[4]@0 size=16}@0 port:be16@16 pad:u16@18 service_id:u32@20 "
+        "backend_id:u32@24 pad2:u32@28 size=32}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SOCKET_FRONTEND_ENTRY.pack(
+            self.address,
+            self.port.to_bytes(2, "big"),
+            self.service_id,
+            self.backend_id,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> SocketFrontendEntry:
+        items = _SOCKET_FRONTEND_ENTRY.unpack(raw)
+        return cls(
+            items[0],
+            int.from_bytes(items[1], "big"),
+            items[2],
+            items[3],
+        )
+
+
 _CLOCK_ENTRY = struct.Struct("=Q I 4x")
 
 
@@ -1642,9 +2294,29 @@ _IdentityBitsKey: Final[Codec[IdentityBitsKey]] = _codec(IdentityBitsKey, "ident
 _SelectorBits: Final[Codec[SelectorBits]] = _codec(SelectorBits, "selector_bits")
 _PolicyRowKey: Final[Codec[PolicyRowKey]] = _codec(PolicyRowKey, "policy_row_key")
 _PolicyRow: Final[Codec[PolicyRow]] = _codec(PolicyRow, "policy_row")
+_Service4Key: Final[Codec[Service4Key]] = _codec(Service4Key, "service4_key")
+_Service6Key: Final[Codec[Service6Key]] = _codec(Service6Key, "service6_key")
+_ServiceSet: Final[Codec[ServiceSet]] = _codec(ServiceSet, "service_set")
+_ServiceEntry: Final[Codec[ServiceEntry]] = _codec(ServiceEntry, "service_entry")
+_BackendEntry: Final[Codec[BackendEntry]] = _codec(BackendEntry, "backend_entry")
+_AffinityKey: Final[Codec[AffinityKey]] = _codec(AffinityKey, "affinity_key")
+_AffinityEntry: Final[Codec[AffinityEntry]] = _codec(AffinityEntry, "affinity_entry")
+_SourceRange4Key: Final[Codec[SourceRange4Key]] = _codec(SourceRange4Key, "source_range4_key")
+_SourceRange6Key: Final[Codec[SourceRange6Key]] = _codec(SourceRange6Key, "source_range6_key")
+_ServiceFlow4Key: Final[Codec[ServiceFlow4Key]] = _codec(ServiceFlow4Key, "service_flow4_key")
+_ServiceFlow6Key: Final[Codec[ServiceFlow6Key]] = _codec(ServiceFlow6Key, "service_flow6_key")
+_ServiceFlowEntry: Final[Codec[ServiceFlowEntry]] = _codec(ServiceFlowEntry, "service_flow_entry")
+_SocketFrontendKey: Final[Codec[SocketFrontendKey]] = _codec(SocketFrontendKey, "socket_frontend_key")
+_SocketFrontendEntry: Final[Codec[SocketFrontendEntry]] = _codec(SocketFrontendEntry, "socket_frontend_entry")
 _ClockEntry: Final[Codec[ClockEntry]] = _codec(ClockEntry, "clock_entry")
 _NatDraft: Final[Codec[NatDraft]] = _codec(NatDraft, "nat_draft")
 
+AFFINITY: Final[MapSpec[AffinityKey, AffinityEntry]] = MapSpec(
+    "affinity", MapType.LRU_HASH, _AffinityKey, _AffinityEntry, 65536
+)
+BACKENDS: Final[MapSpec[int, BackendEntry]] = MapSpec(
+    "backends", MapType.ARRAY, U32, _BackendEntry, 262144
+)
 CLOCK: Final[MapSpec[int, ClockEntry]] = MapSpec(
     "clock", MapType.PERCPU_ARRAY, U32, _ClockEntry, 1
 )
@@ -1717,8 +2389,34 @@ POLICIES: Final[MapSpec[int, PolicyEntry]] = MapSpec(
 POLICY_ROWS: Final[MapSpec[PolicyRowKey, PolicyRow]] = MapSpec(
     "policy_rows", MapType.LPM_TRIE, _PolicyRowKey, _PolicyRow, 262144
 )
+SERVICE_FLOWS4: Final[MapSpec[ServiceFlow4Key, ServiceFlowEntry]] = MapSpec(
+    "service_flows4", MapType.LRU_HASH, _ServiceFlow4Key, _ServiceFlowEntry, 262144
+)
+SERVICE_FLOWS6: Final[MapSpec[ServiceFlow6Key, ServiceFlowEntry]] = MapSpec(
+    "service_flows6", MapType.LRU_HASH, _ServiceFlow6Key, _ServiceFlowEntry, 262144
+)
+SERVICE_SLOTS: Final[MapSpec[int, int]] = MapSpec(
+    "service_slots", MapType.ARRAY, U32, U32, 2097152
+)
+SERVICES4: Final[MapSpec[Service4Key, ServiceEntry]] = MapSpec(
+    "services4", MapType.HASH, _Service4Key, _ServiceEntry, 65536
+)
+SERVICES6: Final[MapSpec[Service6Key, ServiceEntry]] = MapSpec(
+    "services6", MapType.HASH, _Service6Key, _ServiceEntry, 65536
+)
+SOCK_FRONTENDS: Final[MapSpec[SocketFrontendKey, SocketFrontendEntry]] = MapSpec(
+    "sock_frontends", MapType.LRU_HASH, _SocketFrontendKey, _SocketFrontendEntry, 131072
+)
+SOURCE_RANGES4: Final[MapSpec[SourceRange4Key, int]] = MapSpec(
+    "source_ranges4", MapType.LPM_TRIE, _SourceRange4Key, U32, 65536
+)
+SOURCE_RANGES6: Final[MapSpec[SourceRange6Key, int]] = MapSpec(
+    "source_ranges6", MapType.LPM_TRIE, _SourceRange6Key, U32, 65536
+)
 
 MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
+    "affinity": AFFINITY,
+    "backends": BACKENDS,
     "clock": CLOCK,
     "ct4": CT4,
     "ct6": CT6,
@@ -1743,6 +2441,14 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "path_mtus": PATH_MTUS,
     "policies": POLICIES,
     "policy_rows": POLICY_ROWS,
+    "service_flows4": SERVICE_FLOWS4,
+    "service_flows6": SERVICE_FLOWS6,
+    "service_slots": SERVICE_SLOTS,
+    "services4": SERVICES4,
+    "services6": SERVICES6,
+    "sock_frontends": SOCK_FRONTENDS,
+    "source_ranges4": SOURCE_RANGES4,
+    "source_ranges6": SOURCE_RANGES6,
 }
 
 PROGRAMS: Final[dict[str, ProgramSpec]] = {
@@ -1751,6 +2457,7 @@ PROGRAMS: Final[dict[str, ProgramSpec]] = {
     "from_host": ProgramSpec("from_host", "host", "tc"),
     "from_netdev": ProgramSpec("from_netdev", "netdev", "tc"),
     "from_overlay": ProgramSpec("from_overlay", "overlay", "tc"),
+    "sock_connect4": ProgramSpec("sock_connect4", "sock", "cgroup/connect4"),
 }
 
 CONFIG: Final[dict[str, Constant]] = {
@@ -1794,6 +2501,20 @@ STRUCTS: Final[dict[str, str]] = {
     "selector_bits": SelectorBits.SIGNATURE,
     "policy_row_key": PolicyRowKey.SIGNATURE,
     "policy_row": PolicyRow.SIGNATURE,
+    "service4_key": Service4Key.SIGNATURE,
+    "service6_key": Service6Key.SIGNATURE,
+    "service_set": ServiceSet.SIGNATURE,
+    "service_entry": ServiceEntry.SIGNATURE,
+    "backend_entry": BackendEntry.SIGNATURE,
+    "affinity_key": AffinityKey.SIGNATURE,
+    "affinity_entry": AffinityEntry.SIGNATURE,
+    "source_range4_key": SourceRange4Key.SIGNATURE,
+    "source_range6_key": SourceRange6Key.SIGNATURE,
+    "service_flow4_key": ServiceFlow4Key.SIGNATURE,
+    "service_flow6_key": ServiceFlow6Key.SIGNATURE,
+    "service_flow_entry": ServiceFlowEntry.SIGNATURE,
+    "socket_frontend_key": SocketFrontendKey.SIGNATURE,
+    "socket_frontend_entry": SocketFrontendEntry.SIGNATURE,
     "clock_entry": ClockEntry.SIGNATURE,
     "nat_draft": NatDraft.SIGNATURE,
 }
@@ -1818,4 +2539,7 @@ ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "path_mtu_limits": PathMtuLimits,
     "policy_limits": PolicyLimits,
     "policy_row_flags": PolicyRowFlags,
+    "service_flags": ServiceFlags,
+    "backend_state": BackendState,
+    "service_flow_flags": ServiceFlowFlags,
 }

@@ -23,6 +23,7 @@ from typing import Any, Self, TypeVar
 from pycilium.datapath import bpf_syscall as bpf
 from pycilium.datapath import bpffs, btf, layouts, libbpf
 from pycilium.datapath.codec import MapSpec, MapType
+from pycilium.datapath.mapped_array import MappedArray
 from pycilium.datapath.maps import Map, PerCpuArray, RawMap
 from pycilium.errors import ConfigError, DatapathError, LayoutMismatch, MapFull
 
@@ -79,6 +80,10 @@ class Datapath:
 
     def percpu(self, spec: MapSpec[int, V]) -> PerCpuArray[V]:
         return PerCpuArray(os.dup(self._fd(spec.name)), spec)
+
+    def mapped(self, spec: MapSpec[int, V]) -> MappedArray[V]:
+        """An array that was declared with BPF_F_MMAPABLE."""
+        return MappedArray.of(self._fd(spec.name), spec)
 
     def map_fd(self, name: str) -> int:
         """The Datapath's own descriptor of a map."""

@@ -160,6 +160,9 @@ def capacities(node_count: int) -> dict[str, int]:
         "identity_capacity": 65536,
         "policy_row_capacity": 65536,
         "endpoint_capacity": 1024,
+        "service_flow_capacity": max(16384, _power_of_two(262144 // share)),
+        "socket_capacity": max(16384, _power_of_two(131072 // share)),
+        "affinity_capacity": max(8192, _power_of_two(65536 // share)),
     }
 
 

@@ -57,6 +57,17 @@ def test_the_defaults_are_within_their_own_bounds(tmp_path):
         ("tunnel_port", 0),
         ("tunnel_port", 65536),
         ("underlay_family", "ipv5"),
+        ("cgroup_root", "cgroup"),
+        ("service_cidrs", ["10.96.0.1/16"]),
+        ("service_cidrs", ["10.96.0.0/16", "10.97.0.0/16"]),
+        ("node_port_range", "30000"),
+        ("node_port_range", "32767-30000"),
+        ("node_port_range", "0-100"),
+        ("node_port_range", "1-65536"),
+        ("maglev_table_size", 1000),
+        ("load_balancer_algorithm", "least"),
+        ("load_balancer_mode", "nat"),
+        ("service_slot_capacity", 0),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_file_and_field(tmp_path, field, value):
@@ -86,6 +97,16 @@ def test_a_map_has_the_same_size_by_default_whoever_says_it():
         "path_mtus": DEFAULTS.node_capacity,
         "policies": DEFAULTS.policy_capacity,
         "policy_rows": DEFAULTS.policy_row_capacity,
+        "services4": DEFAULTS.service_capacity,
+        "services6": DEFAULTS.service_capacity,
+        "service_slots": DEFAULTS.service_slot_capacity,
+        "backends": DEFAULTS.backend_capacity,
+        "source_ranges4": DEFAULTS.source_range_capacity,
+        "source_ranges6": DEFAULTS.source_range_capacity,
+        "affinity": DEFAULTS.affinity_capacity,
+        "service_flows4": DEFAULTS.service_flow_capacity,
+        "service_flows6": DEFAULTS.service_flow_capacity,
+        "sock_frontends": DEFAULTS.socket_capacity,
     }
 
     assert {spec.name: spec.max_entries for spec in layouts.MAPS.values() if spec.name in said} == said
