@@ -69,7 +69,7 @@ _CONSTANTS = layouts.ProgramConfig(
     masquerade=1,
 )
 _SIZES = dict.fromkeys(
-    ("ct4", "ct6", "nat4", "nat6", "events", "service_flows4", "service_flows6", "sock_frontends"), 1 << 16
+    ("ct4", "ct6", "nat4", "nat6", "events", "service_flows4", "service_flows6", "socket_flows"), 1 << 16
 )
 
 

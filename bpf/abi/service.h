@@ -3,10 +3,10 @@
  *
  *   services4/6 ── first_slot, slots ──> service_slots ── backend id ──> backends
  *
- * A set of backends is a run of service_slots: each backend as often as its weight says, or a Maglev table. The agent writes a run
- * anew and then switches the frontend to it with one write, so that a program sees one whole set or the other. A run,
- * a backend's id and a service's id that are free are given out again only after every program that might have read
- * them has ended.
+ * A set of backends is a run of service_slots: each backend as often as its weight says, or a Maglev table. The agent
+ * writes a run anew and then switches the frontend to it with one write, so that a program sees one whole set or the
+ * other. A run, a backend's id and a service's id that are free are given out again only after every program that might
+ * have read them has ended.
  *
  * What was translated per packet is remembered in service_flows4/6, as the tuple that a packet's tuple becomes: one
  * entry for each direction.
@@ -39,6 +39,7 @@ enum service_flags {
 	SERVICE_DSR = 32,         /* backends answer clients outside directly; else through this node */
 	SERVICE_KEEP_SOURCE = 64, /* externalTrafficPolicy Local: backends see the client's address */
 	SERVICE_NO_XDP = 128,     /* left to the programs behind XDP */
+	SERVICE_OWN_NODE = 256,   /* address 0 stands for addresses of this node alone: HostPort */
 };
 
 /* A run of service_slots. */
@@ -74,7 +75,7 @@ struct backend_entry {
 /* affinity: which backend a client has had. */
 struct affinity_key {
 	struct ipv6_addr
-	    client; /* from a socket: the cookie of its network namespace in the last two words, the first of all ones */
+	    client; /* from a socket: the cookie of its network namespace in the last two words, the first all ones */
 	__u32 service_id;
 	__u32 pad;
 };
@@ -134,20 +135,25 @@ struct service_flow_entry {
 	__u32 flags;   /* enum service_flow_flags */
 };
 
-/* sock_frontends: what a socket was connected or sent to, by where its packets go. */
-struct socket_frontend_key {
-	__u64 socket_cookie;
-	struct ipv6_addr address; /* of the backend; IPv4 in mapped form */
-	__be16 port;
-	__u16 pad;
-	__u32 pad2;
+/* socket_flows: an address of one socket, and the one that it becomes. */
+enum socket_flow_direction {
+	SOCKET_FLOW_FORWARD = 1, /* what an unconnected socket sends to: the frontend becomes the backend */
+	SOCKET_FLOW_REVERSE = 2, /* what its process sees: the backend becomes the frontend */
 };
 
-struct socket_frontend_entry {
-	struct ipv6_addr address; /* of the frontend; IPv4 in mapped form */
+struct socket_flow_key {
+	__u64 socket_cookie;
+	struct ipv6_addr address; /* IPv4 in mapped form */
+	__be16 port;
+	__u16 direction; /* enum socket_flow_direction */
+	__u32 pad;
+};
+
+struct socket_flow_entry {
+	struct ipv6_addr address; /* IPv4 in mapped form */
 	__be16 port;
 	__u16 pad;
 	__u32 service_id;
 	__u32 backend_id;
-	__u32 pad2;
+	__u32 reported_s; /* CLOCK_MONOTONIC; the last event about it */
 };

@@ -25,8 +25,8 @@ struct {
 	__type(value, struct service_entry);
 } services6 SEC(".maps");
 
-/* Mapped into the agent's memory: a run is written without a system call. Nothing is left: the sets that no longer fit keep their
- * old backends, and the agent says so.
+/* Mapped into the agent's memory: a run is written without a system call. Nothing is left: the sets that no longer fit
+ * keep their old backends, and the agent says so.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -71,8 +71,8 @@ struct {
 	__type(value, struct affinity_entry);
 } affinity SEC(".maps");
 
-/* Two entries per connection that was translated per packet. When full, the one that was used longest ago gives way: its
- * connection may get another backend.
+/* Two entries per connection that was translated per packet. When full, the one that was used longest ago gives way:
+ * its connection may get another backend.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -89,14 +89,17 @@ struct {
 	__type(value, struct service_flow_entry);
 } service_flows6 SEC(".maps");
 
-/* One entry per socket and backend. When full, the socket that was used longest ago sees the backend's address. */
+/* One entry per connected socket, two per frontend that an unconnected one sends to. When full, the one that was used
+ * longest ago gives way: the process sees the backend's address, what it sends may go to another backend.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 131072);
-	__type(key, struct socket_frontend_key);
-	__type(value, struct socket_frontend_entry);
-} sock_frontends SEC(".maps");
+	__type(key, struct socket_flow_key);
+	__type(value, struct socket_flow_entry);
+} socket_flows SEC(".maps");
 
 EXPORT_TYPE(enum, service_flags);
 EXPORT_TYPE(enum, backend_state);
 EXPORT_TYPE(enum, service_flow_flags);
+EXPORT_TYPE(enum, socket_flow_direction);

@@ -2,8 +2,7 @@
 /* Sockets of pods and of the node: attached to a cgroup. A socket that is for a service is connected to one of its
  * backends, so that none of its packets needs to be translated.
  */
-#include "../lib/helpers.h"
-#include "../maps/service.h"
+#include "../lib/service.h"
 
 enum sock_verdict { SOCK_REFUSE = 0, SOCK_ALLOW = 1 };
 

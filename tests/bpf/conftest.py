@@ -32,7 +32,7 @@ SMALL_MAPS = {
     "affinity": 1024,
     "service_flows4": 1024,
     "service_flows6": 1024,
-    "sock_frontends": 1024,
+    "socket_flows": 1024,
     "ct4": 1024,
     "ct6": 1024,
     "fragments": 64,

@@ -303,7 +303,7 @@ def datapath_config(
             "affinity": config.affinity_capacity,
             "service_flows4": config.service_flow_capacity,
             "service_flows6": config.service_flow_capacity,
-            "sock_frontends": config.socket_capacity,
+            "socket_flows": config.socket_capacity,
         },
     )
 

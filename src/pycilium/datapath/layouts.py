@@ -230,6 +230,7 @@ class ServiceFlags(IntFlag):
     DSR = 32
     KEEP_SOURCE = 64
     NO_XDP = 128
+    OWN_NODE = 256
 
 
 class BackendState(IntEnum):
@@ -246,6 +247,13 @@ class ServiceFlowFlags(IntFlag):
     REPLY = 1
     SNAT = 2
     DSR = 4
+
+
+class SocketFlowDirection(IntEnum):
+    """enum socket_flow_direction."""
+
+    FORWARD = 1
+    REVERSE = 2
 
 
 _CT4_KEY = struct.Struct("=4s 4s 2s 2s B 3x")
@@ -2055,16 +2063,17 @@ class ServiceFlowEntry:
         )
 
 
-_SOCKET_FRONTEND_KEY = struct.Struct("=Q 16s 2s 2x 4x")
+_SOCKET_FLOW_KEY = struct.Struct("=Q 16s 2s H 4x")
 
 
 @dataclass(frozen=True, slots=True)
-class SocketFrontendKey:
-    """struct socket_frontend_key."""
+class SocketFlowKey:
+    """struct socket_flow_key."""
 
     socket_cookie: int = 0
     address: bytes = bytes(16)
     port: int = 0
+    direction: int = 0
 
     SIZE: ClassVar[int] = 32
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
@@ -2072,43 +2081,46 @@ class SocketFrontendKey:
             ("socket_cookie", "u8"),
             ("address", "u1", (16,)),
             ("port", ">u2"),
-            ("pad", "u2"),
-            ("pad2", "u4"),
+            ("direction", "u2"),
+            ("pad", "u4"),
         ]
     )
     SIGNATURE: ClassVar[str] = (
-        "struct{socket_cookie:u64@0 address:struct{words:be32[4]@0 size=16}@8 port:be16@24 pad:u16@26 "
-        "pad2:u32@28 size=32}"
+        "struct{socket_cookie:u64@0 address:struct{words:be32[4]@0 size=16}@8 port:be16@24 direction:u16@26 "
+        "pad:u32@28 size=32}"
     )
 
     def to_bytes(self) -> bytes:
-        return _SOCKET_FRONTEND_KEY.pack(
+        return _SOCKET_FLOW_KEY.pack(
             self.socket_cookie,
             self.address,
             self.port.to_bytes(2, "big"),
+            self.direction,
         )
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> SocketFrontendKey:
-        items = _SOCKET_FRONTEND_KEY.unpack(raw)
+    def from_bytes(cls, raw: bytes) -> SocketFlowKey:
+        items = _SOCKET_FLOW_KEY.unpack(raw)
         return cls(
             items[0],
             items[1],
             int.from_bytes(items[2], "big"),
+            items[3],
         )
 
 
-_SOCKET_FRONTEND_ENTRY = struct.Struct("=16s 2s 2x I I 4x")
+_SOCKET_FLOW_ENTRY = struct.Struct("=16s 2s 2x I I I")
 
 
 @dataclass(frozen=True, slots=True)
-class SocketFrontendEntry:
-    """struct socket_frontend_entry."""
+class SocketFlowEntry:
+    """struct socket_flow_entry."""
 
     address: bytes = bytes(16)
     port: int = 0
     service_id: int = 0
     backend_id: int = 0
+    reported_s: int = 0
 
     SIZE: ClassVar[int] = 32
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
@@ -2118,30 +2130,32 @@ class SocketFrontendEntry:
             ("pad", "u2"),
             ("service_id", "u4"),
             ("backend_id", "u4"),
-            ("pad2", "u4"),
+            ("reported_s", "u4"),
         ]
     )
     SIGNATURE: ClassVar[str] = (
         "struct{address:struct{words:be32[4]@0 size=16}@0 port:be16@16 pad:u16@18 service_id:u32@20 "
-        "backend_id:u32@24 pad2:u32@28 size=32}"
+        "backend_id:u32@24 reported_s:u32@28 size=32}"
     )
 
     def to_bytes(self) -> bytes:
-        return _SOCKET_FRONTEND_ENTRY.pack(
+        return _SOCKET_FLOW_ENTRY.pack(
             self.address,
             self.port.to_bytes(2, "big"),
             self.service_id,
             self.backend_id,
+            self.reported_s,
         )
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> SocketFrontendEntry:
-        items = _SOCKET_FRONTEND_ENTRY.unpack(raw)
+    def from_bytes(cls, raw: bytes) -> SocketFlowEntry:
+        items = _SOCKET_FLOW_ENTRY.unpack(raw)
         return cls(
             items[0],
             int.from_bytes(items[1], "big"),
             items[2],
             items[3],
+            items[4],
         )
 
 
@@ -2306,8 +2320,8 @@ _SourceRange6Key: Final[Codec[SourceRange6Key]] = _codec(SourceRange6Key, "sourc
 _ServiceFlow4Key: Final[Codec[ServiceFlow4Key]] = _codec(ServiceFlow4Key, "service_flow4_key")
 _ServiceFlow6Key: Final[Codec[ServiceFlow6Key]] = _codec(ServiceFlow6Key, "service_flow6_key")
 _ServiceFlowEntry: Final[Codec[ServiceFlowEntry]] = _codec(ServiceFlowEntry, "service_flow_entry")
-_SocketFrontendKey: Final[Codec[SocketFrontendKey]] = _codec(SocketFrontendKey, "socket_frontend_key")
-_SocketFrontendEntry: Final[Codec[SocketFrontendEntry]] = _codec(SocketFrontendEntry, "socket_frontend_entry")
+_SocketFlowKey: Final[Codec[SocketFlowKey]] = _codec(SocketFlowKey, "socket_flow_key")
+_SocketFlowEntry: Final[Codec[SocketFlowEntry]] = _codec(SocketFlowEntry, "socket_flow_entry")
 _ClockEntry: Final[Codec[ClockEntry]] = _codec(ClockEntry, "clock_entry")
 _NatDraft: Final[Codec[NatDraft]] = _codec(NatDraft, "nat_draft")
 
@@ -2404,8 +2418,8 @@ SERVICES4: Final[MapSpec[Service4Key, ServiceEntry]] = MapSpec(
 SERVICES6: Final[MapSpec[Service6Key, ServiceEntry]] = MapSpec(
     "services6", MapType.HASH, _Service6Key, _ServiceEntry, 65536
 )
-SOCK_FRONTENDS: Final[MapSpec[SocketFrontendKey, SocketFrontendEntry]] = MapSpec(
-    "sock_frontends", MapType.LRU_HASH, _SocketFrontendKey, _SocketFrontendEntry, 131072
+SOCKET_FLOWS: Final[MapSpec[SocketFlowKey, SocketFlowEntry]] = MapSpec(
+    "socket_flows", MapType.LRU_HASH, _SocketFlowKey, _SocketFlowEntry, 131072
 )
 SOURCE_RANGES4: Final[MapSpec[SourceRange4Key, int]] = MapSpec(
     "source_ranges4", MapType.LPM_TRIE, _SourceRange4Key, U32, 65536
@@ -2446,7 +2460,7 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "service_slots": SERVICE_SLOTS,
     "services4": SERVICES4,
     "services6": SERVICES6,
-    "sock_frontends": SOCK_FRONTENDS,
+    "socket_flows": SOCKET_FLOWS,
     "source_ranges4": SOURCE_RANGES4,
     "source_ranges6": SOURCE_RANGES6,
 }
@@ -2513,8 +2527,8 @@ STRUCTS: Final[dict[str, str]] = {
     "service_flow4_key": ServiceFlow4Key.SIGNATURE,
     "service_flow6_key": ServiceFlow6Key.SIGNATURE,
     "service_flow_entry": ServiceFlowEntry.SIGNATURE,
-    "socket_frontend_key": SocketFrontendKey.SIGNATURE,
-    "socket_frontend_entry": SocketFrontendEntry.SIGNATURE,
+    "socket_flow_key": SocketFlowKey.SIGNATURE,
+    "socket_flow_entry": SocketFlowEntry.SIGNATURE,
     "clock_entry": ClockEntry.SIGNATURE,
     "nat_draft": NatDraft.SIGNATURE,
 }
@@ -2542,4 +2556,5 @@ ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "service_flags": ServiceFlags,
     "backend_state": BackendState,
     "service_flow_flags": ServiceFlowFlags,
+    "socket_flow_direction": SocketFlowDirection,
 }

@@ -106,7 +106,7 @@ def test_a_map_has_the_same_size_by_default_whoever_says_it():
         "affinity": DEFAULTS.affinity_capacity,
         "service_flows4": DEFAULTS.service_flow_capacity,
         "service_flows6": DEFAULTS.service_flow_capacity,
-        "sock_frontends": DEFAULTS.socket_capacity,
+        "socket_flows": DEFAULTS.socket_capacity,
     }
 
     assert {spec.name: spec.max_entries for spec in layouts.MAPS.values() if spec.name in said} == said
