@@ -12,6 +12,7 @@
 enum event_type { /* numbers of the monitor API */
 		  EVENT_DROP = 1,
 		  EVENT_TRACE = 4,
+		  EVENT_TRACE_SOCK = 7,
 };
 
 enum trace_point { /* numbers of the monitor API: sub-type of EVENT_TRACE */
@@ -24,6 +25,11 @@ enum trace_point { /* numbers of the monitor API: sub-type of EVENT_TRACE */
 		   TRACE_FROM_OVERLAY = 9,
 		   TRACE_FROM_NETWORK = 10,
 		   TRACE_TO_NETWORK = 11,
+};
+
+enum translation_point { /* numbers of flow.SocketTranslationPoint: sub-type of EVENT_TRACE_SOCK */
+			 TRANSLATION_FORWARD = 1, /* before; the reader unfolds it into this row and that after (2) */
+			 TRANSLATION_REVERSE = 3, /* the same of what the process is shown (4) */
 };
 
 enum trace_reason { /* numbers of flow.TraceReason */
@@ -83,8 +89,35 @@ struct flow_event {
 	__u16 cpu;
 	__u8 is_reply; /* 1 reply, 0 not, 2 not known (not tracked) */
 	__u8 pad;
-	__s32 error; /* errno of the helper behind the drop, else 0 */
-	__u32 pad2;  /* 120 */
+	__s32 error;      /* errno of the helper behind the drop, else 0 */
+	__u32 service_id; /* of the frontend that the packet was for; 120 */
+};
+
+/* EVENT_TRACE_SOCK: an address of a socket became another. What both kinds of events have lies at the same place, and
+ * what would be a flow_event's verdict_flags is 0.
+ */
+struct socket_event {
+	__u64 time_ns;
+	struct ipv6_addr frontend; /* IPv4 in mapped form */
+	struct ipv6_addr backend;
+	__be16 frontend_port;
+	__be16 backend_port;
+	__u32 service_id; /* 48 */
+	__u32 backend_id;
+	__u32 pad[2];
+	__u8 type;
+	__u8 subtype; /* enum translation_point */
+	__u8 family;
+	__u8 protocol; /* 64 */
+	__u64 pad2;
+	__u64 socket_cookie;
+	__u64 cgroup_id;    /* of the process */
+	__u64 netns_cookie; /* 96 */
+	__u32 pad3[3];
+	__u16 cpu;
+	__u8 is_reply; /* as in flow_event: not known */
+	__u8 pad4;
+	__u64 pad5; /* 120 */
 };
 
 /* metrics: index = direction << 8 | drop reason; reason 0 counts what was forwarded. Per CPU. */

@@ -4,10 +4,10 @@
 
 #include "../abi/types.h"
 #include "../maps/endpoint.h"
-#include "../maps/ipcache.h"
 #include "../maps/node.h"
 #include "../maps/policy.h"
 #include "flow.h"
+#include "ipcache.h"
 
 enum revision {
 	REVISION_NOT_LOCAL = 0,
@@ -36,19 +36,6 @@ static __always_inline void end_set_local(struct end *end, const struct endpoint
 	end->cidr_identity = endpoint->cidr_identity;
 	policy = bpf_map_lookup_elem(&policies, &policy_id);
 	end->revision = likely(policy && policy->revision) ? policy->revision : REVISION_MISSING;
-}
-
-static __always_inline const struct ipcache_entry *ipcache_lookup(const struct ipv6_addr *address, __u8 family)
-{
-	if (family == FAMILY_IPV4) {
-		struct ipcache4_key key = {.prefix_len = 32, .address = address->words[3]};
-
-		return bpf_map_lookup_elem(&ipcache4, &key);
-	} else {
-		struct ipcache6_key key = {.prefix_len = 128, .address = *address};
-
-		return bpf_map_lookup_elem(&ipcache6, &key);
-	}
 }
 
 static __always_inline void end_set_remote(struct end *end, const struct ipv6_addr *address, __u8 family)

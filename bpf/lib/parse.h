@@ -189,6 +189,16 @@ static __always_inline bool address_equal(const struct ipv6_addr *a, const struc
 	       a->words[3] == b->words[3];
 }
 
+static __always_inline bool address_is_mapped(const struct ipv6_addr *address)
+{
+	return !(address->words[0] | address->words[1]) && address->words[2] == be32(0xffff);
+}
+
+static __always_inline bool address_is_any(const struct ipv6_addr *address)
+{
+	return !(address->words[0] | address->words[1] | address->words[2] | address->words[3]);
+}
+
 static __always_inline bool address_is_link_local(const struct ipv6_addr *address)
 {
 	return (address->words[0] & be32(0xffc00000)) == be32(0xfe800000);

@@ -44,8 +44,10 @@ struct {
 } metrics SEC(".maps");
 
 EXPORT_TYPE(struct, flow_event);
+EXPORT_TYPE(struct, socket_event);
 EXPORT_TYPE(enum, event_type);
 EXPORT_TYPE(enum, trace_point);
+EXPORT_TYPE(enum, translation_point);
 EXPORT_TYPE(enum, trace_reason);
 EXPORT_TYPE(enum, verdict_flags);
 EXPORT_TYPE(enum, aggregation);

@@ -116,6 +116,7 @@ class EventType(IntEnum):
 
     DROP = 1
     TRACE = 4
+    TRACE_SOCK = 7
 
 
 class TracePoint(IntEnum):
@@ -130,6 +131,13 @@ class TracePoint(IntEnum):
     FROM_OVERLAY = 9
     FROM_NETWORK = 10
     TO_NETWORK = 11
+
+
+class TranslationPoint(IntEnum):
+    """enum translation_point."""
+
+    FORWARD = 1
+    REVERSE = 3
 
 
 class TraceReason(IntEnum):
@@ -658,7 +666,7 @@ class EndpointEntry:
         )
 
 
-_FLOW_EVENT = struct.Struct("=Q 16s 16s 2s 2s I I H H I B B B B B B B B B B H I I H H 6s 6s I I I H B 1x i 4x")
+_FLOW_EVENT = struct.Struct("=Q 16s 16s 2s 2s I I H H I B B B B B B B B B B H I I H H 6s 6s I I I H B 1x i I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -698,6 +706,7 @@ class FlowEvent:
     cpu: int = 0
     is_reply: int = 0
     error: int = 0
+    service_id: int = 0
 
     SIZE: ClassVar[int] = 120
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
@@ -736,7 +745,7 @@ class FlowEvent:
             ("is_reply", "u1"),
             ("pad", "u1"),
             ("error", "i4"),
-            ("pad2", "u4"),
+            ("service_id", "u4"),
         ]
     )
     SIGNATURE: ClassVar[str] = (
@@ -748,7 +757,7 @@ class FlowEvent:
         "ingress_row:u32@76 egress_selector:u16@80 ingress_selector:u16@82 source_mac:struct{bytes:u8[6]@0 "
         "size=6}@84 destination_mac:struct{bytes:u8[6]@0 size=6}@90 packet_bytes:u32@96 "
         "egress_revision:u32@100 ingress_revision:u32@104 cpu:u16@108 is_reply:u8@110 pad:u8@111 "
-        "error:s32@112 pad2:u32@116 size=120}"
+        "error:s32@112 service_id:u32@116 size=120}"
     )
 
     def to_bytes(self) -> bytes:
@@ -786,6 +795,7 @@ class FlowEvent:
             self.cpu,
             self.is_reply,
             self.error,
+            self.service_id,
         )
 
     @classmethod
@@ -825,6 +835,108 @@ class FlowEvent:
             items[30],
             items[31],
             items[32],
+            items[33],
+        )
+
+
+_SOCKET_EVENT = struct.Struct("=Q 16s 16s 2s 2s I I 8x B B B B 8x Q Q Q 12x H B 1x 8x")
+
+
+@dataclass(frozen=True, slots=True)
+class SocketEvent:
+    """struct socket_event."""
+
+    time_ns: int = 0
+    frontend: bytes = bytes(16)
+    backend: bytes = bytes(16)
+    frontend_port: int = 0
+    backend_port: int = 0
+    service_id: int = 0
+    backend_id: int = 0
+    type: int = 0
+    subtype: int = 0
+    family: int = 0
+    protocol: int = 0
+    socket_cookie: int = 0
+    cgroup_id: int = 0
+    netns_cookie: int = 0
+    cpu: int = 0
+    is_reply: int = 0
+
+    SIZE: ClassVar[int] = 120
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("time_ns", "u8"),
+            ("frontend", "u1", (16,)),
+            ("backend", "u1", (16,)),
+            ("frontend_port", ">u2"),
+            ("backend_port", ">u2"),
+            ("service_id", "u4"),
+            ("backend_id", "u4"),
+            ("pad", "u4", (2,)),
+            ("type", "u1"),
+            ("subtype", "u1"),
+            ("family", "u1"),
+            ("protocol", "u1"),
+            ("pad2", "u8"),
+            ("socket_cookie", "u8"),
+            ("cgroup_id", "u8"),
+            ("netns_cookie", "u8"),
+            ("pad3", "u4", (3,)),
+            ("cpu", "u2"),
+            ("is_reply", "u1"),
+            ("pad4", "u1"),
+            ("pad5", "u8"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{time_ns:u64@0 frontend:struct{words:be32[4]@0 size=16}@8 backend:struct{words:be32[4]@0 "
+        "size=16}@24 frontend_port:be16@40 backend_port:be16@42 service_id:u32@44 backend_id:u32@48 "
+        "pad:u32[2]@52 type:u8@60 subtype:u8@61 family:u8@62 protocol:u8@63 pad2:u64@64 socket_cookie:u64@72 "
+        "cgroup_id:u64@80 netns_cookie:u64@88 pad3:u32[3]@96 cpu:u16@108 is_reply:u8@110 pad4:u8@111 "
+        "pad5:u64@112 size=120}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SOCKET_EVENT.pack(
+            self.time_ns,
+            self.frontend,
+            self.backend,
+            self.frontend_port.to_bytes(2, "big"),
+            self.backend_port.to_bytes(2, "big"),
+            self.service_id,
+            self.backend_id,
+            self.type,
+            self.subtype,
+            self.family,
+            self.protocol,
+            self.socket_cookie,
+            self.cgroup_id,
+            self.netns_cookie,
+            self.cpu,
+            self.is_reply,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> SocketEvent:
+        items = _SOCKET_EVENT.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            items[2],
+            int.from_bytes(items[3], "big"),
+            int.from_bytes(items[4], "big"),
+            items[5],
+            items[6],
+            items[7],
+            items[8],
+            items[9],
+            items[10],
+            items[11],
+            items[12],
+            items[13],
+            items[14],
+            items[15],
         )
 
 
@@ -2272,9 +2384,11 @@ class ProgramConfig:
     gateway_ipv6: bytes = bytes(16)
     host_ifindex: int = 0
     host_mac: bytes = bytes(6)
+    host_netns_cookie: int = 0
     masquerade: int = 0
     overlay_ifindex: int = 0
     report_interval_s: int = 0
+    socket_host_only: int = 0
     tunnel_port: int = 0
 
 
@@ -2291,6 +2405,7 @@ _Endpoint4Key: Final[Codec[Endpoint4Key]] = _codec(Endpoint4Key, "endpoint4_key"
 _Endpoint6Key: Final[Codec[Endpoint6Key]] = _codec(Endpoint6Key, "endpoint6_key")
 _EndpointEntry: Final[Codec[EndpointEntry]] = _codec(EndpointEntry, "endpoint_entry")
 _FlowEvent: Final[Codec[FlowEvent]] = _codec(FlowEvent, "flow_event")
+_SocketEvent: Final[Codec[SocketEvent]] = _codec(SocketEvent, "socket_event")
 _MetricsEntry: Final[Codec[MetricsEntry]] = _codec(MetricsEntry, "metrics_entry")
 _Ipcache4Key: Final[Codec[Ipcache4Key]] = _codec(Ipcache4Key, "ipcache4_key")
 _Ipcache6Key: Final[Codec[Ipcache6Key]] = _codec(Ipcache6Key, "ipcache6_key")
@@ -2471,7 +2586,16 @@ PROGRAMS: Final[dict[str, ProgramSpec]] = {
     "from_host": ProgramSpec("from_host", "host", "tc"),
     "from_netdev": ProgramSpec("from_netdev", "netdev", "tc"),
     "from_overlay": ProgramSpec("from_overlay", "overlay", "tc"),
+    "sock_bound4": ProgramSpec("sock_bound4", "sock", "cgroup/post_bind4"),
+    "sock_bound6": ProgramSpec("sock_bound6", "sock", "cgroup/post_bind6"),
     "sock_connect4": ProgramSpec("sock_connect4", "sock", "cgroup/connect4"),
+    "sock_connect6": ProgramSpec("sock_connect6", "sock", "cgroup/connect6"),
+    "sock_peername4": ProgramSpec("sock_peername4", "sock", "cgroup/getpeername4"),
+    "sock_peername6": ProgramSpec("sock_peername6", "sock", "cgroup/getpeername6"),
+    "sock_recvmsg4": ProgramSpec("sock_recvmsg4", "sock", "cgroup/recvmsg4"),
+    "sock_recvmsg6": ProgramSpec("sock_recvmsg6", "sock", "cgroup/recvmsg6"),
+    "sock_sendmsg4": ProgramSpec("sock_sendmsg4", "sock", "cgroup/sendmsg4"),
+    "sock_sendmsg6": ProgramSpec("sock_sendmsg6", "sock", "cgroup/sendmsg6"),
 }
 
 CONFIG: Final[dict[str, Constant]] = {
@@ -2481,9 +2605,11 @@ CONFIG: Final[dict[str, Constant]] = {
     "config_gateway_ipv6": Constant("config_gateway_ipv6", "gateway_ipv6", "struct{words:be32[4]@0 size=16}", bytes_encoder(16)),
     "config_host_ifindex": Constant("config_host_ifindex", "host_ifindex", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_host_mac": Constant("config_host_mac", "host_mac", "struct{bytes:u8[6]@0 size=6}", bytes_encoder(6)),
+    "config_host_netns_cookie": Constant("config_host_netns_cookie", "host_netns_cookie", "u64", integer_encoder(8, sys.byteorder, signed=False)),
     "config_masquerade": Constant("config_masquerade", "masquerade", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_overlay_ifindex": Constant("config_overlay_ifindex", "overlay_ifindex", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_report_interval_s": Constant("config_report_interval_s", "report_interval_s", "u32", integer_encoder(4, sys.byteorder, signed=False)),
+    "config_socket_host_only": Constant("config_socket_host_only", "socket_host_only", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_tunnel_port": Constant("config_tunnel_port", "tunnel_port", "u32", integer_encoder(4, sys.byteorder, signed=False)),
 }
 
@@ -2498,6 +2624,7 @@ STRUCTS: Final[dict[str, str]] = {
     "endpoint6_key": Endpoint6Key.SIGNATURE,
     "endpoint_entry": EndpointEntry.SIGNATURE,
     "flow_event": FlowEvent.SIGNATURE,
+    "socket_event": SocketEvent.SIGNATURE,
     "metrics_entry": MetricsEntry.SIGNATURE,
     "ipcache4_key": Ipcache4Key.SIGNATURE,
     "ipcache6_key": Ipcache6Key.SIGNATURE,
@@ -2542,6 +2669,7 @@ ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "drop_reason": DropReason,
     "event_type": EventType,
     "trace_point": TracePoint,
+    "translation_point": TranslationPoint,
     "trace_reason": TraceReason,
     "verdict_flags": VerdictFlags,
     "aggregation": Aggregation,
