@@ -67,6 +67,8 @@ _CONSTANTS = layouts.ProgramConfig(
     tunnel_port=8472,
     event_wakeup_ns=1000,
     masquerade=1,
+    host_netns_cookie=1,
+    socket_host_only=1,
 )
 _SIZES = dict.fromkeys(
     ("ct4", "ct6", "nat4", "nat6", "events", "service_flows4", "service_flows6", "socket_flows"), 1 << 16

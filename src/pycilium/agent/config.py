@@ -83,7 +83,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     services: bool = True
     """Translate the addresses of Services; false: something else does, such as kube-proxy."""
     cgroup_root: str | None = None
-    """Sockets of processes under this cgroup (v2) are translated; null: sockets are left alone."""
+    """Sockets of processes under this cgroup (v2) are translated; auto: of the whole machine; null: none."""
     socket_lb_host_only: bool = False
     """Translate only the node's own sockets: pods' packets are translated one by one, as service meshes want it."""
     service_cidrs: list[str] = msgspec.field(default_factory=lambda: ["10.96.0.0/16", "fd00:96::/112"])
@@ -171,8 +171,8 @@ def _check_services(config: AgentConfig, path: str | Path) -> None:
         sizes = ", ".join(map(str, MAGLEV_TABLE_SIZES))
         raise ConfigError(f"{path}: maglev_table_size: {config.maglev_table_size} is none of {sizes}")
     node_ports(config.node_port_range, path)
-    if config.cgroup_root is not None and not config.cgroup_root.startswith("/"):
-        raise ConfigError(f"{path}: cgroup_root: {config.cgroup_root!r} is no absolute path, as /sys/fs/cgroup is")
+    if config.cgroup_root not in (None, "auto") and not str(config.cgroup_root).startswith("/"):
+        raise ConfigError(f"{path}: cgroup_root: {config.cgroup_root!r} is neither auto nor an absolute path")
 
 
 def node_ports(text: str, path: str | Path) -> range:

@@ -10,6 +10,8 @@ device: they are simply exchanged again.
 
 On a device that the node itself lives by (`guarded`) a program is on trial first: `deadman` watches, and either keeps
 it or takes it back. What was taken back is left alone: it is nobody's business any more until it is desired anew.
+
+Programs on sockets are links on a cgroup, under the name `cgroup:` and the program's.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pycilium.datapath import links, trial
+from pycilium.datapath import cgroup_links, links, trial
 from pycilium.datapath.links import Hook
 from pycilium.datapath.loader import Datapath
 from pycilium.datapath.trial import Trial
@@ -44,8 +46,31 @@ class LinkTarget:
     """Whether the node's own traffic passes, so that the program is on trial first."""
 
 
+@dataclass(frozen=True, slots=True)
+class SockTarget:
+    """One program on the sockets of one cgroup and of those below it."""
+
+    cgroup_id: int
+    program: str
+    cgroup: Path = field(default=Path(), compare=False)
+
+    @property
+    def key(self) -> str:
+        return f"{_OF_CGROUP}{self.program}"
+
+
+AnyTarget = LinkTarget | SockTarget
+_OF_CGROUP = "cgroup:"
+
+
+def sock_targets(cgroup: Path) -> Iterator[SockTarget]:
+    """All programs on sockets, for one cgroup. AttachError if there is none at that path."""
+    number = cgroup_links.cgroup_id(cgroup)
+    return (SockTarget(number, program, cgroup) for program in cgroup_links.PROGRAMS)
+
+
 class LinkOperations:
-    """reconcile.Operations over tcx links and tc filters; keys are device names, see the module."""
+    """reconcile.Operations over links and tc filters; keys are device names and others, see the module."""
 
     def __init__(self, datapath: Datapath, bpf_root: str, mode: links.Mode) -> None:
         self._datapath, self._mode = datapath, mode
@@ -58,11 +83,14 @@ class LinkOperations:
         self.on_trial: Callable[[], None] = lambda: None
         """Called when a trial begins."""
 
-    def update(self, entries: Mapping[str, LinkTarget]) -> dict[str, Exception]:
+    def update(self, entries: Mapping[str, AnyTarget]) -> dict[str, Exception]:
         """Attach each program, in place of an older one."""
         failures: dict[str, Exception] = {}
         for device, target in entries.items():
             try:
+                if isinstance(target, SockTarget):
+                    cgroup_links.attach(target.cgroup, self._datapath.programs[target.program], self._pin(device))
+                    continue
                 self._left_alone.discard(device)
                 if target.guarded:
                     self._begin_trial(device, target)
@@ -82,6 +110,9 @@ class LinkOperations:
         for device in keys:
             if device in self._left_alone:
                 continue
+            if device.startswith(_OF_CGROUP):
+                cgroup_links.detach(self._pin(device))
+                continue
             self._unsettled.pop(device, None)
             target = self._attached.get(device)
             try:
@@ -94,7 +125,7 @@ class LinkOperations:
             self._pin(device).unlink(missing_ok=True)
         return failures
 
-    def dump(self) -> Iterator[tuple[str, LinkTarget]]:
+    def dump(self) -> Iterator[tuple[str, AnyTarget]]:
         """What is pinned; a program that is not the loaded one is outdated."""
         links.sweep(self._folder)
         names = {program.info().id: program.name for program in self._datapath.programs.values()}
@@ -103,6 +134,8 @@ class LinkOperations:
             target = LinkTarget(found.ifindex, names.get(found.program_id, OUTDATED), found.hook)
             self._attached[device] = target
             yield device, target
+        for on_cgroup in cgroup_links.pinned(self._folder):
+            yield on_cgroup.pin.name, SockTarget(on_cgroup.cgroup_id, names.get(on_cgroup.program_id, OUTDATED))
 
     def confirm(self, device: str) -> None:
         """The program on trial stays. DatapathError if it cannot be pinned; then it is on trial still."""

@@ -23,7 +23,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pycilium.agent.cluster import NodeTarget, RouteTarget
 from pycilium.agent.ipcache import IpcacheTarget, Key, key_of, network_of
-from pycilium.agent.link_operations import LinkTarget
+from pycilium.agent.link_operations import AnyTarget
 from pycilium.agent.masquerade import MasqueradeTargets
 from pycilium.datapath import layouts
 from pycilium.datapath.codec import MapSpec
@@ -91,13 +91,13 @@ class Targets:
     ipcache: ByFamily[Key, IpcacheTarget]
     endpoints: ByFamily[Address, EndpointTarget]
     masquerade: MasqueradeTargets
-    links: Reconciler[str, LinkTarget]
+    links: Reconciler[str, AnyTarget]
     routes: Reconciler[Network, RouteTarget]
     stages: Stages
 
 
 def make_targets(
-    datapath: MapSource, links: Operations[str, LinkTarget], routes: Operations[Network, RouteTarget]
+    datapath: MapSource, links: Operations[str, AnyTarget], routes: Operations[Network, RouteTarget]
 ) -> Targets:
     """Reconcilers on the maps of a loaded datapath; `resync` them before the first round."""
     bits: Reconciler[BitsKey, Words] = Reconciler("identity bits", _operations(datapath, "identity_bits", _BITS))
@@ -136,7 +136,7 @@ def make_targets(
         )
     )
     masquerade = MasqueradeTargets.make(datapath.map)
-    attached: Reconciler[str, LinkTarget] = Reconciler("links", links)
+    attached: Reconciler[str, AnyTarget] = Reconciler("links", links)
     routed: Reconciler[Network, RouteTarget] = Reconciler("routes", routes)
     return Targets(
         bits=bits,

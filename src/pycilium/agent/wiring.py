@@ -40,7 +40,7 @@ from pycilium.agent.identities import Identities, insert_reserved, is_cluster_id
 from pycilium.agent.identity_marks import IdentityMarks
 from pycilium.agent.intent import Intent
 from pycilium.agent.lifelines import lifelines
-from pycilium.agent.link_operations import LinkOperations, LinkTarget
+from pycilium.agent.link_operations import LinkOperations, LinkTarget, sock_targets
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.masquerade import Masquerade
 from pycilium.agent.node_publishing import NodePublisher
@@ -59,7 +59,19 @@ from pycilium.agent.targets import (
     numbers_in_use,
 )
 from pycilium.api.server import ApiServer
-from pycilium.datapath import conntrack, features, layouts, links, loader, nat, netlink, overlay_device, process
+from pycilium.datapath import (
+    cgroup_links,
+    conntrack,
+    features,
+    layouts,
+    links,
+    loader,
+    nat,
+    netlink,
+    netns,
+    overlay_device,
+    process,
+)
 from pycilium.datapath.echo import Echo
 from pycilium.datapath.events import EventReader
 from pycilium.datapath.gateway_device import HOST_NAME, Gateway
@@ -147,6 +159,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             max_policies=ROOM_FOR_RESTART * config.policy_capacity,
         )
         desire_node_links(devices, targets, gateway, overlay_ifindex)
+        desire_sock_links(config, targets)
         Masquerade(config, intent, targets.masquerade, devices)
         controller = Controller(intent, engine, targets, cluster_settings(config, plumbing))
         control = ControlLoop(intent, controller)
@@ -278,6 +291,8 @@ def datapath_config(
             masquerade=int(config.masquerade),
             overlay_ifindex=overlay_ifindex,
             tunnel_port=config.tunnel_port,
+            host_netns_cookie=netns.own_cookie(),
+            socket_host_only=int(config.socket_lb_host_only),
         ),
         map_entries={
             "events": config.event_ring_bytes,
@@ -339,6 +354,14 @@ def desire_node_links(devices: Mapping[str, int], targets: Targets, gateway: Gat
     for device, ifindex in devices.items():
         targets.links.desired_set(device, LinkTarget(ifindex, "from_netdev", Hook.INGRESS, guarded=True))
         targets.links.desired_set(f"{device}:egress", LinkTarget(ifindex, "to_netdev", Hook.EGRESS, guarded=True))
+
+
+def desire_sock_links(config: AgentConfig, targets: Targets) -> None:
+    """The programs on sockets, if services are translated there. AttachError if there is no such cgroup."""
+    if config.services and config.cgroup_root is not None:
+        cgroup = cgroup_links.cgroup_root() if config.cgroup_root == "auto" else Path(config.cgroup_root)
+        for target in sock_targets(cgroup):
+            targets.links.desired_set(target.key, target)
 
 
 def make_sources(

@@ -191,28 +191,35 @@ def execute(
     target: Target, detach: bool, namespace: str, world: bool, node: str | None, words: tuple[str, ...]
 ) -> None:
     """Run a command in a pod, on a node or in the world. The exit code is the command's."""
+    from pycilium.lab import cgroups
+
     layout, record = target.lab_and_record()
     labs.require_root("cilium lab exec")
     if world and node:
         raise click.UsageError("--world and --node exclude each other")
     if world:
         netns, argv, log = record.world, list(words), layout.world_folder / "exec.log"
+        cgroup = None
     elif node:
         netns, argv, log = record.node(node).namespace, list(words), layout.node_folder(node) / "exec.log"
+        cgroup = cgroups.of_node(layout.name, node)
     else:
         if not words:
             raise click.UsageError("which pod? cilium lab exec [-n NAMESPACE] POD -- COMMAND...")
         found = labs.find_pod(layout, namespace, words[0])
         netns, argv, log = found.netns, list(words[1:]), layout.pod_log(namespace, words[0])
+        cgroup = cgroups.of_pod(layout.name, found.node, namespace, found.name)
     argv = argv[1:] if argv[:1] == ["--"] else argv
     if not argv:
         raise click.UsageError("no command given: cilium lab exec POD -- COMMAND...")
     if detach:
         from pycilium.lab import processes
 
-        pid = processes.start_in(netns, argv, log=log)
+        with cgroups.inside(cgroup):
+            pid = processes.start_in(netns, argv, log=log)
         click.echo(f"running as pid {pid}; its output goes to {log}")
         return
+    cgroups.enter(cgroup)
     _become(netns, argv)
 
 

@@ -47,10 +47,21 @@ class _Command(IntEnum):
 class AttachType(IntEnum):
     """Hooks that a link can name."""
 
+    INET4_CONNECT = 10
+    INET6_CONNECT = 11
+    INET4_POST_BIND = 12
+    INET6_POST_BIND = 13
+    UDP4_SENDMSG = 14
+    UDP6_SENDMSG = 15
+    UDP4_RECVMSG = 19
+    UDP6_RECVMSG = 20
+    INET4_GETPEERNAME = 29
+    INET6_GETPEERNAME = 30
     TCX_INGRESS = 46
     TCX_EGRESS = 47
 
 
+LINK_TYPE_CGROUP = 3
 LINK_TYPE_TCX = 11
 PROGRAM_TYPE_SCHED_CLS = 3
 _INSTRUCTION_BYTES = 8
@@ -135,7 +146,7 @@ class _TestRun(ctypes.Structure):
 class _LinkCreate(ctypes.Structure):
     _fields_: ClassVar[_Fields] = [
         ("program_fd", _U32),
-        ("ifindex", _U32),
+        ("target", _U32),  # ifindex or a cgroup's descriptor
         ("attach_type", _U32),
         ("flags", _U32),
         ("relative", _U32),
@@ -205,15 +216,26 @@ class _ProgramInfo(ctypes.Structure):
     ]
 
 
+class _TcxLinkInfo(ctypes.Structure):
+    _fields_: ClassVar[_Fields] = [("ifindex", _U32), ("attach_type", _U32)]
+
+
+class _CgroupLinkInfo(ctypes.Structure):
+    _fields_: ClassVar[_Fields] = [("cgroup_id", _U64), ("attach_type", _U32)]
+
+
+class _LinkInfoOfType(ctypes.Union):
+    _fields_: ClassVar[_Fields] = [("tcx", _TcxLinkInfo), ("cgroup", _CgroupLinkInfo)]
+
+
 class _LinkInfo(ctypes.Structure):
     _fields_: ClassVar[_Fields] = [
         ("type", _U32),
         ("id", _U32),
         ("program_id", _U32),
         ("padding", _U32),
-        ("ifindex", _U32),  # from here on as a tcx link has it
-        ("attach_type", _U32),
-        ("rest", _U64 * 4),
+        ("of_type", _LinkInfoOfType),
+        ("rest", _U64 * 3),
     ]
 
 
@@ -256,13 +278,14 @@ class ProgramInfo:
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """`ifindex` is 0 once the device is gone."""
+    """`ifindex` is 0 once the device is gone, `cgroup_id` once the cgroup is; each also of a link of another type."""
 
     id: int
     type: int
     program_id: int
     ifindex: int
     attach_type: int
+    cgroup_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,9 +468,11 @@ def program_get(program_id: int) -> int:
 def link_info(fd: int) -> LinkInfo:
     raw = _LinkInfo()
     _info(fd, raw)
-    return LinkInfo(
-        id=raw.id, type=raw.type, program_id=raw.program_id, ifindex=raw.ifindex, attach_type=raw.attach_type
-    )
+    if raw.type == LINK_TYPE_CGROUP:
+        cgroup = raw.of_type.cgroup
+        return LinkInfo(raw.id, raw.type, raw.program_id, 0, cgroup.attach_type, cgroup.cgroup_id)
+    tcx = raw.of_type.tcx
+    return LinkInfo(raw.id, raw.type, raw.program_id, tcx.ifindex, tcx.attach_type)
 
 
 def btf_blob(btf_id: int) -> bytes:
@@ -485,6 +510,11 @@ def program_test_run(
 def link_create_tcx(program_fd: int, ifindex: int, attach_type: AttachType) -> int:
     """Attach after whatever is attached already; the device is looked up in the caller's network namespace."""
     return _bpf(_Command.LINK_CREATE, _LinkCreate(program_fd, ifindex, attach_type, 0, 0, 0))
+
+
+def link_create_cgroup(program_fd: int, cgroup_fd: int, attach_type: AttachType) -> int:
+    """Attach to a cgroup (v2) and all below, beside whatever is attached there already."""
+    return _bpf(_Command.LINK_CREATE, _LinkCreate(program_fd, cgroup_fd, attach_type, 0, 0, 0))
 
 
 def link_update(fd: int, program_fd: int) -> None:

@@ -11,6 +11,8 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ Result = TypeVar("Result")
 
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
+_SO_NETNS_COOKIE = 71
 _OWN = "/proc/thread-self/ns/net"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -66,6 +69,15 @@ def is_own(netns_fd: int) -> bool:
     """Whether the caller is in that very namespace."""
     theirs, own = os.fstat(netns_fd), os.stat(_OWN)
     return (theirs.st_dev, theirs.st_ino) == (own.st_dev, own.st_ino)
+
+
+def own_cookie() -> int:
+    """The kernel's number of the caller's network namespace, which programs see too; 0 before Linux 5.14."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            return int.from_bytes(asking.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError:
+            return 0
 
 
 def run_in(netns_fd: int, function: Callable[[], Result]) -> Result:

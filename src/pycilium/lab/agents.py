@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from pycilium.errors import AgentUnavailable, AlreadyExists, CiliumError
-from pycilium.lab import etcd, processes
+from pycilium.lab import cgroups, etcd, processes
 from pycilium.lab.layout import LabLayout, LabRecord
 from pycilium.lab.plan import capacities
 
@@ -98,6 +98,7 @@ def write_config(layout: LabLayout, record: LabRecord, node: str) -> None:
     """Writes the agent's configuration; it is read when the agent starts."""
     place = record.node(node)
     folder = layout.node_folder(node)
+    cgroup = cgroups.of_node(layout.name, node)
     values = {
         "node_name": node,
         "run_dir": str(folder),
@@ -108,6 +109,7 @@ def write_config(layout: LabLayout, record: LabRecord, node: str) -> None:
         "ipv4_pod_cidr": place.ipv4_pod_cidr,
         "ipv6_pod_cidr": place.ipv6_pod_cidr,
         "devices": ["eth0"],
+        "cgroup_root": str(cgroup) if cgroup and cgroup.is_dir() else None,
         "routing_mode": record.routing_mode,
         "underlay_family": record.underlay_family,
         **capacities(record.planned_nodes),
@@ -128,7 +130,8 @@ def _launch(layout: LabLayout, record: LabRecord, node: str) -> _Starting:
     log = log_of(layout, node)
     argv = [*command("cilium-agent", "pycilium.agent.main"), "--config", str(config_of(layout, node))]
     before = processes.size_of(log)
-    pid = processes.start_in(namespace, argv, log=log)
+    with cgroups.inside(cgroups.of_node(layout.name, node)):
+        pid = processes.start_in(namespace, argv, log=log)
     processes.write_pid_file(_pid_file(layout, node), pid)
     return _Starting(node, pid, log, before, time.monotonic() + READY_TIMEOUT_S)
 

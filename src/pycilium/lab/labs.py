@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pycilium.errors import AlreadyExists, CiliumError, NotFound, PermissionRequired, StoreUnavailable
-from pycilium.lab import namespaces, processes
+from pycilium.lab import cgroups, namespaces, processes
 from pycilium.lab.layout import DEFAULT_LAB, LABS_ROOT, LabLayout, LabRecord, PodRecord, check_pod_name
 from pycilium.lab.plan import MAX_NODES, UpOptions, plan
 
@@ -199,6 +199,7 @@ def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell)
     for node in record.nodes:
         network.make_node(record, node)
         layout.node_folder(node.name).mkdir()
+        cgroups.make(cgroups.of_node(layout.name, node.name))
     tell("starting the world's HTTP server")
     world.start(record, layout)
     if record.etcd:
@@ -223,6 +224,7 @@ def _remove(layout: LabLayout) -> None:
     namespaces.unmount_below(layout.folder)
     for name in names:
         namespaces.delete(name)
+    cgroups.remove(cgroups.of_lab(layout.name))
     shutil.rmtree(layout.folder, ignore_errors=True)
     for folder in (layout.folder.parent, namespaces.NETNS_ROOT):
         with contextlib.suppress(OSError):

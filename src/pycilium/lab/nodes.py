@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 
 from pycilium.errors import AlreadyExists, CiliumError, ConfigError, NotFound
-from pycilium.lab import agents, impairments, labs, namespaces, network, pods, processes
+from pycilium.lab import agents, cgroups, impairments, labs, namespaces, network, pods, processes
 from pycilium.lab.layout import LabLayout, LabRecord, NodeRecord, PodRecord
 from pycilium.lab.plan import next_node, readdressed
 from pycilium.model.resources import CiliumEndpoint, CiliumNode
@@ -120,10 +120,11 @@ def check_on(node: NodeRecord) -> None:
 
 
 def _make(layout: LabLayout, record: LabRecord, node: NodeRecord) -> None:
-    """Namespace, wires and folder. The folder stands for /run: of an earlier life it keeps the log alone."""
+    """Namespace, wires, cgroup and folder. The folder stands for /run: of an earlier life it keeps the log alone."""
     namespaces.create(node.namespace)
     network.make_node(record, node)
     layout.node_folder(node.name).mkdir(exist_ok=True)
+    cgroups.make(cgroups.of_node(layout.name, node.name))
 
 
 def _end(layout: LabLayout, record: LabRecord, node: NodeRecord) -> None:
@@ -136,6 +137,7 @@ def _end(layout: LabLayout, record: LabRecord, node: NodeRecord) -> None:
     impairments.remove(record, node.name)
     for name in (*netns, node.namespace):
         namespaces.delete(name)
+    cgroups.remove(cgroups.of_node(layout.name, node.name))
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.is_dir():
             shutil.rmtree(entry)

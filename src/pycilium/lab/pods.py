@@ -13,12 +13,13 @@ import secrets
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from pycilium.errors import AlreadyExists, CiliumError, NotFound, StoreError
-from pycilium.lab import agents, namespaces, processes
+from pycilium.lab import agents, cgroups, namespaces, processes
 from pycilium.lab.labs import find_pod, open_store, pod_records, write_atomically
 from pycilium.lab.layout import LabLayout, LabRecord, NodeRecord, PodRecord, check_pod_name
 from pycilium.model.resources import Namespace, ObjectMeta, Pod, validate
@@ -85,6 +86,7 @@ def remove(layout: LabLayout, record: LabRecord, namespace: str, name: str) -> N
     if namespaces.exists(node):  # a node that is off has nothing to detach
         run_plugin(layout, node, pod, "DEL")
     namespaces.delete(pod.netns)
+    cgroups.remove(cgroup_of(layout, pod))
     with open_store(layout) as store:
         _delete_resource(store, pod)
     layout.pod_log(namespace, name).unlink(missing_ok=True)
@@ -108,6 +110,11 @@ def labels_of(layout: LabLayout) -> dict[tuple[str, str], dict[str, str]]:
     """The labels of every pod that the store knows, by namespace and name."""
     with open_store(layout) as store:
         return {(pod.metadata.namespace, pod.metadata.name): pod.metadata.labels for pod in store.list(Pod).items}
+
+
+def cgroup_of(layout: LabLayout, pod: PodRecord) -> Path | None:
+    """Where the pod's processes belong."""
+    return cgroups.of_pod(layout.name, pod.node, pod.namespace, pod.name)
 
 
 def run_plugin(layout: LabLayout, node_namespace: str, pod: PodRecord, command: str) -> dict[str, Any]:
@@ -161,6 +168,8 @@ def _attach(layout: LabLayout, place: NodeRecord, pod: PodRecord, undo: contextl
     """Namespace and addresses of a pod that is written down; the record says the addresses afterwards."""
     namespaces.create(pod.netns)
     undo.callback(namespaces.delete, pod.netns)
+    cgroups.make(cgroup_of(layout, pod))
+    undo.callback(cgroups.remove, cgroup_of(layout, pod))
     undo.callback(_forgive, run_plugin, layout, place.namespace, pod, "DEL")
     result = run_plugin(layout, place.namespace, pod, "ADD")
     addresses = tuple(ip["address"].partition("/")[0] for ip in result.get("ips", []))

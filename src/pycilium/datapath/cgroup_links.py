@@ -1,0 +1,144 @@
+"""Programs on the sockets of a cgroup (v2) and of all cgroups below it: one link per hook, pinned.
+
+A pinned link outlives the agent; attaching again exchanges its program in place, so that every call meets the old
+program or the new one. Of a cgroup that is gone the kernel keeps an empty link, which is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pycilium.datapath import bpf_syscall as bpf
+from pycilium.datapath import layouts
+from pycilium.datapath.bpf_syscall import AttachType
+from pycilium.datapath.loader import Program, replace_pins
+from pycilium.errors import AttachError
+
+HOOKS: Final = {
+    "cgroup/connect4": AttachType.INET4_CONNECT,
+    "cgroup/connect6": AttachType.INET6_CONNECT,
+    "cgroup/post_bind4": AttachType.INET4_POST_BIND,
+    "cgroup/post_bind6": AttachType.INET6_POST_BIND,
+    "cgroup/sendmsg4": AttachType.UDP4_SENDMSG,
+    "cgroup/sendmsg6": AttachType.UDP6_SENDMSG,
+    "cgroup/recvmsg4": AttachType.UDP4_RECVMSG,
+    "cgroup/recvmsg6": AttachType.UDP6_RECVMSG,
+    "cgroup/getpeername4": AttachType.INET4_GETPEERNAME,
+    "cgroup/getpeername6": AttachType.INET6_GETPEERNAME,
+}
+"""By the section of the program."""
+
+PROGRAMS: Final = tuple(name for name, spec in layouts.PROGRAMS.items() if spec.section in HOOKS)
+"""All that go to one cgroup."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A program of ours on a cgroup; `cgroup_id` is 0 if that is gone."""
+
+    cgroup_id: int
+    program_id: int
+    pin: Path
+
+
+def cgroup_root() -> Path:
+    """Where cgroup v2 is mounted, which holds every process of the machine. AttachError if it is mounted nowhere."""
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        place, _, kind = line.partition(" - ")
+        if kind.startswith("cgroup2 "):
+            return Path(place.split()[4].replace("\\040", " "))
+    raise AttachError("cgroup v2 is mounted nowhere: `mount -t cgroup2 none /sys/fs/cgroup` does it")
+
+
+def cgroup_id(cgroup: Path) -> int:
+    """The kernel's number of the cgroup. AttachError if there is none at the path."""
+    try:
+        return cgroup.stat().st_ino
+    except OSError as error:
+        raise AttachError(f"cgroup {cgroup}: {error.strerror}") from error
+
+
+def attach(cgroup: Path, program: Program, pin: Path) -> None:
+    """Attach the program, in place of an older one whose link is pinned there. Idempotent; AttachError says why not."""
+    try:
+        fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise AttachError(f"cgroup {cgroup}: {error.strerror}") from error
+    try:
+        if not _update(pin, os.fstat(fd).st_ino, program):
+            detach(pin)
+            _create(fd, program, pin)
+    except OSError as error:
+        raise AttachError(f"cgroup {cgroup}, {program.name}: {error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def detach(pin: Path) -> bool:
+    """Detach the link pinned there, whoever else holds it; False if there was none. Idempotent."""
+    try:
+        link = bpf.object_get(str(pin))
+    except FileNotFoundError:
+        return False
+    try:
+        with suppress(OSError):  # detached already: its cgroup is gone
+            bpf.link_detach(link)
+    finally:
+        os.close(link)
+    pin.unlink(missing_ok=True)
+    return True
+
+
+def pinned(folder: Path) -> Iterator[Attachment]:
+    """All links on cgroups that are pinned in `folder`."""
+    with suppress(FileNotFoundError):
+        for path in sorted(folder.iterdir()):
+            info = _info(path)
+            if info is not None and info.type == bpf.LINK_TYPE_CGROUP:
+                yield Attachment(info.cgroup_id, info.program_id, path)
+
+
+def _hook(program: Program) -> AttachType:
+    return HOOKS[layouts.PROGRAMS[program.name].section]
+
+
+def _update(pin: Path, cgroup: int, program: Program) -> bool:
+    """Exchange the program of the pinned link; False if that is none of this cgroup and hook."""
+    try:
+        link = bpf.object_get(str(pin))
+    except FileNotFoundError:
+        return False
+    try:
+        info = bpf.link_info(link)
+        if (info.type, info.cgroup_id, info.attach_type) != (bpf.LINK_TYPE_CGROUP, cgroup, _hook(program)):
+            return False
+        if info.program_id != program.info().id:
+            bpf.link_update(link, program.fd)
+        return True
+    finally:
+        os.close(link)
+
+
+def _create(cgroup_fd: int, program: Program, pin: Path) -> None:
+    link = bpf.link_create_cgroup(program.fd, cgroup_fd, _hook(program))
+    try:
+        pin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_pins([(pin, link)])
+    finally:
+        os.close(link)
+
+
+def _info(pin: Path) -> bpf.LinkInfo | None:
+    try:
+        link = bpf.object_get(str(pin))
+    except OSError:
+        return None
+    try:
+        return bpf.link_info(link)
+    finally:
+        os.close(link)
