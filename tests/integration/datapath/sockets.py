@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -20,8 +19,9 @@ import numpy as np
 
 from pycilium.datapath import cgroup_links, layouts, netns
 from pycilium.datapath.events import EventReader
-from pycilium.datapath.layouts import BackendState, ServiceEntry, ServiceFlags, ServiceSet
+from pycilium.datapath.layouts import BackendState, ServiceEntry, ServiceSet
 from pycilium.datapath.loader import Datapath
+from pycilium.lab import cgroups
 from pycilium.model.identity import ReservedIdentity
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
@@ -118,7 +118,7 @@ class Sockets:
         protocol: int,
         slots: Sequence[int],
         *,
-        flags: ServiceFlags = ServiceFlags(0),
+        flags: int = 0,
         affinity_s: int = 0,
         service_id: int = 7,
     ) -> None:
@@ -156,23 +156,11 @@ class Sockets:
 
     # Processes.
 
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        """This process is one of the cgroup."""
-        root = cgroup_links.cgroup_root()
-        own = Path("/proc/self/cgroup").read_text(encoding="ascii")
-        before = next(line.removeprefix("0::") for line in own.splitlines() if line.startswith("0::"))
-        (self.cgroup / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
-        try:
-            yield
-        finally:
-            (root / before.lstrip("/") / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
-
     def client(
         self, place: Place, kind: socket.SocketKind, where: int | None = None, protocol: int = 0
     ) -> socket.socket:
         """A socket of a process in the cgroup; in the pod's namespace unless `where` says another."""
-        with self.inside():
+        with cgroups.inside(self.cgroup):
             made = netns.run_in(
                 self.pod if where is None else where, lambda: socket.socket(place.family, kind, protocol)
             )

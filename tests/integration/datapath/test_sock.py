@@ -40,7 +40,7 @@ SIZES = {
     "events": 1 << 20,
 }
 each_place = pytest.mark.parametrize("place", PLACES, ids=("ipv4", "ipv6", "mapped"))
-each_family = pytest.mark.parametrize("place", (IPV4, IPV6), ids=("ipv4", "ipv6"))
+each_family = pytest.mark.parametrize("place", [IPV4, IPV6], ids=("ipv4", "ipv6"))
 
 
 @pytest.fixture(scope="module")
