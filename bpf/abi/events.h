@@ -102,9 +102,11 @@ struct socket_event {
 	struct ipv6_addr backend;
 	__be16 frontend_port;
 	__be16 backend_port;
-	__u32 service_id; /* 48 */
-	__u32 backend_id;
-	__u32 pad[2];
+	__u32 frontend_identity; /* 48 */
+	__u32 backend_identity;
+	__u16 pad;
+	__u16 backend_endpoint; /* 0: not a local endpoint */
+	__u32 service_id;
 	__u8 type;
 	__u8 subtype; /* enum translation_point */
 	__u8 family;
@@ -113,7 +115,8 @@ struct socket_event {
 	__u64 socket_cookie;
 	__u64 cgroup_id;    /* of the process */
 	__u64 netns_cookie; /* 96 */
-	__u32 pad3[3];
+	__u32 backend_id;
+	__u32 pad3[2];
 	__u16 cpu;
 	__u8 is_reply; /* as in flow_event: not known */
 	__u8 pad4;

@@ -7,8 +7,8 @@
 
 #include <linux/in.h>
 
+#include "endpoint.h"
 #include "event_ring.h"
-#include "ipcache.h"
 #include "parse.h"
 #include "service.h"
 
@@ -131,6 +131,26 @@ static __always_inline bool socket_flow_is_news(struct socket_flow_entry *entry)
 	return true;
 }
 
+static __always_inline __u32 sock_identity(const struct ipv6_addr *address, __u8 family)
+{
+	const struct ipcache_entry *entry = ipcache_lookup(address, family);
+
+	if (entry)
+		return entry->sec_identity;
+	return family == FAMILY_IPV4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
+}
+
+static __always_inline void sock_report_ends(struct socket_event *event, __u8 family)
+{
+	struct ipv6_addr address = event->backend;
+	const struct endpoint_entry *endpoint = endpoint_lookup(&address, family);
+
+	event->backend_identity = endpoint ? endpoint->sec_identity : sock_identity(&address, family);
+	event->backend_endpoint = endpoint ? endpoint->endpoint_id : 0;
+	address = event->frontend;
+	event->frontend_identity = sock_identity(&address, family);
+}
+
 /* Tells that `name` became `other`, or would have: both are rows of the flow. */
 static __noinline int sock_report(struct bpf_sock_addr *context, const struct sock_name *name,
 				  const struct socket_flow_entry *other, __u8 point)
@@ -148,6 +168,7 @@ static __noinline int sock_report(struct bpf_sock_addr *context, const struct so
 	event->backend = forward ? other->address : name->address;
 	event->frontend_port = forward ? name->port : other->port;
 	event->backend_port = forward ? other->port : name->port;
+	sock_report_ends(event, name->family);
 	event->service_id = other->service_id;
 	event->backend_id = other->backend_id;
 	event->type = EVENT_TRACE_SOCK;

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from pycilium.agent.intent import Intent
 from pycilium.agent.remote_endpoints import RemoteEndpoints
+from pycilium.agent.socket_flows import SocketOwner, unfolded
 from pycilium.datapath.events import EventReader
 from pycilium.hubble.directories import EndpointName, EndpointTable, IdentityTable
 from pycilium.hubble.store import FlowStore
@@ -27,8 +28,15 @@ _MAPPED = bytes(10) + b"\xff\xff"
 class FlowIngestion:
     """Follows the ring buffer in the agent's loop and tells `ingested` after each batch."""
 
-    def __init__(self, reader: EventReader, store: FlowStore, ingested: Callable[[], None]) -> None:
-        self._reader, self._store, self._ingested = reader, store, ingested
+    def __init__(
+        self,
+        reader: EventReader,
+        store: FlowStore,
+        ingested: Callable[[], None],
+        owners: Callable[[Collection[int]], Mapping[int, SocketOwner]] = lambda _: {},
+    ) -> None:
+        """`owners` says whose sockets those of a network namespace are, by its cookie."""
+        self._reader, self._store, self._ingested, self._owners = reader, store, ingested, owners
         self._lost = reader.lost()
         self._again: asyncio.TimerHandle | None = None
 
@@ -74,7 +82,7 @@ class FlowIngestion:
             self._lost += newly_lost
             self._store.lose(newly_lost, time.time_ns())
         if len(events):
-            self._store.ingest(events, clock_offset_ns())
+            self._store.ingest(unfolded(events, self._owners), clock_offset_ns())
         if len(events) or newly_lost:
             self._ingested()
         return len(events)

@@ -49,6 +49,7 @@ from pycilium.agent.probing import Probes
 from pycilium.agent.publishing import Publisher
 from pycilium.agent.route_operations import RouteOperations
 from pycilium.agent.service import Parts, Service
+from pycilium.agent.socket_flows import SocketOwners
 from pycilium.agent.sources import RETRY_FIRST_S, RETRY_MOST_S, Source, retry_delay_s
 from pycilium.agent.targets import (
     Targets,
@@ -188,7 +189,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             flows, directories, config.node_name, f"pycilium v{__version__}", cluster_name=config.cluster_name
         )
         reader = ending.enter_context(EventReader.of(datapath))
-        ingestion = FlowIngestion(reader, flows, hubble.notify)
+        owners = SocketOwners(lambda: intent.db.snapshot().all(intent.endpoints), netns.own_cookie())
+        ingestion = FlowIngestion(reader, flows, hubble.notify, owners.owners)
         names.before_change = ingestion.drain
 
         # What guards the node against us.

@@ -14,7 +14,7 @@ import click
 from pycilium.cli.render import output_option
 from pycilium.cli.target import Target, lab_option, pass_target
 
-_TYPES = {"drop": 1, "trace": 4, "policy-verdict": 5}
+_TYPES = {"drop": 1, "trace": 4, "policy-verdict": 5, "trace-sock": 7}
 _TO_ENDPOINT = 0
 _TCP_FLAGS = ("SYN", "ACK", "FIN", "RST", "PSH", "URG")
 
@@ -37,7 +37,7 @@ def monitor(
     related: tuple[int, ...],
     output: str | None,
 ) -> None:
-    """Follow drops, traces and policy verdicts until interrupted."""
+    """Follow drops, traces, policy verdicts and translations at sockets until interrupted."""
     import argparse
 
     from google.protobuf.json_format import MessageToDict
@@ -91,9 +91,19 @@ def line(flow: Any) -> str:
             f"Policy verdict log: local EP ID {local.ID}, remote ID {remote.identity}, "
             f"{'ingress' if ingress else 'egress'}, action {action}{f', by {by}' if by else ''}, {packet}"
         )
+    if kind == _TYPES["trace-sock"]:
+        return f"-> {_translation_point(flow)} cgroup_id {flow.cgroup_id} sock_cookie {flow.socket_cookie}: {packet}"
     where = f"endpoint {flow.destination.ID}" if flow.event_type.sub_type == _TO_ENDPOINT else _trace_point(flow)
     state = "reply" if flow.HasField("is_reply") and flow.is_reply.value else "request"
     return f"-> {where}, {identities} {state}: {packet}"
+
+
+def _translation_point(flow: Any) -> str:
+    """PRE_DIRECTION_FWD becomes pre-xlate-fwd."""
+    from pycilium.hubble.proto import flow_pb2
+
+    name = str(flow_pb2.SocketTranslationPoint.Name(flow.sock_xlate_point))
+    return name.removeprefix("SOCK_XLATE_POINT_").lower().replace("_direction_", "-xlate-")
 
 
 def _trace_point(flow: Any) -> str:

@@ -839,7 +839,7 @@ class FlowEvent:
         )
 
 
-_SOCKET_EVENT = struct.Struct("=Q 16s 16s 2s 2s I I 8x B B B B 8x Q Q Q 12x H B 1x 8x")
+_SOCKET_EVENT = struct.Struct("=Q 16s 16s 2s 2s I I 2x H I B B B B 8x Q Q Q I 8x H B 1x 8x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -851,8 +851,10 @@ class SocketEvent:
     backend: bytes = bytes(16)
     frontend_port: int = 0
     backend_port: int = 0
+    frontend_identity: int = 0
+    backend_identity: int = 0
+    backend_endpoint: int = 0
     service_id: int = 0
-    backend_id: int = 0
     type: int = 0
     subtype: int = 0
     family: int = 0
@@ -860,6 +862,7 @@ class SocketEvent:
     socket_cookie: int = 0
     cgroup_id: int = 0
     netns_cookie: int = 0
+    backend_id: int = 0
     cpu: int = 0
     is_reply: int = 0
 
@@ -871,9 +874,11 @@ class SocketEvent:
             ("backend", "u1", (16,)),
             ("frontend_port", ">u2"),
             ("backend_port", ">u2"),
+            ("frontend_identity", "u4"),
+            ("backend_identity", "u4"),
+            ("pad", "u2"),
+            ("backend_endpoint", "u2"),
             ("service_id", "u4"),
-            ("backend_id", "u4"),
-            ("pad", "u4", (2,)),
             ("type", "u1"),
             ("subtype", "u1"),
             ("family", "u1"),
@@ -882,7 +887,8 @@ class SocketEvent:
             ("socket_cookie", "u8"),
             ("cgroup_id", "u8"),
             ("netns_cookie", "u8"),
-            ("pad3", "u4", (3,)),
+            ("backend_id", "u4"),
+            ("pad3", "u4", (2,)),
             ("cpu", "u2"),
             ("is_reply", "u1"),
             ("pad4", "u1"),
@@ -891,9 +897,10 @@ class SocketEvent:
     )
     SIGNATURE: ClassVar[str] = (
         "struct{time_ns:u64@0 frontend:struct{words:be32[4]@0 size=16}@8 backend:struct{words:be32[4]@0 "
-        "size=16}@24 frontend_port:be16@40 backend_port:be16@42 service_id:u32@44 backend_id:u32@48 "
-        "pad:u32[2]@52 type:u8@60 subtype:u8@61 family:u8@62 protocol:u8@63 pad2:u64@64 socket_cookie:u64@72 "
-        "cgroup_id:u64@80 netns_cookie:u64@88 pad3:u32[3]@96 cpu:u16@108 is_reply:u8@110 pad4:u8@111 "
+        "size=16}@24 frontend_port:be16@40 backend_port:be16@42 frontend_identity:u32@44 "
+        "backend_identity:u32@48 pad:u16@52 backend_endpoint:u16@54 service_id:u32@56 type:u8@60 "
+        "subtype:u8@61 family:u8@62 protocol:u8@63 pad2:u64@64 socket_cookie:u64@72 cgroup_id:u64@80 "
+        "netns_cookie:u64@88 backend_id:u32@96 pad3:u32[2]@100 cpu:u16@108 is_reply:u8@110 pad4:u8@111 "
         "pad5:u64@112 size=120}"
     )
 
@@ -904,8 +911,10 @@ class SocketEvent:
             self.backend,
             self.frontend_port.to_bytes(2, "big"),
             self.backend_port.to_bytes(2, "big"),
+            self.frontend_identity,
+            self.backend_identity,
+            self.backend_endpoint,
             self.service_id,
-            self.backend_id,
             self.type,
             self.subtype,
             self.family,
@@ -913,6 +922,7 @@ class SocketEvent:
             self.socket_cookie,
             self.cgroup_id,
             self.netns_cookie,
+            self.backend_id,
             self.cpu,
             self.is_reply,
         )
@@ -937,6 +947,9 @@ class SocketEvent:
             items[13],
             items[14],
             items[15],
+            items[16],
+            items[17],
+            items[18],
         )
 
 

@@ -3,6 +3,9 @@
 `rows_of` turns a batch of kernel events (fields as in bpf/abi/events.h) into rows, without a Python loop: it unfolds
 the policy decisions that ride along with an event into rows of their own, which come before the event's row, and works
 out verdict, drop reason and traffic direction. Everything else reads columns; nothing here knows names or protobuf.
+
+An event of type 7 is of a socket, not of a packet: what would be the ids of its policy rows are the lower and upper
+half of the socket's cookie, what would be revisions those of the cgroup's id.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ Indices = NDArray[np.intp]
 TYPE_DROP = 1
 TYPE_TRACE = 4
 TYPE_POLICY_VERDICT = 5
+TYPE_TRACE_SOCK = 7
 
 TRACE_TO_ENDPOINT = 0
 
@@ -30,6 +34,9 @@ REPLY_UNKNOWN = 2
 
 VERDICT_FORWARDED = 1
 VERDICT_DROPPED = 2
+VERDICT_TRACED = 6
+"""Of a socket, before the translation."""
+VERDICT_TRANSLATED = 7
 
 INGRESS = 1
 EGRESS = 2
@@ -88,6 +95,10 @@ class Columns(NamedTuple):
     packet_bytes: NDArray[np.uint32]
     cpu: NDArray[np.uint16]
     error: NDArray[np.int32]
+    service_id: NDArray[np.uint32]
+    """Of the frontend that it was for; 0: none."""
+    socket_cookie: NDArray[np.uint64]
+    cgroup_id: NDArray[np.uint64]
 
     def rows(self, selection: slice | Indices | Mask) -> Columns:
         """The chosen rows: views for a slice, copies otherwise."""
@@ -97,10 +108,13 @@ class Columns(NamedTuple):
 _TYPES: dict[str, str] = {
     "time_ns": "i8",
     **dict.fromkeys(("source_high", "source_low", "destination_high", "destination_low"), "u8"),
+    **dict.fromkeys(("socket_cookie", "cgroup_id"), "u8"),
     **dict.fromkeys(("source_port", "destination_port", "source_endpoint", "destination_endpoint"), "u2"),
     **dict.fromkeys(("ether_type", "egress_selector", "ingress_selector", "cpu"), "u2"),
     **dict.fromkeys(("source_identity", "destination_identity", "source_name", "destination_name", "ifindex"), "u4"),
-    **dict.fromkeys(("egress_row", "ingress_row", "egress_revision", "ingress_revision", "packet_bytes"), "u4"),
+    **dict.fromkeys(
+        ("egress_row", "ingress_row", "egress_revision", "ingress_revision", "packet_bytes", "service_id"), "u4"
+    ),
     "sub_type": "i2",
     "error": "i4",
     "source_mac": "V6",
@@ -113,9 +127,14 @@ COPIED = (
     *("source_endpoint", "destination_endpoint", "ifindex", "is_reply", "verdict_flags"),
     *("family", "protocol", "tcp_flags", "icmp_type", "icmp_code", "ether_type"),
     *("egress_row", "ingress_row", "egress_selector", "ingress_selector", "egress_revision", "ingress_revision"),
-    *("packet_bytes", "cpu", "error"),
+    *("packet_bytes", "cpu", "error", "service_id"),
 )
 """Columns that are a field of the event as it is."""
+
+_SOCKET_NUMBERS = {
+    "socket_cookie": ("egress_row", "ingress_row"),
+    "cgroup_id": ("egress_revision", "ingress_revision"),
+}
 
 
 def allocate(rows: int) -> Columns:
@@ -180,7 +199,22 @@ def _columns(events: Events, decision: NDArray[np.uint8], clock_offset_ns: int) 
     rows["verdict"] = np.where(reason != 0, np.uint8(VERDICT_DROPPED), np.uint8(VERDICT_FORWARDED))
     rows["trace_reason"] = np.where(is_verdict | dropped, np.uint8(0), events["reason"])
     rows["traffic_direction"] = np.where(is_verdict, decision, _directions(events, dropped))
+    _take_apart_sockets(rows, events)
     return Columns(**rows)
+
+
+def _take_apart_sockets(rows: dict[str, Any], events: Events) -> None:
+    """Columns that socket events fill, and those that they have lent their room to."""
+    of_socket = events["type"] == TYPE_TRACE_SOCK
+    for name, halves in _SOCKET_NUMBERS.items():
+        rows[name] = np.zeros(len(events), dtype=np.uint64)
+        if of_socket.any():
+            low, high = (events[half].astype(np.uint64) for half in halves)
+            rows[name][of_socket] = (low | high << np.uint64(32))[of_socket]
+            for half in halves:
+                rows[half] = np.where(of_socket, np.uint32(0), rows[half])
+    translated = np.where(events["subtype"] % 2 == 0, np.uint8(VERDICT_TRANSLATED), np.uint8(VERDICT_TRACED))
+    rows["verdict"] = np.where(of_socket, translated, rows["verdict"])
 
 
 def _directions(events: Events, dropped: Mask) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ from pycilium.hubble.columns import (
     TYPE_DROP,
     TYPE_POLICY_VERDICT,
     TYPE_TRACE,
+    TYPE_TRACE_SOCK,
     VERDICT_DROPPED,
     Columns,
 )
@@ -64,6 +65,7 @@ FILLED_FIELDS = frozenset(
         ),
         *("traffic_direction", "is_reply", "reply", "drop_reason", "drop_reason_desc", "trace_observation_point"),
         *("trace_reason", "interface", "policy_match_type", "Summary"),
+        *("sock_xlate_point", "socket_cookie", "cgroup_id"),
         *("egress_allowed_by", "ingress_allowed_by", "egress_denied_by", "ingress_denied_by"),
     }
 )
@@ -112,6 +114,9 @@ class Row(NamedTuple):
     packet_bytes: int
     cpu: int
     error: int
+    service_id: int
+    socket_cookie: int
+    cgroup_id: int
 
 
 def rows_as_values(columns: Columns) -> list[Row]:
@@ -181,15 +186,18 @@ class FlowConverter:
         _set_time(flow.time, row.time_ns)
         flow.uuid = flow_uuid(self._store.store_id, sequence)
         flow.verdict = row.verdict  # type: ignore[assignment]
-        flow.ethernet.source = row.source_mac.hex(":")
-        flow.ethernet.destination = row.destination_mac.hex(":")
+        if row.type == TYPE_TRACE_SOCK:
+            _fill_socket(flow, row)
+        else:
+            flow.ethernet.source = row.source_mac.hex(":")
+            flow.ethernet.destination = row.destination_mac.hex(":")
+            flow.Type = flow_pb2.L3_L4
         if row.family:
             _fill_layers(flow, row)
             flow.source.CopyFrom(self._endpoint(row.source_endpoint, row.source_identity, row.source_name))
             flow.destination.CopyFrom(
                 self._endpoint(row.destination_endpoint, row.destination_identity, row.destination_name)
             )
-        flow.Type = flow_pb2.L3_L4
         flow.node_name = self._node_name
         flow.event_type.type = row.type
         flow.event_type.sub_type = row.sub_type
@@ -207,9 +215,7 @@ class FlowConverter:
         if row.ifindex:
             flow.interface.index = row.ifindex
             flow.interface.name = self._directories.interfaces.name(row.ifindex)
-        text = summary.packet_summary(
-            row.family, row.protocol, row.tcp_flags, (row.icmp_type, row.icmp_code), row.ether_type
-        )
+        text = _summary(row)
         decided = self._fill_rules(flow, row)
         flow.Summary = f"{text}; {decided}" if decided else text
 
@@ -348,15 +354,31 @@ def _set_time(timestamp: Any, time_ns: int) -> None:
     timestamp.seconds, timestamp.nanos = divmod(time_ns, 1_000_000_000)
 
 
+def _summary(row: Row) -> str:
+    if row.type == TYPE_TRACE_SOCK and row.protocol == summary.TCP:
+        return "TCP"  # there is no packet yet that could have flags
+    return summary.packet_summary(
+        row.family, row.protocol, row.tcp_flags, (row.icmp_type, row.icmp_code), row.ether_type
+    )
+
+
+def _fill_socket(flow: flow_pb2.Flow, row: Row) -> None:
+    flow.Type = flow_pb2.SOCK
+    flow.sock_xlate_point = row.sub_type  # type: ignore[assignment]
+    flow.socket_cookie = row.socket_cookie
+    flow.cgroup_id = row.cgroup_id
+
+
 def _fill_layers(flow: flow_pb2.Flow, row: Row) -> None:
-    flow.IP.source = address_text(row.source_high, row.source_low, row.family)
-    flow.IP.destination = address_text(row.destination_high, row.destination_low, row.family)
+    flow.IP.source = _end_text(row, row.source_high, row.source_low)
+    flow.IP.destination = _end_text(row, row.destination_high, row.destination_low)
     flow.IP.ipVersion = flow_pb2.IPv4 if row.family == 4 else flow_pb2.IPv6
     protocol = row.protocol
     if protocol == summary.TCP:
         tcp = flow.l4.TCP
         tcp.source_port, tcp.destination_port = row.source_port, row.destination_port
-        tcp.flags.CopyFrom(_tcp_flags(row.tcp_flags))
+        if row.type != TYPE_TRACE_SOCK:
+            tcp.flags.CopyFrom(_tcp_flags(row.tcp_flags))
     elif protocol == summary.UDP:
         flow.l4.UDP.source_port, flow.l4.UDP.destination_port = row.source_port, row.destination_port
     elif protocol == summary.ICMP:
@@ -371,6 +393,11 @@ def _fill_layers(flow: flow_pb2.Flow, row: Row) -> None:
         flow.l4.VRRP.SetInParent()
     elif protocol == summary.IGMP:
         flow.l4.IGMP.SetInParent()
+
+
+def _end_text(row: Row, high: int, low: int) -> str:
+    """A socket that is being connected may have no address yet."""
+    return "" if row.type == TYPE_TRACE_SOCK and not high | low else address_text(high, low, row.family)
 
 
 @lru_cache(maxsize=256)

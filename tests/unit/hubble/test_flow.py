@@ -24,6 +24,7 @@ from tests.unit.hubble.synthetic import (
     TO_HOST,
     TO_OVERLAY,
     TO_STACK,
+    TRACE_SOCK,
     UDP,
     WEB,
     KnownRules,
@@ -273,6 +274,44 @@ def test_a_uuid_leads_back_to_its_flow_and_to_no_other_store() -> None:
     assert text[14] == "8"
 
 
+class TestSockets:
+    """Translations, as the agent hands them over."""
+
+    COOKIES = {"egress_row": 0x2, "ingress_row": 0x1, "egress_revision": 0x4, "ingress_revision": 0x3}  # noqa: RUF012
+
+    def test_before_the_translation(self) -> None:
+        made = client_to_web(type=TRACE_SOCK, subtype=1, is_reply=2, source_port=0, ifindex=0, tcp_flags=0, reason=0)
+        for name, value in self.COOKIES.items():
+            made[name] = value
+
+        assert shown(flow_of(made)) == {
+            "time": "1970-01-01T00:00:01Z",
+            "verdict": "TRACED",
+            "IP": {"source": "10.0.0.1", "destination": "10.0.0.2", "ipVersion": "IPv4"},
+            "l4": {"TCP": {"destination_port": 80}},
+            "source": CLIENT_END,
+            "destination": WEB_END,
+            "Type": "SOCK",
+            "node_name": NODE,
+            "event_type": {"type": 7, "sub_type": 1},
+            "sock_xlate_point": "SOCK_XLATE_POINT_PRE_DIRECTION_FWD",
+            "socket_cookie": str(1 << 32 | 2),
+            "cgroup_id": str(3 << 32 | 4),
+            "Summary": "TCP",
+        }
+
+    def test_after_the_translation_to_a_process_of_nobody_that_is_known(self) -> None:
+        made = event("10.0.0.1", "0.0.0.0", type=TRACE_SOCK, subtype=4, is_reply=2, protocol=UDP)
+        made["destination"] = 0
+
+        flow = flow_of(made)
+
+        assert flow.verdict == flow_pb2.TRANSLATED
+        assert flow.sock_xlate_point == flow_pb2.SOCK_XLATE_POINT_POST_DIRECTION_REV
+        assert (flow.IP.source, flow.IP.destination) == ("10.0.0.1", "")
+        assert flow.Summary == "UDP"
+
+
 class TestFieldMask:
     def test_leaves_only_what_is_named(self) -> None:
         flow = flow_of(client_to_web(ingress_row=2))
@@ -314,6 +353,7 @@ class TestFieldMask:
             client_to_web(type=DROP, subtype=POLICY_DENY, direction=INGRESS, verdict_flags=1 | 2 | 8, egress_row=1),
             client_to_web(type=DROP, subtype=POLICY_DENY, direction=EGRESS, verdict_flags=1 | 4),
             web_to_client(egress_row=1, ingress_row=2),
+            client_to_web(type=TRACE_SOCK, subtype=1, egress_row=1, egress_revision=1),
         )
         filled = {field.name for flow in flows_of(*made) for field, _ in flow.ListFields()}
 
