@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pycilium.datapath import bpf_syscall as bpf
-from pycilium.datapath import libbpf, links
+from pycilium.datapath import libbpf, links, socket_diag
 from pycilium.datapath.codec import MapType
 from pycilium.errors import CiliumError, DatapathError, PermissionRequired, UnsupportedFeature
 
@@ -158,4 +158,9 @@ _NEEDED: tuple[tuple[str, str, _Probe], ...] = (
 _WELCOME: tuple[tuple[str, str, _Probe], ...] = (
     ("tcx links", "clsact filters are used (Linux 6.6 has tcx)", links.has_tcx),
     ("batches on prefix maps", "entries are written one at a time", has_prefix_batch),
+    (
+        "ending of UDP sockets",
+        "connected ones keep a backend that is gone (CONFIG_INET_DIAG_DESTROY)",
+        socket_diag.can_end_sockets,
+    ),
 )

@@ -51,18 +51,19 @@ class Netlink:
     """An rtnetlink socket of one namespace. Blocks; belongs to one thread at a time."""
 
     def __init__(self, channel: socket.socket) -> None:
+        """On a socket of `open_socket`, which it takes over."""
         self._socket = channel
         self._sequence = itertools.count(1)
 
     @classmethod
     def open(cls) -> Self:
         """Of the caller's namespace."""
-        return cls(_open_socket())
+        return cls(open_socket())
 
     @classmethod
     def open_in(cls, netns_fd: int) -> Self:
         """Of another namespace."""
-        return cls(netns.run_in(netns_fd, _open_socket))
+        return cls(netns.run_in(netns_fd, open_socket))
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +99,7 @@ class Netlink:
         return int(struct.unpack_from("=I", answer, 16)[0])
 
     def links(self) -> list[Link]:
-        return [rtnetlink.link_in(payload) for payload in self._dump(rtnetlink.ALL_LINKS)]
+        return [rtnetlink.link_in(payload) for payload in self.dump(rtnetlink.ALL_LINKS)]
 
     def link(self, name: str) -> Link | None:
         number = next(self._sequence)
@@ -112,16 +113,17 @@ class Netlink:
         return found
 
     def addresses(self) -> list[LinkAddress]:
-        return [rtnetlink.address_in(payload) for payload in self._dump(rtnetlink.ALL_ADDRESSES)]
+        return [rtnetlink.address_in(payload) for payload in self.dump(rtnetlink.ALL_ADDRESSES)]
 
     def neighbours(self) -> list[Neighbour]:
-        found = map(rtnetlink.neighbour_in, self._dump(rtnetlink.ALL_NEIGHBOURS))
+        found = map(rtnetlink.neighbour_in, self.dump(rtnetlink.ALL_NEIGHBOURS))
         return [neighbour for neighbour in found if neighbour]
 
     def routes(self) -> list[Route]:
-        return [route for route in map(rtnetlink.route_in, self._dump(rtnetlink.ALL_ROUTES)) if route]
+        return [route for route in map(rtnetlink.route_in, self.dump(rtnetlink.ALL_ROUTES)) if route]
 
-    def _dump(self, query: Query) -> list[bytes]:
+    def dump(self, query: Query) -> list[bytes]:
+        """What the kernel lists, all of one moment."""
         while True:
             found, complete = self._dump_once(query)
             if complete:
@@ -175,8 +177,9 @@ def _news(groups: int) -> socket.socket:
     return channel
 
 
-def _open_socket() -> socket.socket:
-    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+def open_socket(protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
+    """Of the caller's namespace. Others of netlink's protocols have the same form, and messages of their own."""
+    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     channel.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
     channel.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
     return channel
