@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pycilium.datapath import cgroup_links
 from pycilium.lab import namespaces
 from pycilium.model.resources import CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy, NetworkPolicy
 from pycilium.store import open_blocking
@@ -270,14 +271,15 @@ def host_state() -> dict[str, str]:
 
 
 def traces_of(lab: str) -> list[str]:
-    """Everything on this machine that has the lab's name: namespaces, mounts, folders, processes."""
+    """Everything on this machine that has the lab's name: namespaces, cgroups, mounts, folders, processes."""
     found = [str(path) for path in Path("/run/netns").glob(f"cilium-{lab}-*")] if Path("/run/netns").exists() else []
     found += [
         line
         for line in Path("/proc/self/mountinfo").read_text().splitlines()
         if f"/{lab}/" in line or f"-{lab}-" in line
     ]
-    found += [str(path) for path in (Path("/run/cilium-lab", lab),) if path.exists()]
+    own = (Path("/run/cilium-lab", lab), cgroup_links.cgroup_root() / f"cilium-lab-{lab}")
+    found += [str(path) for path in own if path.exists()]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             words = path.read_bytes().decode(errors="replace")

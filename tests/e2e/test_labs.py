@@ -55,6 +55,19 @@ class TestLife:
         assert host_state() == before
         assert traces_of(name) == []
 
+    def test_all_that_runs_in_a_lab_is_in_its_cgroups(self, lab, pod):
+        def cgroup(*place: str) -> str:
+            return lab.cilium("lab", "exec", *place, "--", "grep", "^0::", "/proc/self/cgroup").stdout.strip()
+
+        agent = (lab.folder / "node1" / "agent.pid").read_text().split()[0]
+
+        assert cgroup("-n", pod.namespace, pod.name) == f"0::/cilium-lab-{lab.name}/node1/{pod.namespace}.{pod.name}"
+        assert cgroup("--node", "node1") == f"0::/cilium-lab-{lab.name}/node1"
+        assert f"0::/cilium-lab-{lab.name}/node1" in Path(f"/proc/{agent}/cgroup").read_text().splitlines()
+        assert cgroup("--world") == next(
+            line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")
+        )
+
     def test_down_is_repeatable(self, name):
         lab = Lab(name)
 
