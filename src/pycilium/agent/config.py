@@ -170,14 +170,17 @@ def _check_services(config: AgentConfig, path: str | Path) -> None:
     if config.maglev_table_size not in MAGLEV_TABLE_SIZES:
         sizes = ", ".join(map(str, MAGLEV_TABLE_SIZES))
         raise ConfigError(f"{path}: maglev_table_size: {config.maglev_table_size} is none of {sizes}")
-    node_ports(config.node_port_range, path)
+    try:
+        node_ports(config.node_port_range)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if config.cgroup_root not in (None, "auto") and not str(config.cgroup_root).startswith("/"):
         raise ConfigError(f"{path}: cgroup_root: {config.cgroup_root!r} is neither auto nor an absolute path")
 
 
-def node_ports(text: str, path: str | Path) -> range:
-    """What `node_port_range` says; ConfigError with `path` if it says nothing."""
+def node_ports(text: str) -> range:
+    """The ports that `node_port_range` names; ConfigError if it names none."""
     first, dash, last = text.partition("-")
     if not (dash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= _PORTS_END):
-        raise ConfigError(f"{path}: node_port_range: {text!r} is no range of ports, such as 30000-32767")
+        raise ConfigError(f"node_port_range: {text!r} is no range of ports, such as 30000-32767")
     return range(int(first), int(last) + 1)

@@ -27,7 +27,7 @@ import structlog
 from pycilium import __version__
 from pycilium.agent import node_cidrs
 from pycilium.agent.cluster import ClusterSettings
-from pycilium.agent.config import AgentConfig
+from pycilium.agent.config import AgentConfig, node_ports
 from pycilium.agent.controller import Controller
 from pycilium.agent.deadman import Deadman
 from pycilium.agent.endpoint_files import EndpointFiles, queued_deletes
@@ -72,6 +72,7 @@ from pycilium.datapath import (
     netns,
     overlay_device,
     process,
+    reserved_ports,
 )
 from pycilium.datapath.echo import Echo
 from pycilium.datapath.events import EventReader
@@ -141,6 +142,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         for change in gateway.changes:
             log.info("setting of the node changed", change=change)
         overlay_ifindex = plumbing.make_overlay()
+        if config.services and (change := reserved_ports.reserve(node_ports(config.node_port_range))):
+            log.info("setting of the node changed", change=change)
         datapath = ending.enter_context(loader.load(datapath_config(config, plumbing, gateway, overlay_ifindex)))
         attached = LinkOperations(datapath, config.bpf_root, config.attach_mode)
         targets = make_targets(datapath, attached, RouteOperations())
