@@ -57,6 +57,7 @@ def rows() -> tuple[list[Row], float]:
 
 # Every branch is on: what the configuration switches off, the verifier never sees.
 _CONSTANTS = layouts.ProgramConfig(
+    services=1,
     gateway_ipv4=0x0A000001,
     gateway_ipv6=bytes(15) + b"\1",
     host_ifindex=1,

@@ -39,6 +39,7 @@ enum ct_flags {
 	CT_ORIGIN_HIGH = 1, /* the pair stored as "high" opened the connection */
 	CT_FIN_ORIGIN = 2,
 	CT_FIN_REPLY = 4,
+	CT_TRANSLATED = 8, /* for a service: what comes back is turned by service_flows4/6 */
 };
 
 /* Seconds after the last packet at which an entry is dead. */

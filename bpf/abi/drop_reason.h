@@ -16,13 +16,16 @@ enum drop_reason {
 	DROP_CT_INSERT_FAILED = 155,
 	DROP_INVALID_IPV6_EXTENSION = 156,
 	DROP_FRAGMENTATION_NEEDED = 157, /* larger than the way to the other node takes; the sender is told */
+	DROP_SERVICE_NO_BACKEND = 158,   /* who asked is told by ICMP */
 	DROP_NO_TUNNEL_ENDPOINT = 160,   /* the ipcache names a node that is not in nodes, or there is no overlay */
 	DROP_NO_CONFIG = 165,
 	DROP_UNSUPPORTED_L2 = 166,
 	DROP_NAT_NO_MAPPING = 167, /* no port is left, or the device has no address */
 	DROP_NAT_UNSUPPORTED = 168,
+	DROP_IS_CLUSTER_IP = 174, /* from outside of the cluster */
 	DROP_FRAGMENT_NOT_FOUND = 175,
 	DROP_FORBIDDEN_ICMPV6 = 176,
+	DROP_SERVICE_SOURCE_RANGE = 177,
 	DROP_POLICY_DENY = 181, /* explicit: a deny rule */
 	DROP_VLAN_FILTERED = 182,
 	DROP_INVALID_VNI = 183, /* no identity that travels; or no tunnel that the packet came through */

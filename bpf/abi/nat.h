@@ -3,7 +3,9 @@
  *
  * A mapping is two entries of nat4 or nat6, which find each other: NAT_OUT by the addresses as the pod has them, and
  * NAT_IN by those that the network sees. One that lacks the other is void. The remote end is the same in both, so a
- * port of the node serves as many flows as there are remote ends.
+ * port of the node serves as many flows as there are remote ends. Services take ports of the same space: NAT_IN with
+ * NAT_SERVICE says that service_flows4/6 tell the rest; NAT_OUT with it, that a backend in the node's own network
+ * namespace answers, as the frontend that it holds.
  */
 #pragma once
 
@@ -12,6 +14,10 @@
 enum nat_direction {
 	NAT_OUT = 0, /* local end: the pod's; the entry holds the node's */
 	NAT_IN = 1,  /* local end: the node's; the entry holds the pod's */
+};
+
+enum nat_flags {
+	NAT_SERVICE = 1, /* stands alone: a port that a service's connection has, or a packet of its backend on this node */
 };
 
 enum nat_limits {
@@ -44,7 +50,7 @@ struct nat6_key {
 struct nat_entry {
 	struct ipv6_addr address; /* local end on the other side; IPv4 in mapped form */
 	__be16 port;
-	__u16 pad;
+	__u16 flags; /* enum nat_flags */
 	__u32 used_s; /* CLOCK_MONOTONIC, moved once a second at most */
 };
 

@@ -121,6 +121,7 @@ enum service_flow_flags {
 	SERVICE_FLOW_REPLY = 1, /* of the backend's packets */
 	SERVICE_FLOW_SNAT = 2,  /* the backend sees this node, not the client */
 	SERVICE_FLOW_DSR = 4,
+	SERVICE_FLOW_HOST = 8, /* the backend is in this node's own network namespace */
 };
 
 struct service_flow_entry {

@@ -141,6 +141,8 @@ static __always_inline void ct_refresh(struct ct_entry *entry, const struct flow
 	expires_s = flow->now_s + ct_lifetime_s(flow->tuple.protocol, state);
 	if (unlikely(expires_s != entry->expires_s))
 		entry->expires_s = expires_s;
+	if (unlikely(flow->for_service && !(entry->flags & CT_TRANSLATED)))
+		entry->flags |= CT_TRANSLATED;
 }
 
 static __always_inline __u8 ct_first_state(const struct flow *flow)
@@ -167,7 +169,8 @@ static __noinline __attribute__((unused)) long ct_create(const struct flow *flow
 	    .egress_selector = flow->verdict.egress_selector,
 	    .ingress_selector = flow->verdict.ingress_selector,
 	    .state = ct_first_state(flow),
-	    .flags = (source_is_high ? CT_ORIGIN_HIGH : 0) | (flow->tcp_flags & TCP_FIN ? CT_FIN_ORIGIN : 0),
+	    .flags = (source_is_high ? CT_ORIGIN_HIGH : 0) | (flow->tcp_flags & TCP_FIN ? CT_FIN_ORIGIN : 0) |
+		     flow->for_service * CT_TRANSLATED,
 	    .tcp_flags_origin = flow->tcp_flags,
 	    .reported_origin_s = flow->now_s,
 	};

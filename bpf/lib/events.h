@@ -11,10 +11,18 @@
 #include "l4.h"
 #include "metrics.h"
 #include "parse.h"
+#include "service_flow.h"
 
 enum events_limits {
 	EVENTS_TCP_FLAGS = TCP_FIN | TCP_SYN | TCP_RST,
 };
+
+static __always_inline __u32 event_service(const struct flow *flow)
+{
+	const struct service_draft *service = flow->for_service ? service_draft_here() : 0;
+
+	return service ? service->to.service_id : 0;
+}
 
 static __always_inline void event_draft_packet(struct flow_event *draft, const struct flow *flow)
 {
@@ -32,6 +40,7 @@ static __always_inline void event_draft_packet(struct flow_event *draft, const s
 	draft->is_reply = flow->is_reply;
 	draft->direction = flow->drop_direction;
 	draft->error = flow->error;
+	draft->service_id = event_service(flow);
 }
 
 static __always_inline void event_draft_ends(struct flow_event *draft, const struct flow *flow)

@@ -92,6 +92,7 @@ struct flow {
 	__u8 reason;         /* enum trace_reason */
 	__u8 drop_direction; /* enum direction */
 	bool translated;     /* the packet has other addresses than the network knows */
+	bool for_service;    /* and they are those of this CPU's service_draft */
 	__s32 error;         /* of the helper behind a drop */
 };
 

@@ -89,6 +89,46 @@ static __always_inline void tunnel_set_address(struct bpf_tunnel_key *key, const
 		__builtin_memcpy(key->remote_ipv6, &node->address, sizeof(key->remote_ipv6));
 }
 
+/* Out by that device, to where its routes lead; TC_ACT_SHOT if that cannot be. */
+__noinline int forward_by_device(struct __sk_buff *skb, __u32 ifindex, __u32 hop_limit)
+{
+	__u8 family = skb->protocol == be16(ETH_P_IP) ? FAMILY_IPV4 : FAMILY_IPV6;
+
+	if (hop_limit <= 1 || hop_count_down(skb, hop_limit, family))
+		return TC_ACT_SHOT;
+	return bpf_redirect_neigh(ifindex, 0, 0, 0);
+}
+
+static __always_inline long route_ask(struct __sk_buff *skb, struct bpf_fib_lookup *route)
+{
+	if (skb->protocol == be16(ETH_P_IP)) {
+		route->family = ADDRESS_FAMILY_IPV4;
+		return bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, saddr), &route->ipv4_src,
+					  sizeof(route->ipv4_src)) ||
+		       bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, daddr), &route->ipv4_dst,
+					  sizeof(route->ipv4_dst));
+	}
+	route->family = ADDRESS_FAMILY_IPV6;
+	return bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, saddr), route->ipv6_src,
+				  sizeof(route->ipv6_src)) ||
+	       bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, daddr), route->ipv6_dst,
+				  sizeof(route->ipv6_dst));
+}
+
+/* Out by the device to which the node's routes lead, with a source that the stack would take for its own. */
+__noinline int forward_by_route(struct __sk_buff *skb, __u32 hop_limit)
+{
+	struct bpf_fib_lookup route = {.ifindex = skb->ifindex};
+	long found;
+
+	if (route_ask(skb, &route))
+		return TC_ACT_SHOT;
+	found = bpf_fib_lookup(skb, &route, sizeof(route), 0);
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return TC_ACT_SHOT;
+	return forward_by_device(skb, route.ifindex, hop_limit);
+}
+
 /* Out by the overlay device, `vni` being the source's identity; TC_ACT_SHOT if that cannot be. Without a checksum of the
  * outer packet: the inner one has its own, and to compute another means to read all of the packet. The outer packet is
  * never fragmented.

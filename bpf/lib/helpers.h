@@ -55,6 +55,8 @@ static long (*const bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)BPF
 
 static long (*const bpf_redirect_neigh)(__u32 ifindex, const struct bpf_redir_neigh *next_hop, int length,
 					__u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static long (*const bpf_fib_lookup)(void *skb, struct bpf_fib_lookup *route, int length,
+				    __u32 flags) = (void *)BPF_FUNC_fib_lookup;
 static long (*const bpf_skb_get_tunnel_key)(struct __sk_buff *skb, struct bpf_tunnel_key *key, __u32 length,
 					    __u64 flags) = (void *)BPF_FUNC_skb_get_tunnel_key;
 static long (*const bpf_skb_set_tunnel_key)(struct __sk_buff *skb, const struct bpf_tunnel_key *key, __u32 length,

@@ -14,7 +14,12 @@ enum icmp_type4 {
 };
 
 enum icmp_code4 {
-	ICMP4_FRAGMENTATION_NEEDED = 4, /* of ICMP4_UNREACHABLE */
+	ICMP4_PORT_UNREACHABLE = 3,     /* of ICMP4_UNREACHABLE, as is the next */
+	ICMP4_FRAGMENTATION_NEEDED = 4,
+};
+
+enum icmp_code6 {
+	ICMP6_PORT_UNREACHABLE = 4, /* of ICMP6_UNREACHABLE */
 };
 
 enum icmp_type6 {

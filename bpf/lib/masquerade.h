@@ -103,6 +103,7 @@ static __always_inline int masquerade_draft(const struct flow *flow, const struc
 	draft->protocol = flow->tuple.protocol;
 	draft->family = flow->family;
 	draft->now_s = flow->now_s;
+	draft->flags = 0;
 	nat_remove(stale, flow->family);
 	return STEP_UNMAPPED;
 }
@@ -144,9 +145,10 @@ static __always_inline int masquerade_open(struct __sk_buff *skb, struct flow *f
 }
 
 /* A pod's error about a packet that came to it from outside. The one that it quotes came by a mapping, which it now
- * goes back by; or it belongs to a connection that was opened from outside (case 1).
+ * goes back by; or it belongs to a connection that was opened from outside (case 1). The node's own (not `is_due`) is
+ * only of interest for services.
  */
-static __noinline int masquerade_error(struct __sk_buff *skb, struct flow *flow)
+static __noinline int masquerade_error(struct __sk_buff *skb, struct flow *flow, bool is_due)
 {
 	struct tuple quoted = {};
 	struct nat_entry *out;
@@ -155,7 +157,7 @@ static __noinline int masquerade_error(struct __sk_buff *skb, struct flow *flow)
 	int l4_offset = icmp_quoted(skb, flow->l4_offset, flow->family, &quoted);
 
 	if (!l4_offset)
-		return DROP_NAT_NO_MAPPING;
+		return is_due ? DROP_NAT_NO_MAPPING : STEP_IGNORE;
 	flow->now_s = clock_now_s();
 	nat_key_in(&key, &quoted);
 	key.direction = NAT_OUT;
@@ -167,7 +169,7 @@ static __noinline int masquerade_error(struct __sk_buff *skb, struct flow *flow)
 	}
 	if (ct_lookup(&quoted, flow->family, flow->now_s, &is_reply) && !is_reply)
 		return STEP_IGNORE;
-	return masquerade_is_due(&flow->tuple.destination, flow->family) ? DROP_NAT_NO_MAPPING : STEP_IGNORE;
+	return is_due && masquerade_is_due(&flow->tuple.destination, flow->family) ? DROP_NAT_NO_MAPPING : STEP_IGNORE;
 }
 
 static __always_inline bool masquerade_is_supported(const struct flow *flow)
@@ -214,6 +216,15 @@ static __noinline int masquerade_own_translate(struct __sk_buff *skb, struct flo
 	return masquerade_translate(skb, flow, &outside, out);
 }
 
+/* A backend in the node's own network namespace answers as the service (lib/service_packet.h). */
+static __noinline int masquerade_answer(struct __sk_buff *skb, struct flow *flow, struct nat_entry *out)
+{
+	if (flow->fragment == FRAGMENT_FIRST)
+		fragment_remember(flow);
+	nat_touch(out, clock_now_s());
+	return masquerade_rewrite(skb, flow, out, out->port);
+}
+
 /* The node's own packet: nearly always nobody else has its ports. One that comes from no socket is not the node's own but
  * forwarded, and has been translated if it is a pod's: as on the device below a bond or a bridge.
  */
@@ -222,6 +233,8 @@ static __always_inline int masquerade_own(struct __sk_buff *skb, struct flow *fl
 	struct nat_entry *out;
 	struct nat6_key key;
 
+	if (unlikely(flow->tracking == TRACKING_RELATED))
+		return masquerade_error(skb, flow, false);
 	if (flow->tracking > TRACKING_REQUEST || nat_is_overlay(&flow->tuple))
 		return STEP_IGNORE;
 	if (unlikely(flow->fragment == FRAGMENT_LATER) && fragment_recall(flow))
@@ -229,7 +242,8 @@ static __always_inline int masquerade_own(struct __sk_buff *skb, struct flow *fl
 	nat_key_out(&key, &flow->tuple);
 	out = nat_find(&key, family);
 	if (unlikely(out))
-		return masquerade_own_translate(skb, flow, out);
+		return out->flags & NAT_SERVICE ? masquerade_answer(skb, flow, out)
+						: masquerade_own_translate(skb, flow, out);
 	key.direction = NAT_IN;
 	if (likely(!nat_find(&key, family)) || !skb->sk)
 		return STEP_IGNORE;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* What comes back to a masqueraded flow, and ICMP errors about one: to be turned to the pod before anything else looks
- * at the packet. STEP_DONE: its destination is a local endpoint now; STEP_IGNORE: it is the node's own; or a drop reason.
+ * at the packet. STEP_DONE: its destination is a local endpoint now; STEP_IGNORE: it is the node's own; STEP_SERVICE: it
+ * came back for a service (service_flow.h); or a drop reason.
  */
 #pragma once
 
@@ -11,7 +12,12 @@
 #include "nat_rewrite.h"
 
 CONFIG(__u32, config_masquerade);
+CONFIG(__u32, config_services);
 CONFIG(__u32, config_tunnel_port);
+
+enum nat_in_step {
+	STEP_SERVICE = -6,
+};
 
 static __always_inline bool nat_is_overlay(const struct tuple *tuple)
 {
@@ -26,6 +32,8 @@ static __always_inline struct nat_entry *nat_find_in(const struct nat6_key *key,
 
 	if (likely(!entry))
 		return 0;
+	if (entry->flags & NAT_SERVICE)
+		return entry;
 	inside = entry->address;
 	return address_equal(&inside, &key->local) || endpoint_lookup(&inside, family) ? entry : 0;
 }
@@ -50,6 +58,8 @@ static __noinline int nat_error_in(struct __sk_buff *skb, struct flow *flow)
 	entry = nat_find_in(&key, flow->family);
 	if (!entry)
 		return STEP_IGNORE;
+	if (entry->flags & NAT_SERVICE)
+		return STEP_SERVICE;
 	if (nat_rewrite_quoted(skb, flow, NAT_SOURCE, &quoted, l4_offset, entry))
 		return DROP_WRITE_ERROR;
 	if (address_equal(&entry->address, &key.local))
@@ -72,6 +82,8 @@ static __noinline int nat_reply_in(struct __sk_buff *skb, struct flow *flow)
 	if (flow->fragment == FRAGMENT_FIRST)
 		fragment_remember(flow);
 	nat_touch(entry, clock_now_s());
+	if (entry->flags & NAT_SERVICE)
+		return STEP_SERVICE;
 	reason = nat_turn(skb, flow, entry, entry->port);
 	if (reason)
 		return reason;
@@ -80,7 +92,7 @@ static __noinline int nat_reply_in(struct __sk_buff *skb, struct flow *flow)
 
 static __always_inline int nat_in(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	if (!config_masquerade || parse_l4(skb, flow, family) || nat_is_overlay(&flow->tuple))
+	if (!(config_masquerade || config_services) || parse_l4(skb, flow, family) || nat_is_overlay(&flow->tuple))
 		return STEP_IGNORE;
 	if (likely(flow->tracking == TRACKING_CONNECTION || flow->tracking == TRACKING_REPLY))
 		return nat_reply_in(skb, flow);

@@ -89,6 +89,7 @@ __noinline int nat_claim(struct __sk_buff *skb, __u32 port)
 	entry.address = draft->inside;
 	entry.port = draft->inside_port;
 	entry.used_s = draft->now_s;
+	entry.flags = draft->flags;
 	return nat_add(&key, &entry, draft->family) ? -1 : 0;
 }
 

@@ -63,6 +63,7 @@ struct nat_draft {
 	__u8 protocol;
 	__u8 family;
 	__u32 now_s;
+	__u32 flags; /* enum nat_flags */
 };
 
 /* The mapping that a CPU is about to make (lib/nat_port.h); nobody else reads it. */
@@ -74,4 +75,5 @@ struct {
 } nat_draft SEC(".maps");
 
 EXPORT_TYPE(enum, nat_direction);
+EXPORT_TYPE(enum, nat_flags);
 EXPORT_TYPE(enum, nat_limits);

@@ -20,6 +20,8 @@
 #include "../lib/fragment.h"
 #include "../lib/nd.h"
 #include "../lib/parse.h"
+#include "../lib/refuse.h"
+#include "../lib/service_forth.h"
 
 CONFIG(__u32, config_host_ifindex);
 
@@ -34,6 +36,13 @@ static __always_inline int container_check_source(struct __sk_buff *skb, struct 
 	end_set_local(&flow->source, endpoint);
 	ethernet = packet_bytes(skb, 0, ETH_HLEN);
 	return ethernet && mac_equal(ethernet->h_source, &endpoint->mac) ? STEP_DONE : DROP_INVALID_SOURCE_MAC;
+}
+
+/* Nobody's pod has an address of a service. What another node has may be its NodePort. */
+static __always_inline bool container_may_be_for_service(const struct flow *flow)
+{
+	return config_services && !flow->destination.endpoint &&
+	       (!flow->destination.node_id || flow->destination.sec_identity == IDENTITY_REMOTE_NODE);
 }
 
 /* 0 if the packet may go on to its destination. */
@@ -59,7 +68,15 @@ static __always_inline int container_admit(struct __sk_buff *skb, struct flow *f
 	if (reason)
 		return reason;
 	end_resolve(&flow->destination, &flow->tuple.destination, family);
-	return connection_admit(skb, flow, family);
+	if (container_may_be_for_service(flow)) {
+		reason = service_forth(skb, flow, flow->destination.node_id ? SERVICE_TO_NODE : SERVICE_FROM_POD);
+		if (unlikely(reason > 0))
+			return reason;
+	}
+	reason = connection_admit(skb, flow, family);
+	if (reason || !service_is_due(flow))
+		return reason;
+	return service_back(skb, flow);
 }
 
 static __always_inline enum trace_point container_way(const struct flow *flow, union forward_answer forward)
@@ -99,9 +116,12 @@ static __always_inline int container_to_neighbour(struct __sk_buff *skb, const s
 }
 
 /* TC_ACT_SHOT if the packet could not be written. */
-static __always_inline int container_send(struct __sk_buff *skb, const struct flow *flow, enum trace_point way)
+static __always_inline int container_send(struct __sk_buff *skb, const struct flow *flow, enum trace_point way,
+					  __u32 device)
 {
 	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
+	if (unlikely(device))
+		return forward_by_device(skb, device, flow->hop_limit);
 	if (way == TRACE_TO_ENDPOINT)
 		return container_to_endpoint(skb, flow);
 	if (way == TRACE_TO_OVERLAY)
@@ -112,11 +132,10 @@ static __always_inline int container_send(struct __sk_buff *skb, const struct fl
 	return container_to_stack(skb);
 }
 
-static __always_inline int container_refuse(struct __sk_buff *skb, struct flow *flow, __u8 reason, __u32 mtu_bytes,
-					    __u8 family)
+static __always_inline int container_refuse(struct __sk_buff *skb, struct flow *flow, __u8 reason, __u32 mtu_bytes)
 {
 	drop(skb, flow, reason, DIRECTION_EGRESS);
-	if (reason == DROP_FRAGMENTATION_NEEDED && too_big_answer(skb, mtu_bytes, family) == STEP_ANSWERED)
+	if (refuse(skb, reason, mtu_bytes, flow->for_service) == STEP_ANSWERED)
 		return bpf_redirect(skb->ifindex, 0);
 	return TC_ACT_SHOT;
 }
@@ -126,19 +145,22 @@ static __always_inline int container_ip(struct __sk_buff *skb, struct flow *flow
 	int reason = family_is_on(family) ? container_admit(skb, flow, family) : DROP_UNSUPPORTED_L3;
 	union forward_answer forward = {};
 	enum trace_point way;
+	__u32 device = 0;
 	int action;
 
 	if (unlikely(reason == STEP_ANSWERED))
 		return bpf_redirect(skb->ifindex, 0);
 	if (!reason) {
-		forward = forward_of(skb, flow, family);
+		device = service_device(flow);
+		if (likely(!device))
+			forward = forward_of(skb, flow, family);
 		reason = forward.reason;
 	}
 	if (unlikely(reason))
-		return container_refuse(skb, flow, reason, forward.mtu_bytes, family);
-	way = container_way(flow, forward);
+		return container_refuse(skb, flow, reason, forward.mtu_bytes);
+	way = device ? TRACE_TO_NETWORK : container_way(flow, forward);
 	trace(skb, flow, way);
-	action = container_send(skb, flow, way);
+	action = container_send(skb, flow, way, device);
 	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_EGRESS);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /* What leaves the node: attached to the egress of its devices. Pods' packets to the outside get the
- * node's address there; the node's own go on untouched, unless a pod has the same port to the same remote end.
+ * node's address there; the node's own go on untouched, unless a pod has the same port to the same remote end, or they
+ * answer for a service.
  *
  *   node's stack ──> device [to_netdev] ──> network
  *
@@ -31,8 +32,10 @@ static __always_inline int egress_ip(struct __sk_buff *skb, struct flow *flow, _
 		return TC_ACT_OK;
 	if (likely(!endpoint_lookup(&flow->tuple.source, family)))
 		reason = masquerade_own(skb, flow, family);
+	else if (!config_masquerade)
+		return TC_ACT_OK;
 	else if (flow->tracking == TRACKING_RELATED)
-		reason = masquerade_error(skb, flow);
+		reason = masquerade_error(skb, flow, true);
 	else
 		reason = masquerade_endpoint(skb, flow);
 	if (unlikely(reason == STEP_UNMAPPED))
@@ -45,7 +48,7 @@ int to_netdev(struct __sk_buff *skb)
 {
 	struct flow flow = flow_of(skb);
 
-	if (!config_masquerade || skb->vlan_present)
+	if (!(config_masquerade || config_services) || skb->vlan_present)
 		return TC_ACT_OK;
 	if (skb->protocol == be16(ETH_P_IP))
 		return egress_ip(skb, &flow, FAMILY_IPV4);

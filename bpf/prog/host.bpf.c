@@ -15,6 +15,7 @@
 #include "../lib/forward.h"
 #include "../lib/fragment.h"
 #include "../lib/parse.h"
+#include "../lib/service_path.h"
 
 CONFIG(__u32, config_host_ifindex);
 
@@ -50,7 +51,10 @@ static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, 
 	reason = fragment_track(flow);
 	if (reason)
 		return reason;
-	return connection_admit(skb, flow, family);
+	reason = connection_admit(skb, flow, family);
+	if (reason || !service_is_due(flow))
+		return reason;
+	return service_back(skb, flow);
 }
 
 static __always_inline int host_to_endpoint(struct __sk_buff *skb, const struct flow *flow)

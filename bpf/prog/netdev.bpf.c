@@ -2,7 +2,9 @@
 /* What comes from outside: attached to the ingress of the node's devices. Packets for local pods are judged and
  * delivered here, as a router would; all others are none of our business and go on untouched.
  *
- *   network ──> device [from_netdev] ──> a pod of this node   (redirect_peer)
+ *   network ──> device [from_netdev] ──> a pod of this node     (redirect_peer)
+ *                                    ├─> another node           (for a service whose backend is there)
+ *                                    ├─> network                (the answer of such a backend)
  *                                    └─> the node's own stack
  */
 #include "../lib/connection.h"
@@ -10,12 +12,15 @@
 #include "../lib/ethernet.h"
 #include "../lib/events.h"
 #include "../lib/family.h"
+#include "../lib/forward.h"
 #include "../lib/fragment.h"
 #include "../lib/hop.h"
 #include "../lib/nat_in.h"
 #include "../lib/node.h"
 #include "../lib/parse.h"
 #include "../lib/path_mtu.h"
+#include "../lib/refuse.h"
+#include "../lib/service_forth.h"
 
 /* Nobody outside has an address of this node or of its pods. Nor of a node that is reached through the overlay, or of a
  * pod there: their packets come through it, and an identity that is told by the address alone would be anybody's.
@@ -31,10 +36,35 @@ static __always_inline int netdev_check_source(struct flow *flow, __u8 family)
 	return STEP_DONE;
 }
 
+/* For no pod: what came back to masqueraded flows and to services, and what is for a service. STEP_DONE: it has new
+ * addresses; else as nat_in().
+ */
+static __always_inline int netdev_translate(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	int step = nat_in(skb, flow, family);
+
+	if (step == STEP_IGNORE && config_services && !nat_is_overlay(&flow->tuple))
+		return service_forth(skb, flow, SERVICE_FROM_NETWORK);
+	return step;
+}
+
+/* For a pod or for nobody here; what was translated for a service has its ends already. */
+static __always_inline int netdev_resolve(struct __sk_buff *skb, struct flow *flow, __u8 family, int step)
+{
+	int reason;
+
+	if (flow->for_service)
+		return STEP_DONE;
+	end_resolve(&flow->destination, &flow->tuple.destination, family);
+	if (step != STEP_SERVICE && !flow->destination.endpoint)
+		return STEP_IGNORE;
+	reason = parse_l4(skb, flow, family);
+	return reason ? reason : netdev_check_source(flow, family);
+}
+
 static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	const struct endpoint_entry *endpoint;
-	int reason;
+	int step = STEP_DONE, reason;
 
 	if (parse_ip(skb, flow, family))
 		return STEP_IGNORE;
@@ -42,20 +72,12 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 		path_mtu_learn(skb, flow->l4_offset, family);
 	if (!family_is_on(family))
 		return STEP_IGNORE;
-	endpoint = endpoint_lookup(&flow->tuple.destination, family);
-	if (!endpoint) { /* what comes back to masqueraded flows */
-		reason = nat_in(skb, flow, family);
-		if (likely(reason))
-			return reason;
-		endpoint = endpoint_lookup(&flow->tuple.destination, family);
-		if (!endpoint)
-			return STEP_IGNORE;
+	if (!endpoint_lookup(&flow->tuple.destination, family)) {
+		step = netdev_translate(skb, flow, family);
+		if (likely(step && step != STEP_SERVICE))
+			return step;
 	}
-	end_set_local(&flow->destination, endpoint);
-	reason = parse_l4(skb, flow, family);
-	if (reason)
-		return reason;
-	reason = netdev_check_source(flow, family);
+	reason = netdev_resolve(skb, flow, family, step);
 	if (reason)
 		return reason;
 	if (flow->hop_limit <= 1)
@@ -63,7 +85,10 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 	reason = fragment_track(flow);
 	if (reason)
 		return reason;
-	return connection_admit(skb, flow, family);
+	reason = connection_admit(skb, flow, family);
+	if (reason || !(step == STEP_SERVICE || service_is_due(flow)))
+		return reason;
+	return service_back(skb, flow);
 }
 
 static __always_inline int netdev_to_endpoint(struct __sk_buff *skb, struct flow *flow, __u8 family)
@@ -77,19 +102,69 @@ static __always_inline int netdev_to_endpoint(struct __sk_buff *skb, struct flow
 	return bpf_redirect_peer(endpoint->ifindex, 0);
 }
 
+/* The stack cannot forward it either when its hops are used up, but tells the sender; what it would quote must be what
+ * that one has sent. In numbers, for a branch makes the verifier look at all of the above twice.
+ */
+static __noinline int netdev_refuse(struct __sk_buff *skb, struct flow *flow, __u8 reason, __u32 mtu_bytes)
+{
+	drop(skb, flow, reason, DIRECTION_INGRESS);
+	if (reason == DROP_TTL_EXCEEDED)
+		return flow->translated * TC_ACT_SHOT;
+	return refuse(skb, reason, mtu_bytes, flow->for_service) == STEP_ANSWERED ? bpf_redirect(skb->ifindex, 0)
+										  : TC_ACT_SHOT;
+}
+
+/* TC_ACT_SHOT if the packet could not be written. */
+static __always_inline int netdev_send(struct __sk_buff *skb, const struct flow *flow, enum trace_point way,
+				       __u32 device)
+{
+	__u32 world = flow->family == FAMILY_IPV4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
+
+	if (device)
+		return forward_by_device(skb, device, flow->hop_limit);
+	if (way == TRACE_TO_OVERLAY)
+		return forward_by_overlay(skb, flow->destination.node_id,
+					  tunnel_identity(flow->source.sec_identity, world));
+	if (way == TRACE_TO_NETWORK)
+		return forward_to_neighbour(skb, flow->destination.node_id, flow->hop_limit);
+	return forward_by_route(skb, flow->hop_limit);
+}
+
+/* To a backend that is no pod of this node, or the answer of one to its client. */
+static __noinline int netdev_forward(struct __sk_buff *skb, struct flow *flow)
+{
+	__u32 device = service_device(flow);
+	union forward_answer forward = {.way = TRACE_TO_NETWORK};
+	int action;
+
+	if (!device) {
+		flow->source.sec_identity = service_client_identity();
+		if (flow->destination.sec_identity == IDENTITY_HOST) {
+			trace(skb, flow, TRACE_TO_HOST);
+			metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
+			return TC_ACT_OK;
+		}
+		forward.way = TRACE_TO_STACK;
+		if (flow->destination.node_id)
+			forward = forward_of(skb, flow, flow->family);
+	}
+	if (forward.reason)
+		return netdev_refuse(skb, flow, forward.reason, forward.mtu_bytes);
+	trace(skb, flow, forward.way);
+	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
+	action = netdev_send(skb, flow, forward.way, device);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
+}
+
 static __always_inline int netdev_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	int reason = netdev_admit(skb, flow, family);
 
 	if (likely(reason == STEP_IGNORE))
 		return TC_ACT_OK;
-	if (!reason)
-		return netdev_to_endpoint(skb, flow, family);
-	drop(skb, flow, reason, DIRECTION_INGRESS);
-	/* The stack cannot forward it either, but tells the sender; what it would quote must be what that one has sent.
-	 * In numbers, for a branch makes the verifier look at all of the above twice.
-	 */
-	return reason == DROP_TTL_EXCEEDED ? flow->translated * TC_ACT_SHOT : TC_ACT_SHOT;
+	if (reason)
+		return netdev_refuse(skb, flow, reason, 0);
+	return flow->destination.endpoint ? netdev_to_endpoint(skb, flow, family) : netdev_forward(skb, flow);
 }
 
 SEC("tc")

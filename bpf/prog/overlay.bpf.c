@@ -4,7 +4,7 @@
  *   another node ──> VXLAN device [from_overlay] ──> a pod of this node      (redirect_peer)
  *                                                └─> the node's own stack    (through the gateway device)
  *
- * The source's identity is the VNI. Nothing is forwarded: what is for neither is dropped, so that two nodes that
+ * The source's identity is the VNI. Nothing is forwarded, except for answers of backends to clients outside: what is for neither is dropped, so that two nodes that
  * disagree on where a pod is make no loop, and the hop limit stays as it is.
  */
 #include "../lib/announced.h"
@@ -13,9 +13,11 @@
 #include "../lib/ethernet.h"
 #include "../lib/events.h"
 #include "../lib/family.h"
+#include "../lib/forward.h"
 #include "../lib/fragment.h"
 #include "../lib/node.h"
 #include "../lib/parse.h"
+#include "../lib/service_path.h"
 
 CONFIG(__u32, config_host_ifindex);
 
@@ -86,7 +88,10 @@ static __always_inline int overlay_admit(struct __sk_buff *skb, struct flow *flo
 	reason = fragment_track(flow);
 	if (reason)
 		return reason;
-	return connection_admit(skb, flow, family);
+	reason = connection_admit(skb, flow, family);
+	if (reason || !service_is_due(flow))
+		return reason;
+	return service_back(skb, flow);
 }
 
 /* TC_ACT_SHOT if the packet could not be written. */
@@ -105,14 +110,31 @@ static __always_inline int overlay_to_host(struct __sk_buff *skb)
 	return bpf_redirect(config_host_ifindex, BPF_F_INGRESS);
 }
 
+/* An answer to a client that came to this node from outside. */
+static __noinline int overlay_to_network(struct __sk_buff *skb, struct flow *flow, __u32 device)
+{
+	int action;
+
+	if (flow->hop_limit <= 1)
+		return drop(skb, flow, DROP_TTL_EXCEEDED, DIRECTION_INGRESS);
+	trace(skb, flow, TRACE_TO_NETWORK);
+	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
+	action = forward_by_device(skb, device, flow->hop_limit);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
+}
+
 static __always_inline int overlay_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	int reason = family_is_on(family) ? overlay_admit(skb, flow, family) : DROP_UNSUPPORTED_L3;
 	const struct endpoint_entry *endpoint = flow->destination.endpoint;
+	__u32 device;
 	int action;
 
 	if (unlikely(reason))
 		return drop(skb, flow, reason, DIRECTION_INGRESS);
+	device = service_device(flow);
+	if (unlikely(device))
+		return overlay_to_network(skb, flow, device);
 	trace(skb, flow, endpoint ? TRACE_TO_ENDPOINT : TRACE_TO_HOST);
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
 	action = endpoint ? overlay_to_endpoint(skb, endpoint) : overlay_to_host(skb);

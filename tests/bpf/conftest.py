@@ -108,6 +108,7 @@ def constants(devices: dict[str, int], **changes: object) -> layouts.ProgramConf
         "overlay_ifindex": devices.get("cilium_vxlan", 0),
         "report_interval_s": 5,
         "masquerade": 1,
+        "services": 1,
         "tunnel_port": 8472,
     }
     return layouts.ProgramConfig(**{**ordinary, **changes})

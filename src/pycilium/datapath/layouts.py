@@ -68,6 +68,7 @@ class CtFlags(IntFlag):
     ORIGIN_HIGH = 1
     FIN_ORIGIN = 2
     FIN_REPLY = 4
+    TRANSLATED = 8
 
 
 class CtLifetimeS(IntEnum):
@@ -96,13 +97,16 @@ class DropReason(IntEnum):
     CT_INSERT_FAILED = 155
     INVALID_IPV6_EXTENSION = 156
     FRAGMENTATION_NEEDED = 157
+    SERVICE_NO_BACKEND = 158
     NO_TUNNEL_ENDPOINT = 160
     NO_CONFIG = 165
     UNSUPPORTED_L2 = 166
     NAT_NO_MAPPING = 167
     NAT_UNSUPPORTED = 168
+    IS_CLUSTER_IP = 174
     FRAGMENT_NOT_FOUND = 175
     FORBIDDEN_ICMPV6 = 176
+    SERVICE_SOURCE_RANGE = 177
     POLICY_DENY = 181
     VLAN_FILTERED = 182
     INVALID_VNI = 183
@@ -181,6 +185,12 @@ class NatDirection(IntEnum):
     IN = 1
 
 
+class NatFlags(IntFlag):
+    """enum nat_flags."""
+
+    SERVICE = 1
+
+
 class NatLimits(IntEnum):
     """enum nat_limits."""
 
@@ -255,6 +265,7 @@ class ServiceFlowFlags(IntFlag):
     REPLY = 1
     SNAT = 2
     DSR = 4
+    HOST = 8
 
 
 class SocketFlowDirection(IntEnum):
@@ -1213,7 +1224,7 @@ class Nat6Key:
         )
 
 
-_NAT_ENTRY = struct.Struct("=16s 2s 2x I")
+_NAT_ENTRY = struct.Struct("=16s 2s H I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -1222,6 +1233,7 @@ class NatEntry:
 
     address: bytes = bytes(16)
     port: int = 0
+    flags: int = 0
     used_s: int = 0
 
     SIZE: ClassVar[int] = 24
@@ -1229,18 +1241,19 @@ class NatEntry:
         [
             ("address", "u1", (16,)),
             ("port", ">u2"),
-            ("pad", "u2"),
+            ("flags", "u2"),
             ("used_s", "u4"),
         ]
     )
     SIGNATURE: ClassVar[str] = (
-        "struct{address:struct{words:be32[4]@0 size=16}@0 port:be16@16 pad:u16@18 used_s:u32@20 size=24}"
+        "struct{address:struct{words:be32[4]@0 size=16}@0 port:be16@16 flags:u16@18 used_s:u32@20 size=24}"
     )
 
     def to_bytes(self) -> bytes:
         return _NAT_ENTRY.pack(
             self.address,
             self.port.to_bytes(2, "big"),
+            self.flags,
             self.used_s,
         )
 
@@ -1251,6 +1264,7 @@ class NatEntry:
             items[0],
             int.from_bytes(items[1], "big"),
             items[2],
+            items[3],
         )
 
 
@@ -2321,7 +2335,7 @@ class ClockEntry:
         )
 
 
-_NAT_DRAFT = struct.Struct("=16s 16s 16s 2s 2s 2s B B I")
+_NAT_DRAFT = struct.Struct("=16s 16s 16s 2s 2s 2s B B I I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -2337,8 +2351,9 @@ class NatDraft:
     protocol: int = 0
     family: int = 0
     now_s: int = 0
+    flags: int = 0
 
-    SIZE: ClassVar[int] = 60
+    SIZE: ClassVar[int] = 64
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
             ("inside", "u1", (16,)),
@@ -2350,12 +2365,13 @@ class NatDraft:
             ("protocol", "u1"),
             ("family", "u1"),
             ("now_s", "u4"),
+            ("flags", "u4"),
         ]
     )
     SIGNATURE: ClassVar[str] = (
         "struct{inside:struct{words:be32[4]@0 size=16}@0 outside:struct{words:be32[4]@0 size=16}@16 "
         "remote:struct{words:be32[4]@0 size=16}@32 inside_port:be16@48 outside_port:be16@50 "
-        "remote_port:be16@52 protocol:u8@54 family:u8@55 now_s:u32@56 size=60}"
+        "remote_port:be16@52 protocol:u8@54 family:u8@55 now_s:u32@56 flags:u32@60 size=64}"
     )
 
     def to_bytes(self) -> bytes:
@@ -2369,6 +2385,7 @@ class NatDraft:
             self.protocol,
             self.family,
             self.now_s,
+            self.flags,
         )
 
     @classmethod
@@ -2384,6 +2401,107 @@ class NatDraft:
             items[6],
             items[7],
             items[8],
+            items[9],
+        )
+
+
+_SERVICE_DRAFT = struct.Struct("=40s 56s 40s 56s 32s I I I H B B B B B B")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceDraft:
+    """struct service_draft."""
+
+    packet: ServiceFlow6Key = ServiceFlow6Key()
+    to: ServiceFlowEntry = ServiceFlowEntry()
+    back: ServiceFlow6Key = ServiceFlow6Key()
+    back_to: ServiceFlowEntry = ServiceFlowEntry()
+    service: ServiceEntry = ServiceEntry()
+    now_s: int = 0
+    ifindex: int = 0
+    client_identity: int = 0
+    l4_offset: int = 0
+    family: int = 0
+    fragment: int = 0
+    tracking: int = 0
+    tcp_flags: int = 0
+    hop_limit: int = 0
+    where: int = 0
+
+    SIZE: ClassVar[int] = 244
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("packet", ServiceFlow6Key.DTYPE),
+            ("to", ServiceFlowEntry.DTYPE),
+            ("back", ServiceFlow6Key.DTYPE),
+            ("back_to", ServiceFlowEntry.DTYPE),
+            ("service", ServiceEntry.DTYPE),
+            ("now_s", "u4"),
+            ("ifindex", "u4"),
+            ("client_identity", "u4"),
+            ("l4_offset", "u2"),
+            ("family", "u1"),
+            ("fragment", "u1"),
+            ("tracking", "u1"),
+            ("tcp_flags", "u1"),
+            ("hop_limit", "u1"),
+            ("where", "u1"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{packet:struct{source:struct{words:be32[4]@0 size=16}@0 destination:struct{words:be32[4]@0 "
+        "size=16}@16 source_port:be16@32 destination_port:be16@34 protocol:u8@36 pad:u8[3]@37 size=40}@0 "
+        "to:struct{source:struct{words:be32[4]@0 size=16}@0 destination:struct{words:be32[4]@0 size=16}@16 "
+        "source_port:be16@32 destination_port:be16@34 backend_id:u32@36 service_id:u32@40 used_s:u32@44 "
+        "ifindex:u32@48 flags:u32@52 size=56}@40 back:struct{source:struct{words:be32[4]@0 size=16}@0 "
+        "destination:struct{words:be32[4]@0 size=16}@16 source_port:be16@32 destination_port:be16@34 "
+        "protocol:u8@36 pad:u8[3]@37 size=40}@96 back_to:struct{source:struct{words:be32[4]@0 size=16}@0 "
+        "destination:struct{words:be32[4]@0 size=16}@16 source_port:be16@32 destination_port:be16@34 "
+        "backend_id:u32@36 service_id:u32@40 used_s:u32@44 ifindex:u32@48 flags:u32@52 size=56}@136 "
+        "service:struct{inside:struct{first_slot:u32@0 slots:u32@4 size=8}@0 outside:struct{first_slot:u32@0 "
+        "slots:u32@4 size=8}@8 service_id:u32@16 affinity_s:u32@20 flags:u32@24 pad:u32@28 size=32}@192 "
+        "now_s:u32@224 ifindex:u32@228 client_identity:u32@232 l4_offset:u16@236 family:u8@238 "
+        "fragment:u8@239 tracking:u8@240 tcp_flags:u8@241 hop_limit:u8@242 where:u8@243 size=244}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SERVICE_DRAFT.pack(
+            self.packet.to_bytes(),
+            self.to.to_bytes(),
+            self.back.to_bytes(),
+            self.back_to.to_bytes(),
+            self.service.to_bytes(),
+            self.now_s,
+            self.ifindex,
+            self.client_identity,
+            self.l4_offset,
+            self.family,
+            self.fragment,
+            self.tracking,
+            self.tcp_flags,
+            self.hop_limit,
+            self.where,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ServiceDraft:
+        items = _SERVICE_DRAFT.unpack(raw)
+        return cls(
+            ServiceFlow6Key.from_bytes(items[0]),
+            ServiceFlowEntry.from_bytes(items[1]),
+            ServiceFlow6Key.from_bytes(items[2]),
+            ServiceFlowEntry.from_bytes(items[3]),
+            ServiceEntry.from_bytes(items[4]),
+            items[5],
+            items[6],
+            items[7],
+            items[8],
+            items[9],
+            items[10],
+            items[11],
+            items[12],
+            items[13],
+            items[14],
         )
 
 
@@ -2401,6 +2519,7 @@ class ProgramConfig:
     masquerade: int = 0
     overlay_ifindex: int = 0
     report_interval_s: int = 0
+    services: int = 0
     socket_host_only: int = 0
     tunnel_port: int = 0
 
@@ -2452,6 +2571,7 @@ _SocketFlowKey: Final[Codec[SocketFlowKey]] = _codec(SocketFlowKey, "socket_flow
 _SocketFlowEntry: Final[Codec[SocketFlowEntry]] = _codec(SocketFlowEntry, "socket_flow_entry")
 _ClockEntry: Final[Codec[ClockEntry]] = _codec(ClockEntry, "clock_entry")
 _NatDraft: Final[Codec[NatDraft]] = _codec(NatDraft, "nat_draft")
+_ServiceDraft: Final[Codec[ServiceDraft]] = _codec(ServiceDraft, "service_draft")
 
 AFFINITY: Final[MapSpec[AffinityKey, AffinityEntry]] = MapSpec(
     "affinity", MapType.LRU_HASH, _AffinityKey, _AffinityEntry, 65536
@@ -2531,6 +2651,9 @@ POLICIES: Final[MapSpec[int, PolicyEntry]] = MapSpec(
 POLICY_ROWS: Final[MapSpec[PolicyRowKey, PolicyRow]] = MapSpec(
     "policy_rows", MapType.LPM_TRIE, _PolicyRowKey, _PolicyRow, 262144
 )
+SERVICE_DRAFT: Final[MapSpec[int, ServiceDraft]] = MapSpec(
+    "service_draft", MapType.PERCPU_ARRAY, U32, _ServiceDraft, 1
+)
 SERVICE_FLOWS4: Final[MapSpec[ServiceFlow4Key, ServiceFlowEntry]] = MapSpec(
     "service_flows4", MapType.LRU_HASH, _ServiceFlow4Key, _ServiceFlowEntry, 262144
 )
@@ -2583,6 +2706,7 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "path_mtus": PATH_MTUS,
     "policies": POLICIES,
     "policy_rows": POLICY_ROWS,
+    "service_draft": SERVICE_DRAFT,
     "service_flows4": SERVICE_FLOWS4,
     "service_flows6": SERVICE_FLOWS6,
     "service_slots": SERVICE_SLOTS,
@@ -2622,6 +2746,7 @@ CONFIG: Final[dict[str, Constant]] = {
     "config_masquerade": Constant("config_masquerade", "masquerade", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_overlay_ifindex": Constant("config_overlay_ifindex", "overlay_ifindex", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_report_interval_s": Constant("config_report_interval_s", "report_interval_s", "u32", integer_encoder(4, sys.byteorder, signed=False)),
+    "config_services": Constant("config_services", "services", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_socket_host_only": Constant("config_socket_host_only", "socket_host_only", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_tunnel_port": Constant("config_tunnel_port", "tunnel_port", "u32", integer_encoder(4, sys.byteorder, signed=False)),
 }
@@ -2671,6 +2796,7 @@ STRUCTS: Final[dict[str, str]] = {
     "socket_flow_entry": SocketFlowEntry.SIGNATURE,
     "clock_entry": ClockEntry.SIGNATURE,
     "nat_draft": NatDraft.SIGNATURE,
+    "service_draft": ServiceDraft.SIGNATURE,
 }
 
 ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
@@ -2688,6 +2814,7 @@ ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "aggregation": Aggregation,
     "metrics_limits": MetricsLimits,
     "nat_direction": NatDirection,
+    "nat_flags": NatFlags,
     "nat_limits": NatLimits,
     "node_id": NodeId,
     "node_flags": NodeFlags,
