@@ -17,7 +17,8 @@ enum nat_direction {
 };
 
 enum nat_flags {
-	NAT_SERVICE = 1, /* stands alone: a port that a service's connection has, or a packet of its backend on this node */
+	NAT_SERVICE =
+	    1, /* stands alone: a port that a service's connection has, or a packet of its backend on this node */
 };
 
 enum nat_limits {
@@ -50,7 +51,7 @@ struct nat6_key {
 struct nat_entry {
 	struct ipv6_addr address; /* local end on the other side; IPv4 in mapped form */
 	__be16 port;
-	__u16 flags; /* enum nat_flags */
+	__u16 flags;  /* enum nat_flags */
 	__u32 used_s; /* CLOCK_MONOTONIC, moved once a second at most */
 };
 

@@ -14,7 +14,7 @@ enum icmp_type4 {
 };
 
 enum icmp_code4 {
-	ICMP4_PORT_UNREACHABLE = 3,     /* of ICMP4_UNREACHABLE, as is the next */
+	ICMP4_PORT_UNREACHABLE = 3, /* of ICMP4_UNREACHABLE, as is the next */
 	ICMP4_FRAGMENTATION_NEEDED = 4,
 };
 

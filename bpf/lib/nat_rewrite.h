@@ -155,10 +155,9 @@ static __always_inline int nat_rewrite_quoted_end(struct __sk_buff *skb, struct 
 		failed = nat_rewrite_address4(skb, ip, end, old->words[3], address->words[3]);
 	} else {
 		failed = bpf_l4_csum_replace(
-		    skb, checksum, 0,
-		    bpf_csum_diff(old->words, sizeof(*old), address->words, sizeof(*address), 0), 0);
-		failed |= bpf_skb_store_bytes(skb, ip + nat_address_offset(FAMILY_IPV6, end), address,
-					      sizeof(*address), 0);
+		    skb, checksum, 0, bpf_csum_diff(old->words, sizeof(*old), address->words, sizeof(*address), 0), 0);
+		failed |=
+		    bpf_skb_store_bytes(skb, ip + nat_address_offset(FAMILY_IPV6, end), address, sizeof(*address), 0);
 	}
 	if (port != old_port) {
 		failed |= bpf_l4_csum_replace(skb, checksum, old_port, port, sizeof(port));

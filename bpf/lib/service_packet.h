@@ -194,8 +194,8 @@ static __always_inline int service_choose_for(struct service_draft *draft)
 	const struct backend_entry *backend;
 	__u32 backend_id = 0;
 
-	backend = service_choose(service, &client, draft->packet.protocol, draft->where & SERVICE_FROM_OUTSIDE,
-				 &backend_id);
+	backend =
+	    service_choose(service, &client, draft->packet.protocol, draft->where & SERVICE_FROM_OUTSIDE, &backend_id);
 	if (!backend) {
 		if (service->flags & SERVICE_KEEP_SOURCE && draft->where & SERVICE_FROM_OUTSIDE)
 			draft->where |= SERVICE_QUIET; /* other nodes have some: whoever balances over nodes will see */

@@ -7,9 +7,18 @@
  */
 #pragma once
 
+#include "ethernet.h"
+#include "forward.h"
+#include "metrics.h"
 #include "service_packet.h"
 
 CONFIG(__u32, config_services);
+
+/* What became of a packet, for the program to go on. */
+enum service_path_step {
+	STEP_FORTH = -7, /* it goes to a backend: service_begin() comes next */
+	STEP_BACK = -8,  /* it is to be turned, by service_back() */
+};
 
 static __always_inline void service_draft_flow(struct service_draft *draft, const struct flow *flow)
 {
@@ -24,6 +33,8 @@ static __always_inline void service_draft_flow(struct service_draft *draft, cons
 	draft->fragment = flow->fragment;
 	draft->tracking = flow->tracking;
 	draft->tcp_flags = flow->tcp_flags;
+	draft->icmp_type = flow->icmp_type;
+	draft->icmp_code = flow->icmp_code;
 	draft->hop_limit = flow->hop_limit;
 }
 
@@ -42,19 +53,19 @@ static __always_inline bool service_is_due(const struct flow *flow)
 	return flow->entry && unlikely(flow->entry->flags & CT_TRANSLATED) && !flow->for_service;
 }
 
-/* Of a packet for which that is so. It may have been sent to the backend itself: then there is nothing to turn. */
-static __noinline int service_back(struct __sk_buff *skb, struct flow *flow)
+/* Of a packet for which that is so; STEP_IGNORE if there is nothing to turn: it was sent to the backend itself. */
+static __always_inline int service_back(struct __sk_buff *skb, struct flow *flow)
 {
 	struct service_draft *draft = service_draft_here();
 	int step;
 
 	if (!draft)
-		return STEP_DONE;
+		return STEP_IGNORE;
 	service_draft_flow(draft, flow);
 	draft->where = 0;
 	step = service_turn(skb);
 	if (step == STEP_IGNORE || (step == DROP_NAT_NO_MAPPING && flow->is_reply != IS_REPLY_YES))
-		return STEP_DONE;
+		return STEP_IGNORE;
 	flow->for_service = true;
 	if (step)
 		return step;
@@ -64,10 +75,35 @@ static __noinline int service_back(struct __sk_buff *skb, struct flow *flow)
 	return STEP_DONE;
 }
 
-/* The device by which an answer leaves the node, as its question came; 0: it goes by its destination. */
-static __always_inline __u32 service_device(const struct flow *flow)
+/* Must the turned packet go on by service_deliver()? Else to the endpoint that it was for before. */
+static __always_inline bool service_has_left(const struct flow *flow)
 {
 	const struct service_draft *draft = unlikely(flow->for_service) ? service_draft_here() : 0;
 
-	return draft && draft->to.flags & SERVICE_FLOW_REPLY ? draft->to.ifindex : 0;
+	return draft && draft->to.flags & SERVICE_FLOW_REPLY &&
+	       (draft->to.ifindex || draft->to.flags & SERVICE_FLOW_SNAT);
+}
+
+/* The turned packet to its client: an endpoint, or by the device by which its question came. TC_ACT_SHOT if that cannot
+ * be. Only where packets come in.
+ */
+__noinline int service_deliver(struct __sk_buff *skb)
+{
+	const struct service_draft *draft = service_draft_here();
+	const struct endpoint_entry *endpoint;
+	struct ipv6_addr address;
+
+	if (!draft)
+		return TC_ACT_SHOT;
+	if (draft->to.ifindex) {
+		metrics_count(DIRECTION_EGRESS, 0, skb->len);
+		return forward_by_device(skb, draft->to.ifindex, draft->hop_limit);
+	}
+	address = draft->to.destination;
+	endpoint = endpoint_lookup(&address, draft->family);
+	if (!endpoint || ethernet_to_endpoint(skb, endpoint))
+		return TC_ACT_SHOT;
+	packet_take(skb);
+	metrics_count(DIRECTION_INGRESS, 0, skb->len);
+	return bpf_redirect_peer(endpoint->ifindex, 0);
 }

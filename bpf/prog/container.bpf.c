@@ -45,6 +45,17 @@ static __always_inline bool container_may_be_for_service(const struct flow *flow
 	       (!flow->destination.node_id || flow->destination.sec_identity == IDENTITY_REMOTE_NODE);
 }
 
+/* The answer of a backend, to a client here or to where it came from: it goes on with container_back(). */
+static __noinline int container_answer(struct __sk_buff *skb, struct flow *flow)
+{
+	int step = service_back(skb, flow);
+
+	if (step)
+		return step == STEP_IGNORE ? STEP_DONE : step;
+	trace(skb, flow, flow->destination.endpoint ? TRACE_TO_ENDPOINT : TRACE_TO_NETWORK);
+	return STEP_BACK;
+}
+
 /* 0 if the packet may go on to its destination. */
 static __always_inline int container_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
@@ -70,13 +81,11 @@ static __always_inline int container_admit(struct __sk_buff *skb, struct flow *f
 	end_resolve(&flow->destination, &flow->tuple.destination, family);
 	if (container_may_be_for_service(flow)) {
 		reason = service_forth(skb, flow, flow->destination.node_id ? SERVICE_TO_NODE : SERVICE_FROM_POD);
-		if (unlikely(reason > 0))
+		if (unlikely(reason != STEP_IGNORE))
 			return reason;
 	}
 	reason = connection_admit(skb, flow, family);
-	if (reason || !service_is_due(flow))
-		return reason;
-	return service_back(skb, flow);
+	return !reason && service_is_due(flow) ? container_answer(skb, flow) : reason;
 }
 
 static __always_inline enum trace_point container_way(const struct flow *flow, union forward_answer forward)
@@ -116,12 +125,9 @@ static __always_inline int container_to_neighbour(struct __sk_buff *skb, const s
 }
 
 /* TC_ACT_SHOT if the packet could not be written. */
-static __always_inline int container_send(struct __sk_buff *skb, const struct flow *flow, enum trace_point way,
-					  __u32 device)
+static __always_inline int container_send(struct __sk_buff *skb, const struct flow *flow, enum trace_point way)
 {
 	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
-	if (unlikely(device))
-		return forward_by_device(skb, device, flow->hop_limit);
 	if (way == TRACE_TO_ENDPOINT)
 		return container_to_endpoint(skb, flow);
 	if (way == TRACE_TO_OVERLAY)
@@ -140,27 +146,53 @@ static __always_inline int container_refuse(struct __sk_buff *skb, struct flow *
 	return TC_ACT_SHOT;
 }
 
-static __always_inline int container_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
+/* What follows once a packet may pass, or may not for that reason. */
+static __always_inline int container_forward(struct __sk_buff *skb, struct flow *flow, __u8 family, int reason)
 {
-	int reason = family_is_on(family) ? container_admit(skb, flow, family) : DROP_UNSUPPORTED_L3;
 	union forward_answer forward = {};
 	enum trace_point way;
-	__u32 device = 0;
 	int action;
 
-	if (unlikely(reason == STEP_ANSWERED))
-		return bpf_redirect(skb->ifindex, 0);
 	if (!reason) {
-		device = service_device(flow);
-		if (likely(!device))
-			forward = forward_of(skb, flow, family);
+		forward = forward_of(skb, flow, family);
 		reason = forward.reason;
 	}
 	if (unlikely(reason))
 		return container_refuse(skb, flow, reason, forward.mtu_bytes);
-	way = device ? TRACE_TO_NETWORK : container_way(flow, forward);
+	way = container_way(flow, forward);
 	trace(skb, flow, way);
-	action = container_send(skb, flow, way, device);
+	action = container_send(skb, flow, way);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_EGRESS);
+}
+
+/* STEP_DONE and the action; or STEP_FORTH or STEP_BACK: it goes on with container_forth() or container_back(). */
+static __always_inline int container_ip(struct __sk_buff *skb, struct flow *flow, __u8 family, int *action)
+{
+	int reason = family_is_on(family) ? container_admit(skb, flow, family) : DROP_UNSUPPORTED_L3;
+
+	if (unlikely(reason == STEP_FORTH || reason == STEP_BACK))
+		return reason;
+	*action = unlikely(reason == STEP_ANSWERED) ? bpf_redirect(skb->ifindex, 0)
+						    : container_forward(skb, flow, family, reason);
+	return STEP_DONE;
+}
+
+/* To the backend of a service. */
+static __always_inline int container_forth(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	int reason = service_begin(skb, flow, family);
+
+	if (!reason)
+		reason = connection_admit(skb, flow, family);
+	return container_forward(skb, flow, family, reason);
+}
+
+static __always_inline int container_back(struct __sk_buff *skb, struct flow *flow)
+{
+	int action;
+
+	*flow = flow_of(skb);
+	action = service_deliver(skb);
 	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_EGRESS);
 }
 
@@ -173,21 +205,35 @@ static __always_inline int container_arp(struct __sk_buff *skb, struct flow *flo
 	return drop(skb, flow, reason, DIRECTION_EGRESS);
 }
 
+static __noinline int container_other(struct __sk_buff *skb, struct flow *flow)
+{
+	if (skb->protocol == be16(ETH_P_ARP))
+		return container_arp(skb, flow);
+	return drop(skb, flow, be16(skb->protocol) < ETH_P_802_3_MIN ? DROP_UNSUPPORTED_L2 : DROP_UNSUPPORTED_L3,
+		    DIRECTION_EGRESS);
+}
+
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
 	struct flow flow = flow_of(skb);
+	int action, step;
 
 	if (unlikely(skb->vlan_present))
 		return drop(skb, &flow, DROP_VLAN_FILTERED, DIRECTION_EGRESS);
 	if (skb->protocol == be16(ETH_P_IP))
-		return container_ip(skb, &flow, FAMILY_IPV4);
-	if (skb->protocol == be16(ETH_P_IPV6))
-		return container_ip(skb, &flow, FAMILY_IPV6);
-	if (skb->protocol == be16(ETH_P_ARP))
-		return container_arp(skb, &flow);
-	return drop(skb, &flow, be16(skb->protocol) < ETH_P_802_3_MIN ? DROP_UNSUPPORTED_L2 : DROP_UNSUPPORTED_L3,
-		    DIRECTION_EGRESS);
+		step = container_ip(skb, &flow, FAMILY_IPV4, &action);
+	else if (skb->protocol == be16(ETH_P_IPV6))
+		step = container_ip(skb, &flow, FAMILY_IPV6, &action);
+	else
+		return container_other(skb, &flow);
+	if (likely(!step))
+		return action;
+	if (step == STEP_FORTH && skb->protocol == be16(ETH_P_IP))
+		return container_forth(skb, &flow, FAMILY_IPV4);
+	if (step == STEP_FORTH)
+		return container_forth(skb, &flow, FAMILY_IPV6);
+	return container_back(skb, &flow);
 }
 
 const char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -31,6 +31,14 @@ static __always_inline int host_check_source(struct flow *flow, __u8 family)
 										     : STEP_DONE;
 }
 
+/* The answer of a backend. */
+static __noinline int host_answer(struct __sk_buff *skb, struct flow *flow)
+{
+	int step = service_back(skb, flow);
+
+	return step == STEP_IGNORE ? STEP_DONE : step;
+}
+
 static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	int reason = parse_ip(skb, flow, family);
@@ -52,9 +60,7 @@ static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, 
 	if (reason)
 		return reason;
 	reason = connection_admit(skb, flow, family);
-	if (reason || !service_is_due(flow))
-		return reason;
-	return service_back(skb, flow);
+	return !reason && service_is_due(flow) ? host_answer(skb, flow) : reason;
 }
 
 static __always_inline int host_to_endpoint(struct __sk_buff *skb, const struct flow *flow)

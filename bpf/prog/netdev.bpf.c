@@ -36,8 +36,8 @@ static __always_inline int netdev_check_source(struct flow *flow, __u8 family)
 	return STEP_DONE;
 }
 
-/* For no pod: what came back to masqueraded flows and to services, and what is for a service. STEP_DONE: it has new
- * addresses; else as nat_in().
+/* For no pod: what came back to masqueraded flows and to services, and what is for a service. STEP_DONE: it is for a pod
+ * now; else as nat_in() and service_forth().
  */
 static __always_inline int netdev_translate(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
@@ -48,18 +48,17 @@ static __always_inline int netdev_translate(struct __sk_buff *skb, struct flow *
 	return step;
 }
 
-/* For a pod or for nobody here; what was translated for a service has its ends already. */
-static __always_inline int netdev_resolve(struct __sk_buff *skb, struct flow *flow, __u8 family, int step)
+/* The answer of a backend. One from another node goes on with netdev_back(); to a pod of this node: STEP_DONE. */
+static __noinline int netdev_answer(struct __sk_buff *skb, struct flow *flow)
 {
-	int reason;
+	int step = service_back(skb, flow);
 
-	if (flow->for_service)
+	if (step)
+		return step == STEP_IGNORE && flow->destination.endpoint ? STEP_DONE : step;
+	if (!service_has_left(flow))
 		return STEP_DONE;
-	end_resolve(&flow->destination, &flow->tuple.destination, family);
-	if (step != STEP_SERVICE && !flow->destination.endpoint)
-		return STEP_IGNORE;
-	reason = parse_l4(skb, flow, family);
-	return reason ? reason : netdev_check_source(flow, family);
+	trace(skb, flow, TRACE_TO_NETWORK);
+	return STEP_BACK;
 }
 
 static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
@@ -77,7 +76,13 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 		if (likely(step && step != STEP_SERVICE))
 			return step;
 	}
-	reason = netdev_resolve(skb, flow, family, step);
+	end_resolve(&flow->destination, &flow->tuple.destination, family);
+	if (step != STEP_SERVICE && !flow->destination.endpoint)
+		return STEP_IGNORE;
+	reason = parse_l4(skb, flow, family);
+	if (reason)
+		return reason;
+	reason = netdev_check_source(flow, family);
 	if (reason)
 		return reason;
 	if (flow->hop_limit <= 1)
@@ -88,7 +93,7 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 	reason = connection_admit(skb, flow, family);
 	if (reason || !(step == STEP_SERVICE || service_is_due(flow)))
 		return reason;
-	return service_back(skb, flow);
+	return netdev_answer(skb, flow);
 }
 
 static __always_inline int netdev_to_endpoint(struct __sk_buff *skb, struct flow *flow, __u8 family)
@@ -115,13 +120,11 @@ static __noinline int netdev_refuse(struct __sk_buff *skb, struct flow *flow, __
 }
 
 /* TC_ACT_SHOT if the packet could not be written. */
-static __always_inline int netdev_send(struct __sk_buff *skb, const struct flow *flow, enum trace_point way,
-				       __u32 device)
+static __always_inline int netdev_send(struct __sk_buff *skb, const struct flow *flow, enum trace_point way)
 {
 	__u32 world = flow->family == FAMILY_IPV4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
 
-	if (device)
-		return forward_by_device(skb, device, flow->hop_limit);
+	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
 	if (way == TRACE_TO_OVERLAY)
 		return forward_by_overlay(skb, flow->destination.node_id,
 					  tunnel_identity(flow->source.sec_identity, world));
@@ -130,55 +133,83 @@ static __always_inline int netdev_send(struct __sk_buff *skb, const struct flow 
 	return forward_by_route(skb, flow->hop_limit);
 }
 
-/* To a backend that is no pod of this node, or the answer of one to its client. */
-static __noinline int netdev_forward(struct __sk_buff *skb, struct flow *flow)
+/* To a backend on another node, or outside of the cluster. */
+static __always_inline int netdev_to_backend(struct __sk_buff *skb, struct flow *flow)
 {
-	__u32 device = service_device(flow);
-	union forward_answer forward = {.way = TRACE_TO_NETWORK};
+	union forward_answer forward = {.way = TRACE_TO_STACK};
 	int action;
 
-	if (!device) {
-		flow->source.sec_identity = service_client_identity();
-		if (flow->destination.sec_identity == IDENTITY_HOST) {
-			trace(skb, flow, TRACE_TO_HOST);
-			metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
-			return TC_ACT_OK;
-		}
-		forward.way = TRACE_TO_STACK;
-		if (flow->destination.node_id)
-			forward = forward_of(skb, flow, flow->family);
-	}
+	if (flow->destination.node_id)
+		forward = forward_of(skb, flow, flow->family);
 	if (forward.reason)
 		return netdev_refuse(skb, flow, forward.reason, forward.mtu_bytes);
 	trace(skb, flow, forward.way);
-	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
-	action = netdev_send(skb, flow, forward.way, device);
+	action = netdev_send(skb, flow, forward.way);
 	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 
-static __always_inline int netdev_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
+/* What is for a service, wherever its backend is. */
+static __always_inline int netdev_forth(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	int reason = service_begin(skb, flow, family);
+
+	if (!reason)
+		reason = connection_admit(skb, flow, family);
+	flow->source.sec_identity = service_client_identity();
+	if (reason)
+		return netdev_refuse(skb, flow, reason, 0);
+	if (flow->destination.endpoint)
+		return netdev_to_endpoint(skb, flow, family);
+	if (flow->destination.sec_identity != IDENTITY_HOST)
+		return netdev_to_backend(skb, flow);
+	trace(skb, flow, TRACE_TO_HOST);
+	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
+	return TC_ACT_OK;
+}
+
+static __always_inline int netdev_back(struct __sk_buff *skb, struct flow *flow)
+{
+	int action = service_deliver(skb);
+
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
+}
+
+/* STEP_DONE and the action; or STEP_FORTH or STEP_BACK: it goes on with netdev_forth() or netdev_back(). */
+static __always_inline int netdev_ip(struct __sk_buff *skb, struct flow *flow, __u8 family, int *action)
 {
 	int reason = netdev_admit(skb, flow, family);
 
+	if (unlikely(reason == STEP_FORTH || reason == STEP_BACK))
+		return reason;
 	if (likely(reason == STEP_IGNORE))
-		return TC_ACT_OK;
-	if (reason)
-		return netdev_refuse(skb, flow, reason, 0);
-	return flow->destination.endpoint ? netdev_to_endpoint(skb, flow, family) : netdev_forward(skb, flow);
+		*action = TC_ACT_OK;
+	else if (reason)
+		*action = netdev_refuse(skb, flow, reason, 0);
+	else
+		*action = netdev_to_endpoint(skb, flow, family);
+	return STEP_DONE;
 }
 
 SEC("tc")
 int from_netdev(struct __sk_buff *skb)
 {
 	struct flow flow = flow_of(skb);
+	int action, step;
 
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_OK;
 	if (skb->protocol == be16(ETH_P_IP))
-		return netdev_ip(skb, &flow, FAMILY_IPV4);
-	if (skb->protocol == be16(ETH_P_IPV6))
-		return netdev_ip(skb, &flow, FAMILY_IPV6);
-	return TC_ACT_OK;
+		step = netdev_ip(skb, &flow, FAMILY_IPV4, &action);
+	else if (skb->protocol == be16(ETH_P_IPV6))
+		step = netdev_ip(skb, &flow, FAMILY_IPV6, &action);
+	else
+		return TC_ACT_OK;
+	if (likely(!step))
+		return action;
+	if (step == STEP_BACK)
+		return netdev_back(skb, &flow);
+	return skb->protocol == be16(ETH_P_IP) ? netdev_forth(skb, &flow, FAMILY_IPV4)
+					       : netdev_forth(skb, &flow, FAMILY_IPV6);
 }
 
 const char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -70,6 +70,14 @@ static __always_inline int overlay_resolve_destination(struct flow *flow, __u8 f
 	return end_complete(&flow->source, &flow->tuple.source, family);
 }
 
+/* The answer of a backend. */
+static __noinline int overlay_answer(struct __sk_buff *skb, struct flow *flow)
+{
+	int step = service_back(skb, flow);
+
+	return step == STEP_IGNORE ? STEP_DONE : step;
+}
+
 static __always_inline int overlay_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	int reason = parse_ip(skb, flow, family);
@@ -89,9 +97,7 @@ static __always_inline int overlay_admit(struct __sk_buff *skb, struct flow *flo
 	if (reason)
 		return reason;
 	reason = connection_admit(skb, flow, family);
-	if (reason || !service_is_due(flow))
-		return reason;
-	return service_back(skb, flow);
+	return !reason && service_is_due(flow) ? overlay_answer(skb, flow) : reason;
 }
 
 /* TC_ACT_SHOT if the packet could not be written. */
@@ -111,15 +117,14 @@ static __always_inline int overlay_to_host(struct __sk_buff *skb)
 }
 
 /* An answer to a client that came to this node from outside. */
-static __noinline int overlay_to_network(struct __sk_buff *skb, struct flow *flow, __u32 device)
+static __noinline int overlay_to_client(struct __sk_buff *skb, struct flow *flow)
 {
 	int action;
 
 	if (flow->hop_limit <= 1)
 		return drop(skb, flow, DROP_TTL_EXCEEDED, DIRECTION_INGRESS);
 	trace(skb, flow, TRACE_TO_NETWORK);
-	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
-	action = forward_by_device(skb, device, flow->hop_limit);
+	action = service_deliver(skb);
 	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 
@@ -127,14 +132,12 @@ static __always_inline int overlay_ip(struct __sk_buff *skb, struct flow *flow, 
 {
 	int reason = family_is_on(family) ? overlay_admit(skb, flow, family) : DROP_UNSUPPORTED_L3;
 	const struct endpoint_entry *endpoint = flow->destination.endpoint;
-	__u32 device;
 	int action;
 
 	if (unlikely(reason))
 		return drop(skb, flow, reason, DIRECTION_INGRESS);
-	device = service_device(flow);
-	if (unlikely(device))
-		return overlay_to_network(skb, flow, device);
+	if (unlikely(service_has_left(flow)))
+		return overlay_to_client(skb, flow);
 	trace(skb, flow, endpoint ? TRACE_TO_ENDPOINT : TRACE_TO_HOST);
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
 	action = endpoint ? overlay_to_endpoint(skb, endpoint) : overlay_to_host(skb);

@@ -2405,7 +2405,51 @@ class NatDraft:
         )
 
 
-_SERVICE_DRAFT = struct.Struct("=40s 56s 40s 56s 32s I I I H B B B B B B")
+_SERVICE_END = struct.Struct("=I I I I")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceEnd:
+    """struct service_end."""
+
+    sec_identity: int = 0
+    cidr_identity: int = 0
+    revision: int = 0
+    node_id: int = 0
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("sec_identity", "u4"),
+            ("cidr_identity", "u4"),
+            ("revision", "u4"),
+            ("node_id", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u32@12 size=16}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SERVICE_END.pack(
+            self.sec_identity,
+            self.cidr_identity,
+            self.revision,
+            self.node_id,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ServiceEnd:
+        items = _SERVICE_END.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            items[2],
+            items[3],
+        )
+
+
+_SERVICE_DRAFT = struct.Struct("=40s 56s 40s 56s 32s 16s 16s I I I H B B B B B B B B B 1x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -2417,6 +2461,8 @@ class ServiceDraft:
     back: ServiceFlow6Key = ServiceFlow6Key()
     back_to: ServiceFlowEntry = ServiceFlowEntry()
     service: ServiceEntry = ServiceEntry()
+    source: ServiceEnd = ServiceEnd()
+    destination: ServiceEnd = ServiceEnd()
     now_s: int = 0
     ifindex: int = 0
     client_identity: int = 0
@@ -2425,10 +2471,13 @@ class ServiceDraft:
     fragment: int = 0
     tracking: int = 0
     tcp_flags: int = 0
+    icmp_type: int = 0
+    icmp_code: int = 0
     hop_limit: int = 0
     where: int = 0
+    is_for_service: int = 0
 
-    SIZE: ClassVar[int] = 244
+    SIZE: ClassVar[int] = 280
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
             ("packet", ServiceFlow6Key.DTYPE),
@@ -2436,6 +2485,8 @@ class ServiceDraft:
             ("back", ServiceFlow6Key.DTYPE),
             ("back_to", ServiceFlowEntry.DTYPE),
             ("service", ServiceEntry.DTYPE),
+            ("source", ServiceEnd.DTYPE),
+            ("destination", ServiceEnd.DTYPE),
             ("now_s", "u4"),
             ("ifindex", "u4"),
             ("client_identity", "u4"),
@@ -2444,8 +2495,12 @@ class ServiceDraft:
             ("fragment", "u1"),
             ("tracking", "u1"),
             ("tcp_flags", "u1"),
+            ("icmp_type", "u1"),
+            ("icmp_code", "u1"),
             ("hop_limit", "u1"),
             ("where", "u1"),
+            ("is_for_service", "u1"),
+            ("pad", "u1"),
         ]
     )
     SIGNATURE: ClassVar[str] = (
@@ -2460,8 +2515,11 @@ class ServiceDraft:
         "backend_id:u32@36 service_id:u32@40 used_s:u32@44 ifindex:u32@48 flags:u32@52 size=56}@136 "
         "service:struct{inside:struct{first_slot:u32@0 slots:u32@4 size=8}@0 outside:struct{first_slot:u32@0 "
         "slots:u32@4 size=8}@8 service_id:u32@16 affinity_s:u32@20 flags:u32@24 pad:u32@28 size=32}@192 "
-        "now_s:u32@224 ifindex:u32@228 client_identity:u32@232 l4_offset:u16@236 family:u8@238 "
-        "fragment:u8@239 tracking:u8@240 tcp_flags:u8@241 hop_limit:u8@242 where:u8@243 size=244}"
+        "source:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u32@12 size=16}@224 "
+        "destination:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u32@12 size=16}@240 "
+        "now_s:u32@256 ifindex:u32@260 client_identity:u32@264 l4_offset:u16@268 family:u8@270 "
+        "fragment:u8@271 tracking:u8@272 tcp_flags:u8@273 icmp_type:u8@274 icmp_code:u8@275 hop_limit:u8@276 "
+        "where:u8@277 is_for_service:u8@278 pad:u8@279 size=280}"
     )
 
     def to_bytes(self) -> bytes:
@@ -2471,6 +2529,8 @@ class ServiceDraft:
             self.back.to_bytes(),
             self.back_to.to_bytes(),
             self.service.to_bytes(),
+            self.source.to_bytes(),
+            self.destination.to_bytes(),
             self.now_s,
             self.ifindex,
             self.client_identity,
@@ -2479,8 +2539,11 @@ class ServiceDraft:
             self.fragment,
             self.tracking,
             self.tcp_flags,
+            self.icmp_type,
+            self.icmp_code,
             self.hop_limit,
             self.where,
+            self.is_for_service,
         )
 
     @classmethod
@@ -2492,8 +2555,8 @@ class ServiceDraft:
             ServiceFlow6Key.from_bytes(items[2]),
             ServiceFlowEntry.from_bytes(items[3]),
             ServiceEntry.from_bytes(items[4]),
-            items[5],
-            items[6],
+            ServiceEnd.from_bytes(items[5]),
+            ServiceEnd.from_bytes(items[6]),
             items[7],
             items[8],
             items[9],
@@ -2502,6 +2565,11 @@ class ServiceDraft:
             items[12],
             items[13],
             items[14],
+            items[15],
+            items[16],
+            items[17],
+            items[18],
+            items[19],
         )
 
 
@@ -2571,6 +2639,7 @@ _SocketFlowKey: Final[Codec[SocketFlowKey]] = _codec(SocketFlowKey, "socket_flow
 _SocketFlowEntry: Final[Codec[SocketFlowEntry]] = _codec(SocketFlowEntry, "socket_flow_entry")
 _ClockEntry: Final[Codec[ClockEntry]] = _codec(ClockEntry, "clock_entry")
 _NatDraft: Final[Codec[NatDraft]] = _codec(NatDraft, "nat_draft")
+_ServiceEnd: Final[Codec[ServiceEnd]] = _codec(ServiceEnd, "service_end")
 _ServiceDraft: Final[Codec[ServiceDraft]] = _codec(ServiceDraft, "service_draft")
 
 AFFINITY: Final[MapSpec[AffinityKey, AffinityEntry]] = MapSpec(
@@ -2796,6 +2865,7 @@ STRUCTS: Final[dict[str, str]] = {
     "socket_flow_entry": SocketFlowEntry.SIGNATURE,
     "clock_entry": ClockEntry.SIGNATURE,
     "nat_draft": NatDraft.SIGNATURE,
+    "service_end": ServiceEnd.SIGNATURE,
     "service_draft": ServiceDraft.SIGNATURE,
 }
 
