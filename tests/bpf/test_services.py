@@ -1,0 +1,174 @@
+"""Packets of pods to services: they get to a backend, and what comes back comes from the service."""
+
+from __future__ import annotations
+
+import pytest
+from scapy.layers.inet import ICMP
+from scapy.layers.inet6 import ICMPv6DestUnreach
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+
+from pycilium.datapath.layouts import DropReason
+from tests.bpf.conftest import NodeWith
+from tests.bpf.masquerade import NODE
+from tests.bpf.node import DB, GATEWAY4, GATEWAY6, HOST_MAC, WEB, Node, Ran, Verdict
+from tests.bpf.packets import address, from_host, from_pod, tcp, udp
+from tests.bpf.services import API, CLUSTER_IP, NODE2, NODE_PORT, PORT, TARGET_PORT, Services, turned
+
+pytestmark = pytest.mark.root
+
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+GATEWAY = {4: GATEWAY4, 6: GATEWAY6}
+REQUESTS = {"tcp": lambda port: tcp(40000, port, "S"), "udp": lambda port: udp(40000, port)}
+REPLIES = {"tcp": lambda port, to: tcp(port, to, "SA"), "udp": lambda port, to: udp(port, to)}
+KINDS = pytest.mark.parametrize("kind", REQUESTS)
+
+
+@pytest.fixture
+def services(node_with: NodeWith) -> Services:
+    return Services(node_with())
+
+
+def send(node: Node, packet: Packet) -> Ran:
+    return node.run("from_container", "web", bytes(packet))
+
+
+@FAMILIES
+@KINDS
+def test_a_backend_on_this_node_and_back(services: Services, family: int, kind: str) -> None:
+    node = services.node
+    service_id = services.cluster_ip(family, services.backend(address(DB, family), kind=kind), kind=kind)
+    packet = from_pod(WEB, CLUSTER_IP[family], family) / REQUESTS[kind](PORT)
+
+    ran = send(node, packet)
+
+    there = turned(packet, dst=address(DB, family), dport=TARGET_PORT, esrc=DB.host_mac, edst=DB.mac)
+    assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, there)
+    (event,) = ran.events
+    assert (event.service_id, event.destination_port, event.destination_identity) == (
+        service_id,
+        TARGET_PORT,
+        DB.identity,
+    )
+
+    reply = from_pod(DB, WEB, family) / REPLIES[kind](TARGET_PORT, 40000)
+    ran = node.run("from_container", "db", bytes(reply))
+
+    back = turned(reply, src=CLUSTER_IP[family], sport=PORT, esrc=WEB.host_mac, edst=WEB.mac)
+    assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, back)
+    (event,) = ran.events
+    assert (event.service_id, event.source_port, event.source_identity, event.is_reply) == (
+        service_id,
+        PORT,
+        DB.identity,
+        1,
+    )
+
+
+@FAMILIES
+@KINDS
+def test_the_client_itself_sees_the_gateway(services: Services, family: int, kind: str) -> None:
+    node = services.node
+    services.cluster_ip(family, services.backend(address(WEB, family), kind=kind), kind=kind)
+    packet = from_pod(WEB, CLUSTER_IP[family], family) / REQUESTS[kind](PORT)
+
+    ran = send(node, packet)
+
+    there = turned(
+        packet,
+        src=GATEWAY[family],
+        dst=address(WEB, family),
+        dport=TARGET_PORT,
+        esrc=WEB.host_mac,
+        edst=WEB.mac,
+    )
+    assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, there)
+
+    reply = from_pod(WEB, GATEWAY[family], family) / REPLIES[kind](TARGET_PORT, 40000)
+    ran = send(node, reply)
+
+    back = turned(
+        reply, src=CLUSTER_IP[family], dst=address(WEB, family), sport=PORT, esrc=WEB.host_mac, edst=WEB.mac
+    )
+    assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, back)
+
+
+@FAMILIES
+def test_a_backend_in_the_network_of_the_node(services: Services, family: int) -> None:
+    node = services.node
+    services.cluster_ip(family, services.backend(NODE[family], 6443))
+    packet = from_pod(WEB, CLUSTER_IP[family], family) / tcp(40000, PORT, "S")
+
+    ran = send(node, packet)
+
+    assert (ran.verdict, ran.packet) == (
+        Verdict.REDIRECT,
+        turned(packet, dst=NODE[family], dport=6443, edst=HOST_MAC),
+    )
+
+    reply = from_host(NODE[family], WEB, family) / tcp(6443, 40000, "SA")
+    ran = node.run("from_host", "cilium_host", bytes(reply))
+
+    back = turned(reply, src=CLUSTER_IP[family], sport=PORT, esrc=WEB.host_mac, edst=WEB.mac)
+    assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, back)
+
+
+@FAMILIES
+@pytest.mark.parametrize("mode", ["tunnel", "native"])
+def test_a_backend_on_another_node(services: Services, family: int, mode: str) -> None:
+    node = services.node
+    services.reached_by(mode)
+    services.cluster_ip(family, services.backend(address(API, family)))
+    packet = from_pod(WEB, CLUSTER_IP[family], family) / tcp(40000, PORT, "S")
+
+    ran = send(node, packet)
+
+    by_stack = mode == "native" and family == 6  # no such next hop
+    there = turned(
+        packet,
+        dst=address(API, family),
+        dport=TARGET_PORT,
+        hops=int(mode == "native" and not by_stack),
+        **({"edst": HOST_MAC} if by_stack else {}),
+    )
+    assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, there)
+
+
+@FAMILIES
+def test_the_node_port_of_another_node_leads_straight_to_a_backend(services: Services, family: int) -> None:
+    any_node = "0.0.0.0" if family == 4 else "::"
+    services.frontend(any_node, NODE_PORT, (services.backend(address(DB, family)),))
+    packet = from_pod(WEB, NODE2[family], family) / tcp(40000, NODE_PORT, "S")
+
+    ran = send(services.node, packet)
+
+    assert ran.packet == turned(
+        packet, dst=address(DB, family), dport=TARGET_PORT, esrc=DB.host_mac, edst=DB.mac
+    )
+
+
+@FAMILIES
+@KINDS
+def test_without_a_backend_the_client_is_told_at_once(services: Services, family: int, kind: str) -> None:
+    services.cluster_ip(family, kind=kind)
+    packet = from_pod(WEB, CLUSTER_IP[family], family) / REQUESTS[kind](PORT)
+
+    ran = send(services.node, packet)
+
+    assert ran.verdict == Verdict.REDIRECT
+    (event,) = ran.events
+    assert event.subtype == DropReason.SERVICE_NO_BACKEND
+    answer = Ether(ran.packet)
+    assert (answer.src, answer.dst) == (packet.dst, packet.src)
+    assert (answer[1].src, answer[1].dst) == (packet[1].dst, packet[1].src)
+    if family == 4:
+        assert (answer[ICMP].type, answer[ICMP].code) == (3, 3)
+    else:
+        assert (answer[ICMPv6DestUnreach].type, answer[ICMPv6DestUnreach].code) == (1, 4)
+    checked = answer.copy()
+    if family == 4:
+        del checked[1].chksum, checked[ICMP].chksum
+    else:
+        del checked[ICMPv6DestUnreach].cksum
+    assert bytes(checked) == ran.packet
+    assert bytes(packet[1])[: 28 if family == 4 else 48] == ran.packet[-(28 if family == 4 else 48) :]
