@@ -81,6 +81,11 @@ class Services:
     def forget_backend(self, number: int) -> None:
         self.node.map(layouts.BACKENDS).update(number, layouts.BackendEntry())
 
+    def forget_flows(self) -> None:
+        """As a full map does."""
+        for spec in (layouts.SERVICE_FLOWS4, layouts.SERVICE_FLOWS6):
+            self.node.map(spec).delete_batch([key for key, _ in self.node.map(spec).items()])
+
     def run(self, backends: tuple[int, ...]) -> layouts.ServiceSet:
         """A run of slots."""
         first = self._slots
