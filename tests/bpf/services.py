@@ -43,20 +43,13 @@ class Services:
     _slots: int = 0
 
     def __post_init__(self) -> None:
-        """No service is left of an earlier test, and the node has its addresses and a neighbour."""
+        """No service is left of an earlier test."""
         node = self.node
         for spec in MAPS:
             assert not node.map(spec).delete_batch([key for key, _ in node.map(spec).items()])
         for number, entry in node.map(layouts.BACKENDS).items():
             if entry != layouts.BackendEntry():
                 node.map(layouts.BACKENDS).update(number, layouts.BackendEntry())
-        node.masquerade("uplink", ipv4=NODE[4], ipv6=NODE[6])
-        for family in (4, 6):
-            node.identity(NODE[family], IDENTITY_HOST)
-            for other in (NODE2, NODE2_GATEWAY):
-                node.identity(other[family], REMOTE_NODE, node_id=NODE_ID)
-            node.identity(address(API, family), API.identity, node_id=NODE_ID)
-        self.reached_by("tunnel")
 
     def reached_by(self, mode: str) -> None:
         """How the other node is reached."""
@@ -139,6 +132,19 @@ class Services:
     def flows(self, family: int) -> dict[object, layouts.ServiceFlowEntry]:
         spec = layouts.SERVICE_FLOWS4 if family == 4 else layouts.SERVICE_FLOWS6
         return dict(self.node.map(spec).items())
+
+
+def small_world(node: Node) -> Services:
+    """No services, but a node with addresses on its uplink and another one behind the overlay."""
+    node.masquerade("uplink", ipv4=NODE[4], ipv6=NODE[6])
+    for family in (4, 6):
+        node.identity(NODE[family], IDENTITY_HOST)
+        for other in (NODE2, NODE2_GATEWAY):
+            node.identity(other[family], REMOTE_NODE, node_id=NODE_ID)
+        node.identity(address(API, family), API.identity, node_id=NODE_ID)
+    services = Services(node)
+    services.reached_by("tunnel")
+    return services
 
 
 def turned(packet: Packet, **fields: object) -> bytes:

@@ -13,7 +13,7 @@ from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE
 from tests.bpf.node import DB, GATEWAY4, GATEWAY6, HOST_MAC, WEB, Node, Ran, Verdict
 from tests.bpf.packets import address, from_host, from_pod, tcp, udp
-from tests.bpf.services import API, CLUSTER_IP, NODE2, NODE_PORT, PORT, TARGET_PORT, Services, turned
+from tests.bpf.services import API, CLUSTER_IP, NODE2, NODE_PORT, PORT, TARGET_PORT, Services, small_world, turned
 
 pytestmark = pytest.mark.root
 
@@ -26,7 +26,7 @@ KINDS = pytest.mark.parametrize("kind", REQUESTS)
 
 @pytest.fixture
 def services(node_with: NodeWith) -> Services:
-    return Services(node_with())
+    return small_world(node_with())
 
 
 def send(node: Node, packet: Packet) -> Ran:

@@ -16,7 +16,7 @@ from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE
 from tests.bpf.node import DB, GATEWAY4, GATEWAY6, ROUTER_MAC, UPLINK_MAC, WEB, Node, Ran, Verdict
 from tests.bpf.packets import address, from_network, from_pod, tcp, udp
-from tests.bpf.services import API, CLIENT, CLUSTER_IP, NODE_PORT, PORT, TARGET_PORT, Services, turned, whole
+from tests.bpf.services import API, CLIENT, CLUSTER_IP, NODE_PORT, PORT, TARGET_PORT, Services, small_world, turned, whole
 
 pytestmark = pytest.mark.root
 
@@ -26,7 +26,7 @@ GATEWAY = {4: GATEWAY4, 6: GATEWAY6}
 
 @pytest.fixture
 def services(node_with: NodeWith) -> Services:
-    return Services(node_with())
+    return small_world(node_with())
 
 
 def unreachable(family: int) -> Packet:

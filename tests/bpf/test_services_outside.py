@@ -32,6 +32,7 @@ from tests.bpf.services import (
     PORT,
     TARGET_PORT,
     Services,
+    small_world,
     turned,
 )
 
@@ -44,7 +45,7 @@ WORLD = {4: 9, 6: 10}
 
 @pytest.fixture
 def services(node_with: NodeWith) -> Services:
-    return Services(node_with())
+    return small_world(node_with())
 
 
 def request(family: int, *, to: str = "", port: int = NODE_PORT, flags: str = "S", **fields: object) -> Packet:

@@ -1,0 +1,131 @@
+"""Two nodes with real sockets: connections to services, from pods and from outside, to backends of every place."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+from pycilium.datapath.layouts import ServiceFlags
+from tests.bpf.conftest import new_namespace
+from tests.bpf.live_nodes import API, NODE1, LiveNodes
+from tests.bpf.node import WEB
+from tests.bpf.services import CLUSTER_IP, NODE_PORT, PORT, Services
+
+pytestmark = pytest.mark.root
+
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+WAYS = pytest.mark.parametrize(("mode", "family"), [("tunnel", 4), ("tunnel", 6), ("native", 4)])
+"""IPv6 has no neighbour with an IPv4 address: natively that takes routes, which are the agent's."""
+KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
+SPEECH = bytes(range(256)) * 4000
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNodes]:
+    namespaces = {name: new_namespace() for name in ("node1", "node2", "router", "web", "api")}
+    with ExitStack() as stack:
+        for fd in namespaces.values():
+            stack.callback(os.close, fd)
+        yield LiveNodes(namespaces, stack, tmp_path_factory.mktemp("nodes"))
+
+
+def serve(live: LiveNodes, place: str, address: str, family: int) -> socket.socket:
+    return live.within(place, lambda: socket.create_server((address, 0), family=KINDS[family]))
+
+
+def talk(live: LiveNodes, server: socket.socket, source: str, to: tuple[str, int]) -> str:
+    """Much is said there and back; the address that the server saw."""
+    server.settimeout(5)
+    with closing(live.within(source, lambda: socket.create_connection(to, timeout=5))) as client:
+        accepted, seen = server.accept()
+        with closing(accepted):
+            accepted.settimeout(5)
+            assert client.getpeername()[:2] == to
+            for near, far in ((client, accepted), (accepted, client)):
+                near.sendall(SPEECH[:60000])
+                heard = b""
+                while len(heard) < 60000:
+                    heard += far.recv(65536)
+                assert heard == SPEECH[:60000]
+    return str(seen[0])
+
+
+def services_of(live: LiveNodes, mode: str) -> Services:
+    live.route(mode, 4)
+    return Services(live.nodes["node1"])
+
+
+def pod_address(pod: object, family: int) -> str:
+    return str(getattr(pod, f"ipv{family}"))
+
+
+@WAYS
+def test_a_pod_and_a_backend_on_another_node(live: LiveNodes, mode: str, family: int) -> None:
+    services = services_of(live, mode)
+    with closing(serve(live, "api", pod_address(API, family), family)) as server:
+        backend = services.backend(pod_address(API, family), server.getsockname()[1])
+        services.cluster_ip(family, backend)
+
+        assert talk(live, server, "web", (CLUSTER_IP[family], PORT)) == pod_address(WEB, family)
+
+
+@FAMILIES
+def test_a_pod_and_itself(live: LiveNodes, family: int) -> None:
+    services = services_of(live, "tunnel")
+    with closing(serve(live, "web", pod_address(WEB, family), family)) as server:
+        services.cluster_ip(family, services.backend(pod_address(WEB, family), server.getsockname()[1]))
+
+        seen = talk(live, server, "web", (CLUSTER_IP[family], PORT))
+
+    assert seen == (NODE1.gateway4 if family == 4 else NODE1.gateway6)
+
+
+@FAMILIES
+def test_a_pod_and_a_process_of_the_node(live: LiveNodes, family: int) -> None:
+    services = services_of(live, "tunnel")
+    own = NODE1.ipv4 if family == 4 else NODE1.ipv6
+    with closing(serve(live, "node1", own, family)) as server:
+        services.cluster_ip(family, services.backend(own, server.getsockname()[1]))
+
+        assert talk(live, server, "web", (CLUSTER_IP[family], PORT)) == pod_address(WEB, family)
+
+
+@FAMILIES
+def test_from_outside_to_a_pod_of_the_node(live: LiveNodes, family: int) -> None:
+    services = services_of(live, "tunnel")
+    own = NODE1.ipv4 if family == 4 else NODE1.ipv6
+    with closing(serve(live, "web", pod_address(WEB, family), family)) as server:
+        backend = services.backend(pod_address(WEB, family), server.getsockname()[1])
+        services.frontend(own, NODE_PORT, (backend,), (backend,), flags=ServiceFlags.EXTERNAL)
+
+        seen = talk(live, server, "router", (own, NODE_PORT))
+
+    assert seen == (NODE1.router4 if family == 4 else NODE1.router6)
+
+
+@WAYS
+def test_from_outside_to_a_pod_of_another_node(live: LiveNodes, mode: str, family: int) -> None:
+    services = services_of(live, mode)
+    own = NODE1.ipv4 if family == 4 else NODE1.ipv6
+    with closing(serve(live, "api", pod_address(API, family), family)) as server:
+        backend = services.backend(pod_address(API, family), server.getsockname()[1])
+        services.frontend(own, NODE_PORT, (backend,), (backend,), flags=ServiceFlags.EXTERNAL)
+
+        seen = talk(live, server, "router", (own, NODE_PORT))
+
+    assert seen == (NODE1.gateway4 if family == 4 else NODE1.gateway6)
+
+
+@FAMILIES
+@pytest.mark.parametrize("source", ["web", "router"])
+def test_a_service_without_backends_refuses_at_once(live: LiveNodes, source: str, family: int) -> None:
+    services = services_of(live, "tunnel")
+    own = NODE1.ipv4 if family == 4 else NODE1.ipv6
+    services.frontend(own, NODE_PORT, flags=ServiceFlags.EXTERNAL)
+
+    with pytest.raises(ConnectionRefusedError):
+        live.within(source, lambda: socket.create_connection((own, NODE_PORT), timeout=5))
