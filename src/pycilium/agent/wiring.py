@@ -73,6 +73,7 @@ from pycilium.datapath import (
     overlay_device,
     process,
     reserved_ports,
+    service_flows,
 )
 from pycilium.datapath.echo import Echo
 from pycilium.datapath.events import EventReader
@@ -296,6 +297,7 @@ def datapath_config(
             masquerade=int(config.masquerade),
             overlay_ifindex=overlay_ifindex,
             tunnel_port=config.tunnel_port,
+            services=int(config.services),
             host_netns_cookie=netns.own_cookie(),
             socket_host_only=int(config.socket_lb_host_only),
         ),
@@ -519,12 +521,16 @@ async def settle_links(attached: LinkOperations, endpoints: Endpoints) -> None:
 
 
 async def conntrack_collection(datapath: loader.Datapath) -> None:
-    """Remove connections that have expired, now and then, and the mappings that they leave; lookups do not need it."""
+    """Remove connections that have expired, now and then, and what they leave; lookups do not need it."""
     with contextlib.ExitStack() as stack:
-        families = ((layouts.CT4, layouts.NAT4), (layouts.CT6, layouts.NAT6))
+        families = (
+            (layouts.CT4, layouts.NAT4, layouts.SERVICE_FLOWS4),
+            (layouts.CT6, layouts.NAT6, layouts.SERVICE_FLOWS6),
+        )
         opened = [[stack.enter_context(datapath.map(spec)).raw for spec in family] for family in families]
         while True:
             await asyncio.sleep(CONNTRACK_INTERVAL_S)
-            for connections, mappings in opened:
+            for connections, mappings, flows in opened:
                 await asyncio.to_thread(conntrack.collect, connections, int(time.monotonic()))
                 await asyncio.to_thread(nat.collect, mappings, connections, int(time.monotonic()))
+                await asyncio.to_thread(service_flows.collect, flows, connections, int(time.monotonic()))

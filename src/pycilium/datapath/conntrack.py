@@ -22,6 +22,8 @@ from pycilium.datapath.maps import Map, RawMap
 GRACE_S = 5
 """An entry is collected only so long after it expired: the one that a packet revives is likelier to be fresher."""
 
+Bytes = npt.NDArray[np.uint8]
+
 
 @dataclass(frozen=True, slots=True)
 class Collected:
@@ -67,6 +69,37 @@ def connections(target: Map[Any, layouts.CtEntry]) -> Iterator[Connection]:
     keys, values = target.dump()
     for key, value in zip(keys, values, strict=True):
         yield _connection(key, value)
+
+
+def known_keys(target: RawMap) -> npt.NDArray[Any]:
+    """The keys of all entries of ct4 or ct6, sorted, for is_among()."""
+    keys = np.concatenate([np.empty((0, target.key_size), np.uint8), *(keys for keys, _ in target.chunks())])
+    return np.sort(_words(keys))
+
+
+def canonical_keys(one: Bytes, other: Bytes, protocol: Bytes) -> Bytes:
+    """The keys (abi/conntrack.h) of connections between ends of address and port, big end first."""
+    high = (_words(one) > _words(other))[:, None]
+    lower, higher = np.where(high, other, one), np.where(high, one, other)
+    rest = np.zeros((len(protocol), 4), np.uint8)
+    rest[:, 0] = protocol
+    return np.hstack([lower[:, :-2], higher[:, :-2], lower[:, -2:], higher[:, -2:], rest])
+
+
+def is_among(keys: Bytes, known: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which of the keys are known."""
+    wanted = _words(keys)
+    at = np.searchsorted(known, wanted)
+    found = np.zeros(len(wanted), bool)
+    inner = at < len(known)
+    found[inner] = known[at[inner]] == wanted[inner]
+    return found
+
+
+def _words(rows: Bytes) -> npt.NDArray[Any]:
+    """Rows of equal length as values that compare like their bytes: zeros at the end make no difference to them."""
+    words: npt.NDArray[Any] = np.ascontiguousarray(rows).view(f"S{rows.shape[1]}").reshape(-1)
+    return words
 
 
 def _column(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:

@@ -1,7 +1,8 @@
 """Mappings of masqueraded flows: listed for people, and rid of those whose connection is gone.
 
-A mapping lives as long as its connection in conntrack. Of the node's own flows, which conntrack does not hold, it lives
-by the time of its last use. The programs never remove one that is whole.
+A mapping lives as long as its connection in conntrack; a port that a service's connection has, too. Of the node's own
+flows, which conntrack does not hold or only sees one way, it lives by the time of its last use. The programs never remove
+one that is whole.
 """
 
 from __future__ import annotations
@@ -16,16 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pycilium.datapath import layouts
-from pycilium.datapath.conntrack import Collected
-from pycilium.datapath.layouts import CtLifetimeS, NatDirection
+from pycilium.datapath.conntrack import Bytes, Collected, canonical_keys, is_among, known_keys
+from pycilium.datapath.layouts import CtLifetimeS, NatDirection, NatFlags
 from pycilium.datapath.maps import Columns, Map, RawMap
 
 GRACE_S = 10
 """An entry that was used so lately stays: its connection may be younger than the list of connections."""
 IDLE_TCP_S, IDLE_OTHER_S = int(CtLifetimeS.TCP_S), int(CtLifetimeS.OTHER_S)
-
-Bytes = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
@@ -43,10 +41,7 @@ class Mapping:
 
 def collect(target: RawMap, conntrack: RawMap, now_s: int) -> Collected:
     """Remove the entries of nat4 or nat6 that no connection of ct4 or ct6 needs any more."""
-    connections = np.concatenate(
-        [np.empty((0, conntrack.key_size), np.uint8), *(keys for keys, _ in conntrack.chunks())]
-    )
-    known = np.sort(_words(connections))
+    known = known_keys(conntrack)
     alive = removed = 0
     for keys, values in target.chunks():
         dead = _dead(keys, values, known, now_s)
@@ -80,15 +75,12 @@ def _dead(keys: Columns, values: Columns, known: npt.NDArray[Any], now_s: int) -
     address = np.asarray(values)[:, 16 - key.width : 16]
     port = np.asarray(values)[:, 16:18]
     idle_s = now_s - entry["used_s"].astype(np.int64)
-    outward = (key.direction == NatDirection.OUT)[:, None]
-    inside = np.hstack([np.where(outward, key.local, address), np.where(outward, key.local_port, port)])
+    outward, service = key.direction == NatDirection.OUT, (entry["flags"] & NatFlags.SERVICE) != 0
+    as_it_is = (outward | service)[:, None]
+    inside = np.hstack([np.where(as_it_is, key.local, address), np.where(as_it_is, key.local_port, port)])
     remote = np.hstack([key.remote, key.remote_port])
-    wanted = _words(_connection_keys(inside, remote, key.protocol))
-    at = np.searchsorted(known, wanted)
-    connected = np.zeros(len(wanted), bool)
-    inner = at < len(known)
-    connected[inner] = known[at[inner]] == wanted[inner]
-    own = (key.local == address).all(axis=1)
+    connected = is_among(canonical_keys(inside, remote, key.protocol), known)
+    own = np.where(service, outward, (key.local == address).all(axis=1))
     allowed_s = np.where(key.protocol == socket.IPPROTO_TCP, IDLE_TCP_S, IDLE_OTHER_S)
     dead: npt.NDArray[np.bool_] = np.where(own, idle_s > allowed_s, ~connected & (idle_s > GRACE_S))
     return dead
@@ -103,21 +95,6 @@ class _Key:
         self.local, self.remote = raw[:, : self.width], raw[:, self.width : ends]
         self.local_port, self.remote_port = raw[:, ends : ends + 2], raw[:, ends + 2 : ends + 4]
         self.protocol, self.direction = raw[:, ends + 4], raw[:, ends + 5]
-
-
-def _connection_keys(one: Bytes, other: Bytes, protocol: Bytes) -> Bytes:
-    """Conntrack's canonical keys (abi/conntrack.h) of connections between ends of address and port."""
-    high = (_words(one) > _words(other))[:, None]
-    lower, higher = np.where(high, other, one), np.where(high, one, other)
-    rest = np.zeros((len(protocol), 4), np.uint8)
-    rest[:, 0] = protocol
-    return np.hstack([lower[:, :-2], higher[:, :-2], lower[:, -2:], higher[:, -2:], rest])
-
-
-def _words(rows: Bytes) -> npt.NDArray[Any]:
-    """Rows of equal length as values that compare like their bytes: zeros at the end make no difference to them."""
-    words: npt.NDArray[Any] = np.ascontiguousarray(rows).view(f"S{rows.shape[1]}").reshape(-1)
-    return words
 
 
 def _address(raw: Any) -> str:
