@@ -15,7 +15,6 @@ static __noinline int service_forth(struct __sk_buff *skb, struct flow *flow, __
 		return STEP_IGNORE;
 	service_draft_flow(draft, flow);
 	draft->where = where;
-	draft->is_for_service = true;
 	draft->ifindex = where & SERVICE_FROM_NETWORK ? skb->ifindex : 0;
 	step = unlikely(flow->tracking == TRACKING_RELATED) ? service_turn_error(skb) : service_translate(skb);
 	if (step == STEP_IGNORE)
@@ -76,7 +75,7 @@ static __always_inline int service_begin(struct __sk_buff *skb, struct flow *flo
 	*flow = flow_of(skb);
 	if (!draft)
 		return DROP_WRITE_ERROR;
-	flow->for_service = draft->is_for_service;
+	flow->for_service = true;
 	flow->tuple.protocol = draft->packet.protocol;
 	flow->l4_offset = draft->l4_offset;
 	flow->family = family;

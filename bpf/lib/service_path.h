@@ -17,7 +17,7 @@ CONFIG(__u32, config_services);
 /* What became of a packet, for the program to go on. */
 enum service_path_step {
 	STEP_FORTH = -7, /* it goes to a backend: service_begin() comes next */
-	STEP_BACK = -8,  /* it is to be turned, by service_back() */
+	STEP_BACK = -8,  /* it has been turned: service_deliver() comes next */
 };
 
 static __always_inline void service_draft_flow(struct service_draft *draft, const struct flow *flow)
@@ -36,6 +36,16 @@ static __always_inline void service_draft_flow(struct service_draft *draft, cons
 	draft->icmp_type = flow->icmp_type;
 	draft->icmp_code = flow->icmp_code;
 	draft->hop_limit = flow->hop_limit;
+}
+
+static __always_inline void service_draft_fill(const struct flow *flow, __u32 where)
+{
+	struct service_draft *draft = service_draft_here();
+
+	if (draft) {
+		service_draft_flow(draft, flow);
+		draft->where = where;
+	}
 }
 
 static __always_inline void service_take(struct flow *flow, const struct service_draft *draft)

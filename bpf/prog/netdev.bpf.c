@@ -21,6 +21,7 @@
 #include "../lib/path_mtu.h"
 #include "../lib/refuse.h"
 #include "../lib/service_forth.h"
+#include "../lib/service_return.h"
 
 /* Nobody outside has an address of this node or of its pods. Nor of a node that is reached through the overlay, or of a
  * pod there: their packets come through it, and an identity that is told by the address alone would be anybody's.
@@ -43,27 +44,25 @@ static __always_inline int netdev_translate(struct __sk_buff *skb, struct flow *
 {
 	int step = nat_in(skb, flow, family);
 
+	if (unlikely(step == STEP_SERVICE))
+		service_draft_fill(flow, SERVICE_FROM_NETWORK);
 	if (step == STEP_IGNORE && config_services && !nat_is_overlay(&flow->tuple))
 		return service_forth(skb, flow, SERVICE_FROM_NETWORK);
 	return step;
 }
 
-/* The answer of a backend. One from another node goes on with netdev_back(); to a pod of this node: STEP_DONE. */
+/* The answer of a backend to a pod of this node. */
 static __noinline int netdev_answer(struct __sk_buff *skb, struct flow *flow)
 {
 	int step = service_back(skb, flow);
 
-	if (step)
-		return step == STEP_IGNORE && flow->destination.endpoint ? STEP_DONE : step;
-	if (!service_has_left(flow))
-		return STEP_DONE;
-	trace(skb, flow, TRACE_TO_NETWORK);
-	return STEP_BACK;
+	return step == STEP_IGNORE ? STEP_DONE : step;
 }
 
 static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	int step = STEP_DONE, reason;
+	const struct endpoint_entry *endpoint;
+	int reason;
 
 	if (parse_ip(skb, flow, family))
 		return STEP_IGNORE;
@@ -71,14 +70,16 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 		path_mtu_learn(skb, flow->l4_offset, family);
 	if (!family_is_on(family))
 		return STEP_IGNORE;
-	if (!endpoint_lookup(&flow->tuple.destination, family)) {
-		step = netdev_translate(skb, flow, family);
-		if (likely(step && step != STEP_SERVICE))
-			return step;
+	endpoint = endpoint_lookup(&flow->tuple.destination, family);
+	if (!endpoint) {
+		reason = netdev_translate(skb, flow, family);
+		if (likely(reason))
+			return reason;
+		endpoint = endpoint_lookup(&flow->tuple.destination, family);
+		if (!endpoint)
+			return STEP_IGNORE;
 	}
-	end_resolve(&flow->destination, &flow->tuple.destination, family);
-	if (step != STEP_SERVICE && !flow->destination.endpoint)
-		return STEP_IGNORE;
+	end_set_local(&flow->destination, endpoint);
 	reason = parse_l4(skb, flow, family);
 	if (reason)
 		return reason;
@@ -91,9 +92,7 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 	if (reason)
 		return reason;
 	reason = connection_admit(skb, flow, family);
-	if (reason || !(step == STEP_SERVICE || service_is_due(flow)))
-		return reason;
-	return netdev_answer(skb, flow);
+	return !reason && service_is_due(flow) ? netdev_answer(skb, flow) : reason;
 }
 
 static __always_inline int netdev_to_endpoint(struct __sk_buff *skb, struct flow *flow, __u8 family)
@@ -167,19 +166,25 @@ static __always_inline int netdev_forth(struct __sk_buff *skb, struct flow *flow
 	return TC_ACT_OK;
 }
 
+/* The answer of a backend on another node to a client outside. */
 static __always_inline int netdev_back(struct __sk_buff *skb, struct flow *flow)
 {
-	int action = service_deliver(skb);
+	int step = service_returned(skb, flow), action;
 
+	if (step == STEP_IGNORE)
+		return TC_ACT_OK;
+	if (step != STEP_BACK)
+		return netdev_refuse(skb, flow, step, 0);
+	action = service_deliver(skb);
 	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 
-/* STEP_DONE and the action; or STEP_FORTH or STEP_BACK: it goes on with netdev_forth() or netdev_back(). */
+/* STEP_DONE and the action; or STEP_FORTH or STEP_SERVICE: it goes on with netdev_forth() or netdev_back(). */
 static __always_inline int netdev_ip(struct __sk_buff *skb, struct flow *flow, __u8 family, int *action)
 {
 	int reason = netdev_admit(skb, flow, family);
 
-	if (unlikely(reason == STEP_FORTH || reason == STEP_BACK))
+	if (unlikely(reason == STEP_FORTH || reason == STEP_SERVICE))
 		return reason;
 	if (likely(reason == STEP_IGNORE))
 		*action = TC_ACT_OK;
@@ -206,7 +211,7 @@ int from_netdev(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	if (likely(!step))
 		return action;
-	if (step == STEP_BACK)
+	if (step == STEP_SERVICE)
 		return netdev_back(skb, &flow);
 	return skb->protocol == be16(ETH_P_IP) ? netdev_forth(skb, &flow, FAMILY_IPV4)
 					       : netdev_forth(skb, &flow, FAMILY_IPV6);

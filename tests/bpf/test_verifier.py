@@ -17,12 +17,13 @@ from tests.bpf.conftest import LoadDatapath
 
 pytestmark = pytest.mark.root
 
-BOUND = 75_000 if kernel_version() >= (6, 4) else 500_000
+BOUND = 200_000 if kernel_version() >= (6, 4) else 950_000
 CONFIGURATIONS = {
     "IPv4 and IPv6": {},
     "IPv4 alone": {"gateway_ipv6": bytes(16)},
     "IPv6 alone": {"gateway_ipv4": 0},
     "no masquerade": {"masquerade": 0},
+    "no services": {"services": 0},
     "sockets of the host alone": {"socket_host_only": 1, "host_netns_cookie": 1},
 }
 

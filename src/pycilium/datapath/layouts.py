@@ -2475,7 +2475,7 @@ class ServiceDraft:
     icmp_code: int = 0
     hop_limit: int = 0
     where: int = 0
-    is_for_service: int = 0
+    is_news: int = 0
 
     SIZE: ClassVar[int] = 280
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
@@ -2499,7 +2499,7 @@ class ServiceDraft:
             ("icmp_code", "u1"),
             ("hop_limit", "u1"),
             ("where", "u1"),
-            ("is_for_service", "u1"),
+            ("is_news", "u1"),
             ("pad", "u1"),
         ]
     )
@@ -2519,7 +2519,7 @@ class ServiceDraft:
         "destination:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u32@12 size=16}@240 "
         "now_s:u32@256 ifindex:u32@260 client_identity:u32@264 l4_offset:u16@268 family:u8@270 "
         "fragment:u8@271 tracking:u8@272 tcp_flags:u8@273 icmp_type:u8@274 icmp_code:u8@275 hop_limit:u8@276 "
-        "where:u8@277 is_for_service:u8@278 pad:u8@279 size=280}"
+        "where:u8@277 is_news:u8@278 pad:u8@279 size=280}"
     )
 
     def to_bytes(self) -> bytes:
@@ -2543,7 +2543,7 @@ class ServiceDraft:
             self.icmp_code,
             self.hop_limit,
             self.where,
-            self.is_for_service,
+            self.is_news,
         )
 
     @classmethod
