@@ -19,6 +19,10 @@ enum sock_protocol {
 	SOCK_MPTCP = 262, /* IPPROTO_MPTCP: TCP to everybody else */
 };
 
+enum sock_family {
+	SOCK_INET4 = 2, /* AF_INET */
+};
+
 /* The address that a program was called with, of either family. */
 struct sock_name {
 	struct ipv6_addr address; /* IPv4 in mapped form */

@@ -89,8 +89,9 @@ struct {
 	__type(value, struct service_flow_entry);
 } service_flows6 SEC(".maps");
 
-/* One entry per connected socket, two per frontend that an unconnected one sends to. When full, the one that was used
- * longest ago gives way: the process sees the backend's address, what it sends may go to another backend.
+/* One entry per connected socket until it is closed, two per frontend that an unconnected one sends to. When full, the
+ * one that was used longest ago gives way: the process sees the backend's address, what it sends may go to another
+ * backend. Written by the programs alone.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -5,6 +5,7 @@
  *   connect, sendmsg      the frontend that the process names becomes a backend
  *   recvmsg, getpeername  the process sees the frontend again
  *   post_bind             no process of the node takes a port of the node that a service has
+ *   sock_release          what was remembered of a connected socket is forgotten
  *
  * A frontend without backends is left as it is: the packet is refused where packets are translated, and the process
  * learns of it at once. The kernel asks nobody about SCTP, which is translated there too.
@@ -258,6 +259,28 @@ int sock_bound6(struct bpf_sock *socket)
 	else if (address_is_any(&name.address))
 		name.family = FAMILY_IPV4;
 	return name.family == FAMILY_IPV4 && sock_port_is_served(&name) ? SOCK_REFUSE : SOCK_ALLOW;
+}
+
+/* Of an unconnected socket nobody knows whom it was for: that grows old in the map. Both forms of the peer's address
+ * are read, for of a choice between them clang makes a pointer that the verifier refuses (seen with clang 20).
+ */
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *socket)
+{
+	const volatile struct bpf_sock *fields = socket;
+	__be32 ipv4 = fields->dst_ip4;
+	struct ipv6_addr peer = {{fields->dst_ip6[0], fields->dst_ip6[1], fields->dst_ip6[2], fields->dst_ip6[3]}};
+	__be16 port = fields->dst_port;
+	struct socket_flow_key key;
+
+	if (!port)
+		return SOCK_ALLOW;
+	if (fields->family == SOCK_INET4)
+		ipv4_mapped(&peer, ipv4);
+	socket_flow_key_of(&key, bpf_get_socket_cookie(socket), &peer, port, SOCKET_FLOW_REVERSE);
+	if (unlikely(bpf_map_lookup_elem(&socket_flows, &key)))
+		bpf_map_delete_elem(&socket_flows, &key);
+	return SOCK_ALLOW;
 }
 
 const char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,4 +1,4 @@
-"""Which backends clients have had, rid of those that left their service: the programs only see that a backend exists."""
+"""Which backends clients have had, rid of those that left their service: programs only see that a backend exists."""
 
 from __future__ import annotations
 

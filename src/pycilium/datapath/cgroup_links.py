@@ -30,6 +30,7 @@ HOOKS: Final = {
     "cgroup/recvmsg6": AttachType.UDP6_RECVMSG,
     "cgroup/getpeername4": AttachType.INET4_GETPEERNAME,
     "cgroup/getpeername6": AttachType.INET6_GETPEERNAME,
+    "cgroup/sock_release": AttachType.INET_SOCK_RELEASE,
 }
 """By the section of the program."""
 

@@ -2800,6 +2800,7 @@ PROGRAMS: Final[dict[str, ProgramSpec]] = {
     "sock_peername6": ProgramSpec("sock_peername6", "sock", "cgroup/getpeername6"),
     "sock_recvmsg4": ProgramSpec("sock_recvmsg4", "sock", "cgroup/recvmsg4"),
     "sock_recvmsg6": ProgramSpec("sock_recvmsg6", "sock", "cgroup/recvmsg6"),
+    "sock_release": ProgramSpec("sock_release", "sock", "cgroup/sock_release"),
     "sock_sendmsg4": ProgramSpec("sock_sendmsg4", "sock", "cgroup/sendmsg4"),
     "sock_sendmsg6": ProgramSpec("sock_sendmsg6", "sock", "cgroup/sendmsg6"),
 }

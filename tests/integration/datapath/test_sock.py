@@ -127,6 +127,23 @@ class TestConnected:
         assert client.getpeername()[:2] == (place.named(place.service), 53)
 
     @each_place
+    @pytest.mark.parametrize(("kind", "protocol"), [(STREAM, TCP), (DATAGRAM, UDP)], ids=("tcp", "udp"))
+    def test_a_closed_socket_is_forgotten(
+        self, sockets: Sockets, place: Place, kind: socket.SocketKind, protocol: int
+    ) -> None:
+        sockets.service(place.service, 80, protocol, sockets.backends(place))
+        sockets.servers(place, kind)
+        closed, open_ = sockets.client(place, kind), sockets.client(place, kind)
+        for client in (closed, open_):
+            client.connect((place.named(place.service), 80))
+        before = sockets.socket_flows()
+
+        closed.close()
+
+        assert (len(before), len(sockets.socket_flows())) == (2, 1)
+        assert open_.getpeername()[:2] == (place.named(place.service), 80)
+
+    @each_place
     def test_connections_reach_all_backends(self, sockets: Sockets, place: Place) -> None:
         sockets.service(place.service, 53, UDP, sockets.backends(place))
         servers = sockets.servers(place, DATAGRAM)
@@ -504,6 +521,30 @@ class TestLinks:
             assert own.recv(64) == b"question"
             assert received_at(servers)[0] in place.backends
             sockets.forget()
+
+    @pytest.mark.parametrize(
+        ("aggregation", "forward", "reverse"),
+        [(Aggregation.NONE, 3, 3), (Aggregation.LOW, 3, 3), (Aggregation.MEDIUM, 1, 1), (Aggregation.MAXIMUM, 1, 0)],
+    )
+    def test_how_much_is_reported_is_configured(
+        self, sockets: Sockets, root: Path, sock_object: Path, aggregation: Aggregation, forward: int, reverse: int
+    ) -> None:
+        with loaded(root, sock_object, sockets.host, aggregation=aggregation) as sockets.datapath:
+            sockets.attach()
+            sockets.service(IPV4.service, 53, UDP, sockets.backends(IPV4))
+            servers = sockets.servers(IPV4, DATAGRAM)
+            client = sockets.client(IPV4, DATAGRAM)
+            for _ in range(3):
+                client.sendto(b"question", (IPV4.service, 53))
+                address, peer = received_at(servers)
+                servers[address].sendto(b"answer", peer)
+                client.recvfrom(64)
+
+            points = [event.subtype for event in sockets.socket_events()]
+
+            sockets.forget()
+        assert points.count(TranslationPoint.FORWARD) == forward
+        assert points.count(TranslationPoint.REVERSE) == reverse
 
     @each_place
     def test_programs_are_exchanged_under_live_sockets(
