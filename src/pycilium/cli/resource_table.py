@@ -61,6 +61,49 @@ def _selected(plain: dict[str, Any]) -> object:
     return ",".join(words) or "<all>"
 
 
+def _external_addresses(plain: dict[str, Any]) -> object:
+    """As kubectl: what a load balancer got, or is to get, and the external IPs."""
+    spec = plain.get("spec") or {}
+    if spec.get("type") == "ExternalName":
+        return spec.get("externalName", "")
+    ingress = ((plain.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []
+    found = [each.get("ip") or each.get("hostname", "") for each in ingress] + list(spec.get("externalIPs") or [])
+    awaited = "<pending>" if spec.get("type") == "LoadBalancer" else "<none>"
+    return ",".join(found) or awaited
+
+
+def _service_ports(plain: dict[str, Any]) -> object:
+    ports = (plain.get("spec") or {}).get("ports") or []
+    return ",".join(_service_port(port) for port in ports) or "<none>"
+
+
+def _service_port(port: dict[str, Any]) -> str:
+    node_port = f":{port['nodePort']}" if port.get("nodePort") else ""
+    return f"{port['port']}{node_port}/{port.get('protocol', 'TCP')}"
+
+
+def _slice_endpoints(plain: dict[str, Any]) -> object:
+    addresses = [address for each in plain.get("endpoints") or [] for address in each["addresses"]]
+    return _first_few(addresses) or "<unset>"
+
+
+def _slice_ports(plain: dict[str, Any]) -> object:
+    return _first_few([str(port.get("port", "*")) for port in plain.get("ports") or []]) or "<unset>"
+
+
+def _first_few(words: Sequence[str], most: int = 3) -> str:
+    more = f" + {len(words) - most} more..." if len(words) > most else ""
+    return ",".join(words[:most]) + more
+
+
+def _condition(kind: str, field: str) -> Callable[[dict[str, Any]], object]:
+    def read(plain: dict[str, Any]) -> object:
+        conditions = (plain.get("status") or {}).get("conditions") or []
+        return next((each.get(field, "") for each in conditions if each["type"] == kind), "")
+
+    return read
+
+
 _CLUSTER_POLICY: tuple[Column, ...] = (("SELECTS", _selected),)
 
 _COLUMNS: dict[str, tuple[Column, ...]] = {
@@ -88,9 +131,29 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         ("INTERNALIP", _node_address("InternalIP")),
     ),
     "Lease": (("HOLDER", _path("spec", "holderIdentity")),),
+    "Service": (
+        ("TYPE", lambda plain: (plain.get("spec") or {}).get("type", "ClusterIP")),
+        (
+            "CLUSTER-IP",
+            lambda plain: _path("spec", "clusterIP")(plain) or _path("spec", "clusterIPs", 0)(plain) or "<none>",
+        ),
+        ("EXTERNAL-IP", _external_addresses),
+        ("PORT(S)", _service_ports),
+    ),
+    "EndpointSlice": (
+        ("ADDRESSTYPE", _path("addressType")),
+        ("PORTS", _slice_ports),
+        ("ENDPOINTS", _slice_endpoints),
+    ),
+    "CiliumLoadBalancerIPPool": (
+        ("DISABLED", lambda plain: str((plain.get("spec") or {}).get("disabled", False)).lower()),
+        ("CONFLICTING", _condition("cilium.io/PoolConflict", "status")),
+        ("IPS AVAILABLE", _condition("cilium.io/IPsAvailable", "message")),
+    ),
 }
 
 _WIDE: dict[str, tuple[Column, ...]] = {
+    "Service": (("SELECTOR", lambda plain: _pairs((plain.get("spec") or {}).get("selector") or {})),),
     "CiliumNetworkPolicy": (("DESCRIPTION", _path("spec", "description")),),
     "CiliumClusterwideNetworkPolicy": (("DESCRIPTION", _path("spec", "description")),),
 }

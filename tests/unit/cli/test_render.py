@@ -42,6 +42,55 @@ def test_a_policy_shows_whom_it_selects():
     assert rows == [["shop", "web", "app=web,tier In (x,y)", "5m", "Why it is there", "team=a"]]
 
 
+SERVICES = """
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: LoadBalancer
+  selector: {app: web}
+  clusterIP: 10.96.0.10
+  externalIPs: [192.0.2.1]
+  ports: [{port: 80, name: http, nodePort: 30080}, {port: 53, name: dns, protocol: UDP}]
+status: {loadBalancer: {ingress: [{ip: 192.0.2.9}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: waits}
+spec: {type: LoadBalancer, clusterIPs: [fd00::1], ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: elsewhere}
+spec: {type: ExternalName, externalName: example.org}
+"""
+
+SLICE = """
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}, {addresses: [10.0.0.3]}, {addresses: [10.0.0.4]}]
+ports: [{port: 80}]
+"""
+
+
+def test_services_show_their_addresses_and_ports_as_kubectl_does():
+    _, rows = resource_table.table(decode_documents(SERVICES), namespaces=False, wide=False, now=NOW)
+
+    assert [row[:-1] for row in rows] == [
+        ["web", "LoadBalancer", "10.96.0.10", "192.0.2.9,192.0.2.1", "80:30080/TCP,53/UDP"],
+        ["waits", "LoadBalancer", "fd00::1", "<pending>", "80/TCP"],
+        ["elsewhere", "ExternalName", "<none>", "example.org", "<none>"],
+    ]
+
+
+def test_a_slice_shows_its_first_endpoints():
+    _, rows = resource_table.table(decode_documents(SLICE), namespaces=False, wide=False, now=NOW)
+
+    assert rows == [["web-1", "IPv4", "80", "10.0.0.1,10.0.0.2,10.0.0.3 + 1 more...", "<unknown>"]]
+
+
 @pytest.mark.parametrize(
     ("age", "text"),
     [

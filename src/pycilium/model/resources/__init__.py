@@ -4,7 +4,7 @@ A resource is a frozen struct with Kubernetes' names on the wire and Python's in
 and the API's own rules; what this version has not built is refused later, where policies are parsed.
 """
 
-from pycilium.model.resources.base import ObjectMeta, OwnerReference, Resource, ResourceKey
+from pycilium.model.resources.base import Condition, ObjectMeta, OwnerReference, Resource, ResourceKey
 from pycilium.model.resources.cilium_objects import CiliumEndpoint, CiliumIdentity, CiliumNode
 from pycilium.model.resources.cilium_policy import CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy
 from pycilium.model.resources.core import Lease, LeaseSpec, Namespace, Pod
@@ -18,9 +18,12 @@ from pycilium.model.resources.decode import (
     to_plain,
     validate,
 )
+from pycilium.model.resources.endpoint_slice import EndpointSlice
 from pycilium.model.resources.kinds import KINDS, Kind, kind_for_word, kind_of, kind_on_wire
+from pycilium.model.resources.load_balancing import CiliumL2AnnouncementPolicy, CiliumLoadBalancerIPPool
 from pycilium.model.resources.network_policy import NetworkPolicy
 from pycilium.model.resources.selector import LabelSelector, LabelSelectorRequirement
+from pycilium.model.resources.service import Service
 
 __all__ = [
     "DEFAULT_NAMESPACE",
@@ -28,8 +31,12 @@ __all__ = [
     "CiliumClusterwideNetworkPolicy",
     "CiliumEndpoint",
     "CiliumIdentity",
+    "CiliumL2AnnouncementPolicy",
+    "CiliumLoadBalancerIPPool",
     "CiliumNetworkPolicy",
     "CiliumNode",
+    "Condition",
+    "EndpointSlice",
     "Kind",
     "LabelSelector",
     "LabelSelectorRequirement",
@@ -42,6 +49,7 @@ __all__ = [
     "Pod",
     "Resource",
     "ResourceKey",
+    "Service",
     "decode_documents",
     "decode_object",
     "decode_stored",

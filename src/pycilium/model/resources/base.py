@@ -7,7 +7,7 @@ Invariant: a resource is frozen, and unknown fields never get this far.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -46,6 +46,17 @@ class ResourceKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+class Condition(Part, frozen=True, kw_only=True):
+    """What somebody found of a resource, as Kubernetes writes it everywhere."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    observed_generation: int = 0
+    last_transition_time: datetime | None = None
+    reason: str = ""
+    message: str = ""
 
 
 class OwnerReference(Part, frozen=True, kw_only=True):

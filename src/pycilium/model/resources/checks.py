@@ -168,6 +168,18 @@ def check_address(value: str, path: str) -> None:
         refuse(path, f"{value!r} is not an IP address")
 
 
+def check_reachable_address(value: str, path: str) -> None:
+    """An address to which packets can be sent from another machine."""
+    check_address(value, path)
+    address = ipaddress.ip_address(value)
+    if address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local:
+        refuse(
+            path, f"{value} cannot be reached from other machines: it is unspecified, loopback, link-local or multicast"
+        )
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        refuse(path, f"{value} is IPv4 in IPv6's clothes: write {address.ipv4_mapped}")
+
+
 def _is_address(value: str) -> bool:
     try:
         ipaddress.ip_address(value)

@@ -149,7 +149,7 @@ def _described_name(value: dict[str, Any]) -> str:
 
 
 def _resource(kind: Kind[R], value: dict[str, Any], namespace: str) -> R:
-    prepared = dict(value)
+    prepared = {**value, "apiVersion": kind.api_version}
     if isinstance(value.get("metadata"), dict):
         prepared["metadata"] = _prepared_metadata(kind, value["metadata"], namespace)
     if kind.api_version.startswith("cilium.io/"):

@@ -13,8 +13,14 @@ from pycilium.model.resources.checks import did_you_mean
 from pycilium.model.resources.cilium_objects import CiliumEndpoint, CiliumIdentity, CiliumNode
 from pycilium.model.resources.cilium_policy import CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy
 from pycilium.model.resources.core import Lease, Namespace, Pod
+from pycilium.model.resources.endpoint_slice import EndpointSlice
+from pycilium.model.resources.load_balancing import CiliumL2AnnouncementPolicy, CiliumLoadBalancerIPPool
 from pycilium.model.resources.network_policy import NetworkPolicy
+from pycilium.model.resources.service import Service
+from pycilium.model.resources.validate_load_balancing import check_l2_policy, check_pool
 from pycilium.model.resources.validate_policy import check_cilium_policy
+from pycilium.model.resources.validate_service import check_service
+from pycilium.model.resources.validate_slice import check_slice
 
 R = TypeVar("R", bound=Resource)
 
@@ -33,6 +39,8 @@ class Kind(Generic[R]):
     short_names: tuple[str, ...] = ()
     status_apart: bool = True
     """Whether the status is a subresource: only patch_status changes it then, and replace leaves it as it is."""
+    older_versions: tuple[str, ...] = ()
+    """Versions of the API that say the same; users' files may use them, and are kept as `api_version`."""
 
     def validate(self, resource: R) -> None:
         """InvalidResource, with the path of the fault, if `resource` breaks a rule of its kind."""
@@ -91,6 +99,35 @@ KINDS: Final[tuple[Kind[Any], ...]] = (
         status_apart=False,
     ),
     Kind("CiliumNode", "cilium.io/v2", "ciliumnodes", False, CiliumNode, validate.check_node, ("cn", "ciliumn")),
+    Kind("Service", "v1", "services", True, Service, check_service, ("svc",)),
+    Kind(
+        "EndpointSlice",
+        "discovery.k8s.io/v1",
+        "endpointslices",
+        True,
+        EndpointSlice,
+        check_slice,
+        status_apart=False,
+    ),
+    Kind(
+        "CiliumLoadBalancerIPPool",
+        "cilium.io/v2",
+        "ciliumloadbalancerippools",
+        False,
+        CiliumLoadBalancerIPPool,
+        check_pool,
+        ("ippools", "ippool", "lbippool", "lbippools"),
+        older_versions=("cilium.io/v2alpha1",),
+    ),
+    Kind(
+        "CiliumL2AnnouncementPolicy",
+        "cilium.io/v2alpha1",
+        "ciliuml2announcementpolicies",
+        False,
+        CiliumL2AnnouncementPolicy,
+        check_l2_policy,
+        ("l2announcement",),
+    ),
 )
 
 _BY_NAME: Final[dict[str, Kind[Any]]] = {kind.name: kind for kind in KINDS}
@@ -110,7 +147,7 @@ def kind_on_wire(api_version: str, name: str) -> Kind[Any]:
     kind = _BY_NAME.get(name)
     if kind is None:
         raise InvalidResource(f"unknown kind {name!r}{did_you_mean(name, _BY_NAME)}; {known_kinds()}", path="kind")
-    if api_version != kind.api_version:
+    if api_version not in (kind.api_version, *kind.older_versions):
         raise InvalidResource(f"{name} is known as {kind.api_version}, not as {api_version!r}", path="apiVersion")
     return kind
 

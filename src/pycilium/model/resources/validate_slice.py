@@ -1,0 +1,70 @@
+"""What types alone cannot say of an EndpointSlice: the API's own rules. Nothing is changed or filled in."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from pycilium.model.resources import checks
+from pycilium.model.resources.checks import refuse
+from pycilium.model.resources.endpoint_slice import EndpointHints, EndpointPort, EndpointSlice, SliceEndpoint
+
+MAX_ENDPOINTS = 1000
+MAX_ADDRESSES = 100
+MAX_PORTS = 100
+MAX_HINTS = 8
+
+
+def check_slice(endpoint_slice: EndpointSlice) -> None:
+    """InvalidResource at the first fault."""
+    endpoints, ports = endpoint_slice.endpoints or (), endpoint_slice.ports or ()
+    _check_count(len(endpoints), MAX_ENDPOINTS, "endpoints")
+    _check_count(len(ports), MAX_PORTS, "ports")
+    for index, endpoint in enumerate(endpoints):
+        _check_endpoint(endpoint, endpoint_slice.address_type, f"endpoints[{index}]")
+    names: set[str] = set()
+    for index, port in enumerate(ports):
+        _check_port(port, names, f"ports[{index}]")
+
+
+def _check_endpoint(endpoint: SliceEndpoint, family: str, path: str) -> None:
+    if not endpoint.addresses:
+        refuse(f"{path}.addresses", "an endpoint needs an address")
+    _check_count(len(endpoint.addresses), MAX_ADDRESSES, f"{path}.addresses")
+    for index, address in enumerate(endpoint.addresses):
+        here = f"{path}.addresses[{index}]"
+        if family == "FQDN":
+            checks.check_dns_subdomain(address, here)
+            continue
+        checks.check_reachable_address(address, here)
+        if f"IPv{ip_address(address).version}" != family:
+            refuse(here, f"{address} is not {family}, the addressType of this slice: put it into a slice of its own")
+    if endpoint.node_name is not None:
+        checks.check_dns_subdomain(endpoint.node_name, f"{path}.nodeName")
+    if endpoint.hostname:
+        checks.check_dns_label(endpoint.hostname, f"{path}.hostname")
+    if endpoint.hints is not None:
+        _check_hints(endpoint.hints, f"{path}.hints")
+
+
+def _check_hints(hints: EndpointHints, path: str) -> None:
+    for field, names in (("forZones", hints.for_zones), ("forNodes", hints.for_nodes)):
+        _check_count(len(names), MAX_HINTS, f"{path}.{field}")
+        if len({each.name for each in names}) != len(names):
+            refuse(f"{path}.{field}", "each name may stand there once")
+        for index, each in enumerate(names):
+            checks.check_label_value(each.name or "-", f"{path}.{field}[{index}].name")
+
+
+def _check_port(port: EndpointPort, names: set[str], path: str) -> None:
+    if port.name:
+        checks.check_dns_label(port.name, f"{path}.name")
+    if port.name in names:
+        refuse(f"{path}.name", "each port of a slice needs a name of its own; one may be without")
+    names.add(port.name)
+    if port.port is not None:
+        checks.check_port(port.port, f"{path}.port", least=1)
+
+
+def _check_count(count: int, most: int, path: str) -> None:
+    if count > most:
+        refuse(path, f"has {count} items, at most {most} are allowed: spread them over several")
