@@ -47,12 +47,14 @@ def _check_endpoint(endpoint: SliceEndpoint, family: str, path: str) -> None:
 
 
 def _check_hints(hints: EndpointHints, path: str) -> None:
-    for field, names in (("forZones", hints.for_zones), ("forNodes", hints.for_nodes)):
+    zones = [zone.name for zone in hints.for_zones]
+    nodes = [node.name for node in hints.for_nodes]
+    for field, names in (("forZones", zones), ("forNodes", nodes)):
         _check_count(len(names), MAX_HINTS, f"{path}.{field}")
-        if len({each.name for each in names}) != len(names):
+        if len(set(names)) != len(names):
             refuse(f"{path}.{field}", "each name may stand there once")
-        for index, each in enumerate(names):
-            checks.check_label_value(each.name or "-", f"{path}.{field}[{index}].name")
+        for index, name in enumerate(names):
+            checks.check_label_value(name or "-", f"{path}.{field}[{index}].name")
 
 
 def _check_port(port: EndpointPort, names: set[str], path: str) -> None:
