@@ -7,7 +7,7 @@ kernel is `bpf/abi/service.h`. Invariant: the backends of a frontend have its pr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import IntEnum, IntFlag, StrEnum
 
 from pycilium.model.l4 import Protocol
 from pycilium.model.peer import Address, Network
@@ -47,6 +47,19 @@ class BackendState(IntEnum):
     """Keeps the connections that it has, and takes no new ones while another backend is active."""
 
 
+class ServiceFlag(IntFlag):
+    """Numbers of `enum service_flags`."""
+
+    EXTERNAL = 1
+    MAGLEV = 2
+    AFFINITY = 4
+    SOURCE_ALLOW = 8
+    SOURCE_DENY = 16
+    DSR = 32
+    KEEP_SOURCE = 64
+    NO_XDP = 128
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class L4Address:
     """Where a service or a backend is reached."""
@@ -68,6 +81,7 @@ class Backend:
     at: L4Address
     state: BackendState = BackendState.ACTIVE
     weight: int = 1
+    """0: keeps the connections that it has, and is chosen for no new ones, whatever becomes of the others."""
     node: str = ""
     zone: str = ""
 

@@ -1,0 +1,154 @@
+"""Ids of backends: which address has which, and what state the kernel should know it in.
+
+An id is *live* while a set that is wanted names it. When none does any longer it is told to the kernel as NONE, as soon
+as no frontend in the kernel leads to it, and given out again only a grace time after that: then no program can still
+have it in hand. Of free ids the one that has been free longest is given out, for what clients remember (affinity) names
+ids too.
+
+Invariant: an id that a set names, wanted or resting, belongs to one address.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Iterable, Mapping
+
+from pycilium.model.service import BackendState, L4Address
+
+NONE = 0
+"""`BACKEND_NONE`: nothing has this id."""
+
+
+def address_key(at: L4Address) -> int:
+    """A number for each address, port and protocol: as a key much quicker than the address itself."""
+    return (int(at.address) << 25) | (at.port << 9) | (at.protocol << 1) | (at.address.version == 6)
+
+
+class BackendIds:
+    """Owns ids 1 to `capacity` - 1."""
+
+    def __init__(self, capacity: int, restored: Mapping[int, tuple[L4Address, int]]) -> None:
+        """`restored`: what the kernel has, id → address and state. Of two ids of one address the first keeps it."""
+        self.capacity = capacity
+        self._ids: dict[int, int] = {}
+        self.at: dict[int, L4Address] = {}
+        self.state: dict[int, int] = {}
+        """What the kernel was told; of NONE there is no entry."""
+        self._live: dict[int, int] = {}
+        self._active: dict[int, int] = {}
+        self._named: dict[int, int] = {}
+        """In how many sets that are there at all."""
+        self._fading: set[int] = set(restored)
+        self._none_since: dict[int, float] = {}
+        self._touched: set[int] = set()
+        self._free: deque[int] = deque()
+        self._next = 1
+        for number, (at, state) in restored.items():
+            self.at[number], self.state[number] = at, state
+            self._ids.setdefault(address_key(at), number)
+
+    def __len__(self) -> int:
+        """How many are in use, or rest."""
+        return len(self.at)
+
+    def of(self, at: L4Address) -> int | None:
+        """The id of an address; a new one if it has none, None if there is none left."""
+        key = address_key(at)
+        number = self._ids.get(key)
+        if number is None:
+            number = self._take()
+            if number is not None:
+                self._ids[key] = number
+                self.at[number] = at
+                self._fading.add(number)  # until a set names it
+        return number
+
+    def known(self, at: L4Address) -> int | None:
+        """The id of an address, None if it has none."""
+        return self._ids.get(address_key(at))
+
+    @property
+    def resting(self) -> bool:
+        """Whether some wait to be told as NONE, or to be given back."""
+        return bool(self._fading or self._none_since)
+
+    # == sets ==
+
+    def name(self, numbers: Iterable[int]) -> None:
+        """A set that names these is there now."""
+        for number in numbers:
+            self._named[number] = self._named.get(number, 0) + 1
+
+    def unname(self, numbers: Iterable[int]) -> None:
+        """It is gone."""
+        for number in numbers:
+            self._named[number] -= 1
+            if not self._named[number]:
+                del self._named[number]
+
+    def want(self, numbers: Iterable[int], active: Iterable[int]) -> None:
+        """A set of these is wanted now; `active` are those of them that take connections."""
+        for number in numbers:
+            self._live[number] = self._live.get(number, 0) + 1
+        for number in active:
+            self._active[number] = self._active.get(number, 0) + 1
+        self._touched.update(numbers)
+
+    def unwant(self, numbers: Iterable[int], active: Iterable[int]) -> None:
+        """It is wanted no longer."""
+        for number in numbers:
+            self._live[number] -= 1
+        for number in active:
+            self._active[number] -= 1
+        self._touched.update(numbers)
+
+    # == states ==
+
+    def changed_states(self) -> dict[int, int]:
+        """The states that the kernel is to be told before frontends are switched: of all that are live."""
+        changed: dict[int, int] = {}
+        for number in self._touched:
+            if not self._live.get(number):
+                self._fading.add(number)
+                continue
+            self._fading.discard(number)
+            self._none_since.pop(number, None)
+            state = BackendState.ACTIVE if self._active.get(number) else BackendState.TERMINATING
+            if self.state.get(number) != state:
+                changed[number] = int(state)
+        self._touched.clear()
+        self.state.update(changed)
+        return changed
+
+    def gone(self, still_named: Container[int], now: float) -> list[int]:
+        """Those that the kernel is to know as NONE now; `still_named` are those to which a frontend may still lead."""
+        gone = [number for number in self._fading if number not in still_named]
+        for number in gone:
+            self._fading.discard(number)
+            self.state.pop(number, None)
+            self._none_since[number] = now
+        return gone
+
+    def free_rested(self, now: float, grace_s: float) -> None:
+        """Give back what has been NONE for the grace time and stands in no set."""
+        for number, since in list(self._none_since.items()):
+            if now - since >= grace_s and number not in self._named:
+                self._free_one(number)
+
+    def _free_one(self, number: int) -> None:
+        del self._none_since[number]
+        self._live.pop(number, None)
+        self._active.pop(number, None)
+        key = address_key(self.at.pop(number))
+        if self._ids.get(key) == number:
+            del self._ids[key]
+        if number < self._next:  # else the search for numbers that were never used comes by it
+            self._free.append(number)
+
+    def _take(self) -> int | None:
+        while self._next in self.at:
+            self._next += 1
+        if self._next < self.capacity:
+            self._next += 1
+            return self._next - 1
+        return self._free.popleft() if self._free else None
