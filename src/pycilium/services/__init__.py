@@ -3,6 +3,9 @@
 resources, endpoints, host ports ──► catalogue ──► frontends ──► plan ──► ids, slots, entries
 """
 
+from pycilium.services.candidates import NamedTarget, PodEndpoint, pod_endpoint
+from pycilium.services.catalogue import Catalogue, CatalogueChanges, all_frontends
+from pycilium.services.frontends import HostPortMapping
 from pycilium.services.plan import (
     BackendRows,
     Capacities,
@@ -14,16 +17,26 @@ from pycilium.services.plan import (
     SourceRange,
 )
 from pycilium.services.runs import NO_RUN, Run
+from pycilium.services.settings import NodePlace, ServiceSettings
 
 __all__ = [
     "NO_RUN",
     "BackendRows",
     "Capacities",
+    "Catalogue",
+    "CatalogueChanges",
     "FrontendEntry",
+    "HostPortMapping",
     "MapContents",
+    "NamedTarget",
+    "NodePlace",
     "Plan",
+    "PodEndpoint",
     "Retired",
     "Run",
     "ServicePlanner",
+    "ServiceSettings",
     "SourceRange",
+    "all_frontends",
+    "pod_endpoint",
 ]

@@ -43,7 +43,6 @@ from pycilium.services.backend_ids import BackendIds
 from pycilium.services.backend_sets import BackendSet, BackendSets, Members, NoRoomError, Slots
 from pycilium.services.runs import NO_RUN, Run
 
-
 NO_FLAGS = ServiceFlag(0)
 
 
