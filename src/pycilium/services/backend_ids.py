@@ -10,6 +10,7 @@ Invariant: an id that a set names, wanted or resting, belongs to one address.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Container, Iterable, Mapping
 
@@ -17,6 +18,7 @@ from pycilium.model.service import BackendState, L4Address
 
 NONE = 0
 """`BACKEND_NONE`: nothing has this id."""
+_ACTIVE, _TERMINATING = int(BackendState.ACTIVE), int(BackendState.TERMINATING)
 
 
 def address_key(at: L4Address) -> int:
@@ -32,12 +34,11 @@ class BackendIds:
         self.capacity = capacity
         self._ids: dict[int, int] = {}
         self.at: dict[int, L4Address] = {}
-        self.state: dict[int, int] = {}
-        """What the kernel was told; of NONE there is no entry."""
-        self._live: dict[int, int] = {}
-        self._active: dict[int, int] = {}
-        self._named: dict[int, int] = {}
-        """In how many sets that are there at all."""
+        self.state = bytearray(capacity)
+        """By id: what the kernel was told."""
+        self._live, self._active, self._named = (array("I", bytes(4 * capacity)) for _ in range(3))
+        """By id: in how many sets it is that are wanted; as one that takes connections; that are there at all."""
+        restored = {number: each for number, each in restored.items() if 0 < number < capacity}
         self._fading: set[int] = set(restored)
         self._none_since: dict[int, float] = {}
         self._touched: set[int] = set()
@@ -77,21 +78,19 @@ class BackendIds:
     def name(self, numbers: Iterable[int]) -> None:
         """A set that names these is there now."""
         for number in numbers:
-            self._named[number] = self._named.get(number, 0) + 1
+            self._named[number] += 1
 
     def unname(self, numbers: Iterable[int]) -> None:
         """It is gone."""
         for number in numbers:
             self._named[number] -= 1
-            if not self._named[number]:
-                del self._named[number]
 
     def want(self, numbers: Iterable[int], active: Iterable[int]) -> None:
         """A set of these is wanted now; `active` are those of them that take connections."""
         for number in numbers:
-            self._live[number] = self._live.get(number, 0) + 1
+            self._live[number] += 1
         for number in active:
-            self._active[number] = self._active.get(number, 0) + 1
+            self._active[number] += 1
         self._touched.update(numbers)
 
     def unwant(self, numbers: Iterable[int], active: Iterable[int]) -> None:
@@ -108,16 +107,15 @@ class BackendIds:
         """The states that the kernel is to be told before frontends are switched: of all that are live."""
         changed: dict[int, int] = {}
         for number in self._touched:
-            if not self._live.get(number):
+            if not self._live[number]:
                 self._fading.add(number)
                 continue
             self._fading.discard(number)
             self._none_since.pop(number, None)
-            state = BackendState.ACTIVE if self._active.get(number) else BackendState.TERMINATING
-            if self.state.get(number) != state:
-                changed[number] = int(state)
+            state = _ACTIVE if self._active[number] else _TERMINATING
+            if self.state[number] != state:
+                self.state[number] = changed[number] = state
         self._touched.clear()
-        self.state.update(changed)
         return changed
 
     def gone(self, still_named: Container[int], now: float) -> list[int]:
@@ -125,20 +123,18 @@ class BackendIds:
         gone = [number for number in self._fading if number not in still_named]
         for number in gone:
             self._fading.discard(number)
-            self.state.pop(number, None)
+            self.state[number] = NONE
             self._none_since[number] = now
         return gone
 
     def free_rested(self, now: float, grace_s: float) -> None:
         """Give back what has been NONE for the grace time and stands in no set."""
         for number, since in list(self._none_since.items()):
-            if now - since >= grace_s and number not in self._named:
+            if now - since >= grace_s and not self._named[number]:
                 self._free_one(number)
 
     def _free_one(self, number: int) -> None:
         del self._none_since[number]
-        self._live.pop(number, None)
-        self._active.pop(number, None)
         key = address_key(self.at.pop(number))
         if self._ids.get(key) == number:
             del self._ids[key]

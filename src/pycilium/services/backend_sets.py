@@ -95,15 +95,21 @@ class BackendSets:
 
     def members(self, backends: Sequence[Backend], algorithm: Algorithm) -> Members:
         """What a set of these holds. Raises NoRoomError if there is no id for one of them."""
-        numbers = tuple(self._number(backend.at) for backend in backends)
-        takers = [pair for pair in zip(numbers, backends, strict=True) if pair[1].weight]
-        active = [pair for pair in takers if pair[1].state is BackendState.ACTIVE]
+        numbers, takers, active = [], [], []
+        for backend in backends:
+            number = self._number(backend.at)
+            numbers.append(number)
+            if backend.weight:
+                taker = (number, backend.weight)
+                takers.append(taker)
+                if backend.state is BackendState.ACTIVE:
+                    active.append(taker)
         chosen = active or takers
         return Members(
-            numbers=numbers,
+            numbers=tuple(numbers),
             active=tuple(number for number, _ in active),
             chosen=tuple(number for number, _ in chosen),
-            weights=tuple(backend.weight for _, backend in chosen),
+            weights=tuple(weight for _, weight in chosen),
             table_size=self._table_size if algorithm is Algorithm.MAGLEV and len(chosen) > 1 else 0,
         )
 
