@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pycilium.model.resources import EndpointSlice, Service
@@ -115,9 +115,14 @@ class Catalogue:
     def _take_in(self, changes: CatalogueChanges) -> set[Owner]:
         """Keeps what changed; returns whose frontends it may change."""
         touched: set[Name] = set(changes.services)
+        pods = set(changes.host_ports)
         if changes.settings is not None and changes.settings != self._settings:
-            self._settings = changes.settings
-            touched.update(self._services)
+            before, self._settings = self._settings, changes.settings
+            if replace(before, nodes=changes.settings.nodes) != changes.settings:
+                touched.update(self._services)
+                pods.update(self._host_ports)
+            else:
+                touched.update(self._selection.on_nodes(changes.settings.places_changed(before)))
         for name, service in changes.services.items():
             if service is None:
                 self._services.pop(name, None)
@@ -128,9 +133,6 @@ class Catalogue:
             touched.update(self._take_in_slice(name, resource))
         for name, pod in changes.pods.items():
             touched.update(self._selection.set_pod(name, pod))
-        pods = set(changes.host_ports)
-        if changes.settings is not None:
-            pods.update(self._host_ports)
         for name, mappings in changes.host_ports.items():
             if mappings:
                 self._host_ports[name] = mappings

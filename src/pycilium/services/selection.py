@@ -8,7 +8,7 @@ namespace with the selector would find.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from pycilium.services.candidates import PodEndpoint
 
@@ -49,6 +49,11 @@ class Selection:
             for label in pod.matching:
                 self._pods_by_label[pod.namespace, *label].add(name)
         return touched
+
+    def on_nodes(self, references: Container[str]) -> set[Name]:
+        """The Services that select a pod which calls its node by one of these."""
+        pods = (pod for pod in self._pods.values() if pod.node in references)
+        return {service for pod in pods for service in self._selecting(pod)}
 
     def selected(self, service: Name) -> Iterator[PodEndpoint]:
         """The pods that a Service selects, in no order."""

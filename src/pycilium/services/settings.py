@@ -23,7 +23,7 @@ class NodePlace:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
-    """Equal ones give equal frontends. Any change of them costs all frontends anew."""
+    """Equal ones give equal frontends. A change of `nodes` costs what it touches, any other all frontends anew."""
 
     node: str
     zone: str = ""
@@ -42,6 +42,11 @@ class ServiceSettings:
     def place(self, reference: str) -> NodePlace:
         """Where an endpoint is that calls its node so."""
         return self.nodes.get(reference) or NodePlace(reference, self.zone if reference == self.node else "")
+
+    def places_changed(self, before: ServiceSettings) -> set[str]:
+        """What endpoints call the nodes that stand elsewhere now, or are other nodes."""
+        names = self.nodes.keys() | before.nodes.keys()
+        return {name for name in names if self.nodes.get(name) != before.nodes.get(name)}
 
     def forwarding(self, protocol: Protocol) -> ForwardingMode:
         """Of a Service that says nothing of it; hybrid is DSR for TCP alone."""
