@@ -58,6 +58,7 @@ class ServiceFlag(IntFlag):
     DSR = 32
     KEEP_SOURCE = 64
     NO_XDP = 128
+    OWN_NODE = 256
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -65,7 +66,8 @@ class L4Address:
     """Where a service or a backend is reached."""
 
     address: Address
-    """Unspecified (0.0.0.0, ::) in a NodePort frontend: any other node of the cluster."""
+    """Unspecified (0.0.0.0, ::) in a NodePort frontend: any other node of the cluster; in a HostPort frontend: this
+    node, by whatever address."""
     port: int
     protocol: Protocol
 

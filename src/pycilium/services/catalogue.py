@@ -19,7 +19,6 @@ from pycilium.model.resources import EndpointSlice, Service
 from pycilium.model.service import Frontend, FrontendKind, L4Address
 from pycilium.services import frontends
 from pycilium.services.candidates import PodEndpoint, SliceView, slice_view
-from pycilium.services.exposure import OTHER_NODES
 from pycilium.services.frontends import NOTHING, HostPortMapping, Reached
 from pycilium.services.selection import Selection
 from pycilium.services.settings import ServiceSettings
@@ -212,12 +211,13 @@ _REMEDIES = {
     FrontendKind.HOST_PORT: "choose another hostPort",
 }
 
+_OF_NODES = {FrontendKind.NODE_PORT: "node port", FrontendKind.HOST_PORT: "host port"}
+
 
 def _lost(frontend: Frontend, winner: Owner) -> str:
     at = frontend.at
-    what = f"{at}"
-    if at.address in OTHER_NODES.values() or frontend.kind is FrontendKind.NODE_PORT:
-        what = f"node port {at.port}/{at.protocol.name}"
+    what = _OF_NODES.get(frontend.kind, "")
+    what = f"{what} {at.port}/{at.protocol.name}" if what else str(at)
     return f"{what} belongs to {winner}, which comes first: {_REMEDIES[frontend.kind]}"
 
 

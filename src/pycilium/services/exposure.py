@@ -1,7 +1,8 @@
 """At which addresses a Service, or a pod's host port, is reached from this node: frontends without their backends.
 
 A NodePort has a frontend at each address of this node, and one at the unspecified address, which stands for all other
-nodes. Owns what a Service's spec and status say of addresses; what they say of backends is for `frontends`.
+nodes. So has a host port, where it stands for this node by whatever address. Owns what a Service's spec and status say
+of addresses; what they say of backends is for `frontends`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pycilium.model.service import FrontendKind, L4Address
 from pycilium.services.annotations import Wishes
 from pycilium.services.settings import ServiceSettings
 
-OTHER_NODES: Final[dict[int, Address]] = {4: IPv4Address(0), 6: IPv6Address(0)}
-"""What stands for the addresses of all other nodes."""
+ANY_ADDRESS: Final[dict[int, Address]] = {4: IPv4Address(0), 6: IPv6Address(0)}
+"""What stands for the addresses of nodes, by IP version."""
 PROXY_NAME_LABEL: Final = "service.kubernetes.io/service-proxy-name"
 """Kubernetes' way to leave a Service to another proxy."""
 
@@ -67,10 +68,14 @@ def exposures(service: Service, wishes: Wishes, settings: ServiceSettings, probl
 
 
 def host_addresses(asked: Address | None, family: int, settings: ServiceSettings) -> tuple[Address, ...]:
-    """Where a host port is reached: at the address that was asked for, or at each of this node's."""
+    """Where a host port is reached: at the address that was asked for, or at any of this node's."""
     if asked is not None and not asked.is_unspecified:
         return (asked,) if asked.version == family else ()
-    return tuple(address for address in settings.addresses if address.version == family)
+    return _own_and_any(family, settings)
+
+
+def _own_and_any(family: int, settings: ServiceSettings) -> tuple[Address, ...]:
+    return ANY_ADDRESS[family], *(address for address in settings.addresses if address.version == family)
 
 
 def _node_port(
@@ -84,9 +89,7 @@ def _node_port(
         )
         return
     for family in families:
-        own = [address for address in settings.addresses if address.version == family]
-        addresses = [OTHER_NODES[family], *own]
-        yield from _at_each(addresses, port.node_port, port, FrontendKind.NODE_PORT, settings)
+        yield from _at_each(_own_and_any(family, settings), port.node_port, port, FrontendKind.NODE_PORT, settings)
 
 
 def _at_each(

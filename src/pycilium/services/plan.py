@@ -330,6 +330,8 @@ def _flags(frontend: Frontend) -> ServiceFlag:
     flags = NO_FLAGS
     if frontend.kind is not FrontendKind.CLUSTER_IP:
         flags |= ServiceFlag.EXTERNAL
+    if frontend.kind is FrontendKind.HOST_PORT and frontend.at.address.is_unspecified:
+        flags |= ServiceFlag.OWN_NODE
     if frontend.algorithm is Algorithm.MAGLEV:
         flags |= ServiceFlag.MAGLEV
     if frontend.affinity_s:

@@ -24,7 +24,7 @@ def reference(services, slices, pods, host_ports, settings):
             name = f"{service.metadata.namespace}/{service.metadata.name}"
             found.setdefault(at, (kind, name, inside, set() if kind == "ClusterIP" else outside))
     for mapping in sorted(host_ports, key=lambda each: (each.namespace, each.pod)):
-        for address in settings.addresses:
+        for address in (ip_address("0.0.0.0"), ip_address("::"), *settings.addresses):
             if address.version == mapping.backend.address.version:
                 at = (str(address), mapping.host_port, mapping.backend.protocol.name)
                 one = {(str(mapping.backend.address), mapping.backend.port)}

@@ -114,8 +114,10 @@ def test_external_ips_are_served():
 
 def test_host_ports_lead_to_their_pod_alone():
     mapping = HostPortMapping("default", "proxy", 443, at("10.0.0.9:8443"))
-    frontend = found(host_ports=[mapping])["192.0.2.1:443/TCP"]
+    frontends = found(host_ports=[mapping])
+    frontend = frontends["192.0.2.1:443/TCP"]
 
+    assert list(frontends) == ["0.0.0.0:443/TCP", "192.0.2.1:443/TCP"]
     assert (frontend.kind, frontend.name) == (FrontendKind.HOST_PORT, "default/proxy")
     assert (words(frontend.inside), words(frontend.outside)) == (["10.0.0.9:8443"], ["10.0.0.9:8443"])
 
