@@ -6,16 +6,16 @@ resources, endpoints, host ports ──► catalogue ──► frontends ──�
 from pycilium.services.candidates import NamedTarget, PodEndpoint, pod_endpoint
 from pycilium.services.catalogue import Catalogue, CatalogueChanges, all_frontends
 from pycilium.services.frontends import HostPortMapping
-from pycilium.services.plan import (
+from pycilium.services.map_values import (
     BackendRows,
     Capacities,
     FrontendEntry,
     MapContents,
     Plan,
     Retired,
-    ServicePlanner,
     SourceRange,
 )
+from pycilium.services.plan import ServicePlanner
 from pycilium.services.runs import NO_RUN, Run
 from pycilium.services.settings import NodePlace, ServiceSettings
 

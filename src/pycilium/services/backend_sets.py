@@ -13,14 +13,12 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pycilium.model.service import Algorithm, Backend, BackendState, L4Address
 from pycilium.services import maglev
 from pycilium.services.backend_ids import BackendIds
+from pycilium.services.map_values import Slots
 from pycilium.services.runs import NO_RUN, FreeRuns, Run
-
-Slots = NDArray[np.uint32]
 
 
 @dataclass(slots=True, eq=False)

@@ -32,89 +32,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
 
 from pycilium.model.peer import Network
-from pycilium.model.service import Algorithm, Backend, ForwardingMode, Frontend, FrontendKind, L4Address, ServiceFlag
+from pycilium.model.service import Algorithm, Backend, Frontend, L4Address, ServiceFlag
 from pycilium.services.backend_ids import BackendIds
-from pycilium.services.backend_sets import BackendSet, BackendSets, Members, NoRoomError, Slots
+from pycilium.services.backend_sets import BackendSet, BackendSets, Members, NoRoomError
+from pycilium.services.map_values import (
+    BackendRows,
+    Capacities,
+    FrontendEntry,
+    MapContents,
+    Plan,
+    Retired,
+    SourceRange,
+    backend_rows,
+    flags_of,
+)
 from pycilium.services.runs import NO_RUN, Run
-
-NO_FLAGS = ServiceFlag(0)
-
-
-@dataclass(frozen=True, slots=True)
-class FrontendEntry:
-    """A `service_entry`."""
-
-    inside: Run
-    outside: Run
-    service_id: int
-    affinity_s: int = 0
-    flags: ServiceFlag = NO_FLAGS
-
-
-@dataclass(frozen=True, slots=True)
-class SourceRange:
-    """A key of source_ranges4/6."""
-
-    service_id: int
-    network: Network
-
-
-@dataclass(frozen=True, slots=True)
-class Capacities:
-    """How much the maps hold, and how Maglev and time are set."""
-
-    slots: int = 2097152
-    backends: int = 262144
-    maglev_table_size: int = 16381
-    grace_s: float = 1.0
-    """Much longer than a program runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class MapContents:
-    """What the maps of an earlier agent hold."""
-
-    frontends: Mapping[L4Address, FrontendEntry] = field(default_factory=dict)
-    source_ranges: Collection[SourceRange] = ()
-    backends: Mapping[int, tuple[L4Address, int]] = field(default_factory=dict)
-    """Id → where it is, and its state; those that are NONE left out."""
-    slots: Slots = field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
-    """All of service_slots; may be the mapped memory itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class BackendRows:
-    """Rows of service_backends, as columns: as long as one another, numbers in host order."""
-
-    ids: NDArray[np.uint32]
-    addresses: NDArray[np.uint8]
-    """A row of 16 bytes each, IPv4 in mapped form."""
-    ports: NDArray[np.uint16]
-    protocols: NDArray[np.uint8]
-    states: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to write; see the module for the order."""
-
-    backends: BackendRows
-    slots: Sequence[tuple[Run, Slots]]
-    source_ranges: Mapping[SourceRange, bool]
-    frontends: Mapping[L4Address, FrontendEntry | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Retired:
-    """Ids that the kernel is to know as NONE, each with the backend that it stood for."""
-
-    backends: Mapping[int, L4Address]
 
 
 @dataclass(slots=True)
@@ -169,7 +104,7 @@ class ServicePlanner:
                 self._place(frontend, entries, ranges)
         self._members.clear()
         written, self._sets.written = self._sets.written, []
-        return Plan(self._rows(self._ids.changed_states()), tuple(written), ranges, entries)
+        return Plan(self._rows(), tuple(written), ranges, entries)
 
     def realized(self, pending: Collection[L4Address], now: float) -> Retired:
         """All planned switches are in the kernel but those of `pending`; what they left behind begins to rest."""
@@ -227,7 +162,7 @@ class ServicePlanner:
             return
         for each in present:
             self._sets.leave(each, at)
-        flags = _flags(frontend)
+        flags = flags_of(frontend)
         service_id = self._service_id(at, previous.entry if previous is not None else None, flags)
         entry = FrontendEntry(_run(inside), _run(outside), service_id, frontend.affinity_s, flags)
         self._planned[at] = _Realized(entry, inside, outside, frontend)
@@ -298,6 +233,10 @@ class ServicePlanner:
 
     # == what the maps hold ==
 
+    def _rows(self) -> BackendRows:
+        states = self._ids.changed_states()
+        return backend_rows({number: (self._ids.at[number], state) for number, state in states.items()})
+
     def _restore(self, contents: MapContents) -> None:
         runs = [run for entry in contents.frontends.values() for run in (entry.inside, entry.outside)]
         sets = self._sets.restore(runs, contents.slots)
@@ -314,36 +253,6 @@ class ServicePlanner:
         self._ranges = {service_id: frozenset(networks) for service_id, networks in ranges.items()}
         self._next_service_id = 1 + max((0, *self._by_service_id, *self._ranges))
 
-    def _rows(self, states: Mapping[int, int]) -> BackendRows:
-        backends = [self._ids.at[number] for number in states]
-        packed = b"".join(_mapped(backend) for backend in backends)
-        return BackendRows(
-            ids=np.fromiter(states, dtype=np.uint32, count=len(states)),
-            addresses=np.frombuffer(packed, dtype=np.uint8).reshape(-1, 16),
-            ports=np.array([backend.port for backend in backends], dtype=np.uint16),
-            protocols=np.array([backend.protocol for backend in backends], dtype=np.uint8),
-            states=np.fromiter(states.values(), dtype=np.uint8, count=len(states)),
-        )
-
-
-def _flags(frontend: Frontend) -> ServiceFlag:
-    flags = NO_FLAGS
-    if frontend.kind is not FrontendKind.CLUSTER_IP:
-        flags |= ServiceFlag.EXTERNAL
-    if frontend.kind is FrontendKind.HOST_PORT and frontend.at.address.is_unspecified:
-        flags |= ServiceFlag.OWN_NODE
-    if frontend.algorithm is Algorithm.MAGLEV:
-        flags |= ServiceFlag.MAGLEV
-    if frontend.affinity_s:
-        flags |= ServiceFlag.AFFINITY
-    if frontend.source_ranges is not None:
-        flags |= ServiceFlag.SOURCE_DENY if frontend.source_ranges.deny else ServiceFlag.SOURCE_ALLOW
-    if frontend.forwarding is ForwardingMode.DSR:
-        flags |= ServiceFlag.DSR
-    if frontend.external_local:
-        flags |= ServiceFlag.KEEP_SOURCE
-    return flags
-
 
 def _networks(frontend: Frontend) -> frozenset[Network]:
     return frozenset(frontend.source_ranges.networks) if frontend.source_ranges is not None else frozenset()
@@ -351,10 +260,3 @@ def _networks(frontend: Frontend) -> frozenset[Network]:
 
 def _run(backend_set: BackendSet | None) -> Run:
     return backend_set.run if backend_set is not None else NO_RUN
-
-
-_MAPPED_PREFIX = bytes(10) + b"\xff\xff"
-
-
-def _mapped(backend: L4Address) -> bytes:
-    return backend.address.packed if backend.address.version == 6 else _MAPPED_PREFIX + backend.address.packed
