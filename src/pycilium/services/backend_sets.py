@@ -103,10 +103,13 @@ class BackendSets:
                 if backend.state is BackendState.ACTIVE:
                     active.append(taker)
         chosen = active or takers
+        all_numbers, chosen_numbers = tuple(numbers), tuple(number for number, _ in chosen)
+        if chosen_numbers == all_numbers:  # mostly so; there may be thousands of them
+            chosen_numbers = all_numbers
         return Members(
-            numbers=tuple(numbers),
-            active=tuple(number for number, _ in active),
-            chosen=tuple(number for number, _ in chosen),
+            numbers=all_numbers,
+            active=chosen_numbers if active else (),
+            chosen=chosen_numbers,
             weights=tuple(weight for _, weight in chosen),
             table_size=self._table_size if algorithm is Algorithm.MAGLEV and len(chosen) > 1 else 0,
         )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
+from msgspec.structs import replace as replace_part
 
 from pycilium.model.resources import decode_object
 from pycilium.model.service import Algorithm, ForwardingMode, FrontendKind, SourceRanges
@@ -194,12 +195,7 @@ def test_endpoints_of_a_family_that_the_service_has_not_are_left_out_and_named()
 
 def test_an_address_of_another_family_within_a_slice_is_left_out_and_named():
     good = slice_of("10.0.0.1", "10.0.0.2")
-    odd = type(good)(
-        metadata=good.metadata,
-        address_type="IPv6",
-        endpoints=good.endpoints,
-        ports=good.ports,
-    )
+    odd = replace_part(good, address_type="IPv6")
 
     assert found(service(), odd)["10.96.0.1:80/TCP"].inside == ()
     assert "'10.0.0.1' is not an IPv6 address and is left out" in problems(service(), odd)["default/web"][0]
@@ -462,3 +458,15 @@ def test_an_endpoint_without_addresses_is_no_candidate():
     bare = {"apiVersion": "cilium.io/v2", "kind": "CiliumEndpoint", "metadata": {"name": "web-1"}}
 
     assert pod_endpoint(decode_object(bare)) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["10.0.0.01", "10.0.0", "10.0.0.256", "10.0.0.1.1", " 10.0.0.1", "10.0.0.+1", "", "a.b.c.d"]
+)
+def test_only_plain_addresses_are_addresses(text):
+    good = slice_of("10.0.0.1")
+    (endpoint,) = good.endpoints
+    odd = replace_part(good, endpoints=(replace_part(endpoint, addresses=(text,)),))
+
+    assert only(service(), odd).inside == ()
+    assert "is not an IPv4 address" in problems(service(), odd)["default/web"][0]
