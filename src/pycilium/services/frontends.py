@@ -14,7 +14,7 @@ from pycilium.model.l4 import Protocol
 from pycilium.model.peer import Address, Network
 from pycilium.model.resources import Service
 from pycilium.model.resources.service import ServicePort, ServiceSpec
-from pycilium.model.service import Backend, ForwardingMode, Frontend, FrontendKind, L4Address, SourceRanges
+from pycilium.model.service import Algorithm, Backend, ForwardingMode, Frontend, FrontendKind, L4Address, SourceRanges
 from pycilium.services.annotations import TOPOLOGY_MODE, Wishes, wishes_of
 from pycilium.services.candidates import NO_NAMES, Candidate, PodEndpoint, SliceView, candidate_of_pod
 from pycilium.services.choice import Viewpoint, of_cluster, of_node
@@ -72,7 +72,7 @@ def of_service(
                 port_name=each.port.name,
                 inside=local if service.spec.internal_local and not outward else cluster,
                 outside=(local if service.spec.external_local else cluster) if outward else (),
-                algorithm=wishes.algorithm or settings.algorithm,
+                algorithm=wishes.algorithm or (settings.algorithm if outward else Algorithm.RANDOM),
                 affinity_s=service.spec.affinity_s,
                 forwarding=_forwarding(wishes, settings, each.at.protocol) if outward else ForwardingMode.SNAT,
                 source_ranges=_source_ranges(service.spec, wishes, each.at.address.version)

@@ -33,6 +33,8 @@ class ServiceSettings:
     """IP versions that are on; the first is that of a Service that says nothing of families."""
     node_ports: range = range(30000, 32768)
     algorithm: Algorithm = Algorithm.RANDOM
+    """Of what is reached from outside. Of cluster IPs it is random unless the Service says otherwise: their clients
+    choose once, on their own node, and a table for each would fill the slots."""
     mode: LoadBalancerMode = "snat"
     select_endpoints: bool = True
     """Whether nobody else makes EndpointSlices of what a Service's selector selects."""

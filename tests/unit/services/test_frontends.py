@@ -331,7 +331,8 @@ def test_settings_say_what_services_leave_unsaid():
     web = service(spec="{externalIPs: [203.0.113.1], ports: [{name: a, port: 80}, {name: b, port: 80, protocol: UDP}]}")
     frontends = found(web, settings=replace(SETTINGS, algorithm=Algorithm.MAGLEV, mode="hybrid"))
 
-    assert frontends["10.96.0.1:80/TCP"].algorithm is Algorithm.MAGLEV
+    assert frontends["203.0.113.1:80/TCP"].algorithm is Algorithm.MAGLEV
+    assert frontends["10.96.0.1:80/TCP"].algorithm is Algorithm.RANDOM
     assert frontends["203.0.113.1:80/TCP"].forwarding is ForwardingMode.DSR
     assert frontends["203.0.113.1:80/UDP"].forwarding is ForwardingMode.SNAT
 
