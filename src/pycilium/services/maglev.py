@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from math import gcd
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,35 +27,54 @@ def table(backends: Sequence[L4Address], weights: Sequence[int], size: int) -> N
 
     There must be at least one; weights are at least 1. Of more backends than slots, the last in turn get none.
     """
-    seeds = [_seed(backend) for backend in backends]
-    order = sorted(range(len(backends)), key=seeds.__getitem__)
-    if len(order) == 1:
+    if len(backends) == 1:
         return np.zeros(size, dtype=np.uint32)
+    walks = [_walk(backend, size) for backend in backends]
+    order = sorted(range(len(backends)), key=walks.__getitem__)
     shared = gcd(*weights)
+    turns = [index for index in order for _ in range(weights[index] // shared)]
     free = bytearray(b"\1") * size
-    turns: list[tuple[Iterator[int], int]] = []
-    for index in order:
-        turns += [(_wanted(seeds[index], size, free), index)] * (weights[index] // shared)
     owners = [0] * size
     left = size
+    wanted = [filter(free.__getitem__, _slots(walk, size)) for walk in walks]
+    few = _FEW // len(backends)
     while left:
-        for slots, index in turns[:left]:
-            slot = next(slots)
+        if few and left <= few:
+            remaining = np.flatnonzero(np.frombuffer(free, dtype=np.uint8))
+            wanted = [filter(free.__getitem__, _sorted(remaining, walk, size)) for walk in walks]
+            few = 0
+        for index in turns[:left]:
+            slot = next(wanted[index])
             free[slot] = 0
             owners[slot] = index
         left -= min(left, len(turns))
     return np.array(owners, dtype=np.uint32)
 
 
-def _wanted(seed: bytes, size: int, free: bytearray) -> Iterator[int]:
-    """The slots in a backend's order of preference that are free when it comes to them.
+class _Walk(NamedTuple):
+    """A backend's order of preference: from `offset` on, always `step` further, around the table."""
 
-    Built of C's own iterators: of 16,381 slots 160,000 are looked at.
-    """
-    offset = int.from_bytes(seed[:8], "big") % size
-    step = int.from_bytes(seed[8:], "big") % (size - 1) + 1
-    return filter(free.__getitem__, map(size.__rmod__, range(offset, offset + step * size, step)))
+    offset: int
+    step: int
+    seed: bytes
 
 
-def _seed(backend: L4Address) -> bytes:
-    return blake2b(str(backend).encode(), digest_size=16).digest()
+_FEW = 20_000
+"""Backends times free slots. From there on it is quicker to sort the free slots by each backend's order than to step
+over the others; without this most of the time would go into the last hundred slots."""
+
+
+def _walk(backend: L4Address, size: int) -> _Walk:
+    seed = blake2b(str(backend).encode(), digest_size=16).digest()
+    return _Walk(int.from_bytes(seed[:8], "big") % size, int.from_bytes(seed[8:], "big") % (size - 1) + 1, seed)
+
+
+def _slots(walk: _Walk, size: int) -> Iterator[int]:
+    """All slots in this order; built of C's own iterators, as tens of thousands are looked at."""
+    return map(size.__rmod__, range(walk.offset, walk.offset + walk.step * size, walk.step))
+
+
+def _sorted(slots: NDArray[np.intp], walk: _Walk, size: int) -> Iterator[int]:
+    """These slots in this order."""
+    positions = (slots - walk.offset) * pow(walk.step, -1, size) % size
+    return iter(slots[np.argsort(positions)].tolist())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pycilium.model.l4 import Protocol
 from pycilium.model.service import L4Address
-from pycilium.services.maglev import TABLE_SIZES, table
+from pycilium.services.maglev import TABLE_SIZES, _walk, table
 
 SIZE = 1021
 
@@ -99,3 +99,35 @@ def test_families_protocols_and_ports_have_orders_of_their_own():
 @pytest.mark.parametrize("size", TABLE_SIZES)
 def test_sizes_are_primes(size):
     assert all(size % divisor for divisor in range(2, int(size**0.5) + 1))
+
+
+def plainly(backends, weights, size):
+    """The table filled slot by slot, as the paper has it."""
+    walks = [_walk(backend, size) for backend in backends]
+    order = sorted(range(len(backends)), key=walks.__getitem__)
+    owner, position = [None] * size, [0] * len(backends)
+    while None in owner:
+        for index in order:
+            for _ in range(weights[index]):
+                while None in owner:
+                    slot = (walks[index].offset + walks[index].step * position[index]) % size
+                    position[index] += 1
+                    if owner[slot] is None:
+                        owner[slot] = index
+                        break
+    return owner
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**24), st.sampled_from([1, 1, 2, 5])),
+        min_size=1,
+        max_size=20,
+        unique_by=lambda each: each[0],
+    )
+)
+@settings(max_examples=30)
+def test_the_quick_way_gives_the_plain_ways_table(weighted):
+    backends, weights = backends_of(number for number, _ in weighted), [1, *(weight for _, weight in weighted[1:])]
+
+    assert table(backends, weights, 251).tolist() == plainly(backends, weights, 251)
