@@ -44,12 +44,12 @@ from pycilium.agent.link_operations import LinkOperations, LinkTarget, sock_targ
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.masquerade import Masquerade
 from pycilium.agent.node_publishing import NodePublisher
+from pycilium.agent.parts import Parts
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.probing import Probes
 from pycilium.agent.publishing import Publisher
 from pycilium.agent.route_operations import RouteOperations
-from pycilium.agent.service import Parts, Service
-from pycilium.agent.socket_flows import SocketOwners
+from pycilium.agent.service import Service
 from pycilium.agent.sources import RETRY_FIRST_S, RETRY_MOST_S, Source, retry_delay_s
 from pycilium.agent.targets import (
     Targets,

@@ -1,0 +1,47 @@
+"""What answers of the agent's API are made from: the running agent's parts, gathered once by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pycilium.agent.config import AgentConfig
+from pycilium.agent.controller import Controller
+from pycilium.agent.deadman import Deadman
+from pycilium.agent.endpoints import Endpoints
+from pycilium.agent.explaining import Explainer
+from pycilium.agent.flows import FlowIngestion
+from pycilium.agent.health import NodeHealth
+from pycilium.agent.intent import Intent
+from pycilium.agent.loop import ControlLoop
+from pycilium.agent.node_publishing import NodePublisher
+from pycilium.agent.plumbing import Plumbing
+from pycilium.agent.sources import Source
+from pycilium.datapath.loader import Datapath
+from pycilium.hubble.store import FlowStore
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that an answer may be made from."""
+
+    config: AgentConfig
+    attach_mode: str
+    intent: Intent
+    sources: Sequence[Source[Any, Any]]
+    controller: Controller
+    loop: ControlLoop
+    endpoints: Endpoints
+    plumbing: Plumbing
+    node: NodePublisher
+    datapath: Datapath
+    flows: FlowStore
+    ingestion: FlowIngestion
+    explainer: Explainer
+    health: NodeHealth
+    deadman: Deadman
+    sizes: Mapping[str, int]
+    """Room of each map, by name."""
+    resources: Mapping[Any, Any]
+    """The policies as users wrote them, by key."""
