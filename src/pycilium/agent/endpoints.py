@@ -18,14 +18,16 @@ from typing import TypeVar
 
 import structlog
 
+from pycilium.agent import endpoint_memory, views
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.endpoint_files import EndpointFiles, Found
-from pycilium.agent.identities import PATIENCE_S, Identities
+from pycilium.agent.identities import Identities
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
-from pycilium.agent.plumbing import Plumbing, PodLink
+from pycilium.agent.plumbing import Plumbing
+from pycilium.agent.pod_labelling import PodLabelling
 from pycilium.agent.targets import KernelMemory
-from pycilium.api.cni_messages import CniAddress, CniInterface, CniRequest, CniResult, CniRoute, contradictions
+from pycilium.api.cni_messages import CniRequest, CniResult, contradictions
 from pycilium.datapath.pod_interface import host_ifname
 from pycilium.endpoint import EndpointEvent, advance, restored
 from pycilium.errors import CiliumError, DatapathError, EndpointConflict, IpamExhausted, NotFound, StoreError
@@ -34,13 +36,11 @@ from pycilium.model.endpoint import (
     HEALTH_CONTAINER,
     HEALTH_IFNAME,
     Endpoint,
-    EndpointState,
     attachment_name,
-    mac_text,
 )
 from pycilium.model.identity import HEALTH, is_node_local
-from pycilium.model.labels import Labels, pod_labels
-from pycilium.model.resources import CiliumEndpoint, Pod, ResourceKey
+from pycilium.model.labels import Labels
+from pycilium.model.resources import CiliumEndpoint, ResourceKey
 from pycilium.store import Store
 
 T = TypeVar("T")
@@ -61,9 +61,10 @@ class Endpoints:
         loop: ControlLoop,
         ipam: HostScope,
     ) -> None:
-        self._config, self._intent, self._store = config, intent, store
+        self._intent, self._store = intent, store
         self._identities, self._plumbing, self._files, self._loop = identities, plumbing, files, loop
         self.ipam, self.ids = ipam, EndpointIds()
+        self._labelling = PodLabelling(intent, store, config.cluster_name)
         self._last_call_s = 0.0
         self._callers: Counter[str] = Counter()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -79,7 +80,7 @@ class Endpoints:
                 return self._result(existing)
             if existing is not None:
                 await self._remove(existing)
-            labels = await self._labels(request)
+            labels = await self._labelling.of_request(request)
             return self._result(await self._create(request, labels))
 
     async def add_health(self, netns: str) -> Endpoint:
@@ -158,7 +159,7 @@ class Endpoints:
             if endpoint.state.is_leaving:
                 continue
             pod = snapshot.get(self._intent.pods, ResourceKey("Pod", endpoint.namespace, endpoint.pod_name))
-            labels = self._labels_of_pod(pod) if pod is not None else endpoint.labels
+            labels = self._labelling.of_pod(pod) if pod is not None else endpoint.labels
             if labels and (labels != endpoint.labels or self._identities.known(labels) != endpoint.sec_identity):
                 await self._relabel(endpoint, labels)
         self._identities.drop_unused()
@@ -212,7 +213,7 @@ class Endpoints:
                 log.info("interface that nobody remembers is removed", interface=link.name)
                 await self._in_thread(self._plumbing.delete, link.name)
                 continue
-            endpoint = self._remembered(link, memory)
+            endpoint = endpoint_memory.of_kernel(link, memory, self._plumbing.pod_mtu_bytes)
             log.warning("endpoint taken up as the kernel remembers it", endpoint=str(endpoint))
             self._take_up(endpoint)
 
@@ -226,27 +227,6 @@ class Endpoints:
             return
         self._insert(endpoint)
 
-    def _remembered(self, link: PodLink, memory: KernelMemory) -> Endpoint:
-        container_id, _, ifname = link.attachment.rpartition(":")
-        return Endpoint(
-            endpoint_id=memory.endpoint_id,
-            container_id=container_id,
-            ifname=ifname,
-            netns="",
-            host_ifname=link.name,
-            ifindex=link.ifindex,
-            mac=memory.mac,
-            host_mac=memory.host_mac,
-            ipv4=memory.ipv4,
-            ipv6=memory.ipv6,
-            mtu_bytes=self._plumbing.pod_mtu_bytes,
-            pod_name="",
-            namespace="",
-            labels=Labels(),
-            sec_identity=memory.sec_identity,
-            state=EndpointState.RESTORING,
-        )
-
     async def settle_restored(self) -> None:
         """Once the sources are synced: identities for what was restored. What cannot be settled stays as it was."""
         for nameless in self.all():
@@ -255,7 +235,7 @@ class Endpoints:
             key = ResourceKey("Pod", endpoint.namespace, endpoint.pod_name)
             pod = self._intent.db.snapshot().get(self._intent.pods, key)
             if pod is not None:
-                labels = self._labels_of_pod(pod)
+                labels = self._labelling.of_pod(pod)
             try:
                 number = await self._identities.number_for(labels)
             except StoreError as error:
@@ -267,69 +247,13 @@ class Endpoints:
                 self._files.save(changed)
 
     async def _named(self, endpoint: Endpoint) -> Endpoint:
-        """What the store knows of an endpoint whose file was lost: its labels by its identity, its pod by its id."""
-        identity = self._intent.db.snapshot().get(self._intent.identities, endpoint.sec_identity)
-        labels = identity.labels if identity is not None else pod_labels({}, "default")
-        pod_name = ""
-        published_endpoints: Sequence[CiliumEndpoint] = ()
+        published: Sequence[CiliumEndpoint] = ()
         with contextlib.suppress(StoreError):
-            published_endpoints = (await self._store.list(CiliumEndpoint)).items
-        for published in published_endpoints:
-            status = published.status
-            if status is not None and status.id == endpoint.endpoint_id and status.networking is not None:
-                addresses = {text for pair in status.networking.addressing for text in (pair.ipv4, pair.ipv6)}
-                here = any(str(address) in addresses for address in endpoint.addresses)
-                pod_name = published.metadata.name if here else pod_name
-        return replace(endpoint, labels=labels, namespace=labels.namespace, pod_name=pod_name)
+            published = (await self._store.list(CiliumEndpoint)).items
+        identity = self._intent.db.snapshot().get(self._intent.identities, endpoint.sec_identity)
+        return endpoint_memory.named(endpoint, identity, published)
 
     # == the steps ==
-
-    async def _labels(self, request: CniRequest) -> Labels:
-        """The security labels of what is being attached: of its pod if the store knows one, else as configured."""
-        if request.pod_name:
-            key = ResourceKey("Pod", request.pod_namespace or "default", request.pod_name)
-            pod = self._intent.db.snapshot().get(self._intent.pods, key)
-            if pod is None:
-                pod = await self._pod_in_store(key)
-            if pod is not None:
-                return self._labels_of_pod(pod)
-        namespace = request.pod_namespace or "default"
-        return pod_labels(
-            request.labels,
-            namespace,
-            namespace_labels=self._namespace_labels(namespace),
-            cluster=self._config.cluster_name,
-        )
-
-    async def _pod_in_store(self, key: ResourceKey) -> Pod | None:
-        """A pod that the watch has not told of yet. None if there is none, or while the store is away."""
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                return await self._store.get(Pod, key.name, key.namespace)
-        except NotFound:
-            return None
-        except (StoreError, TimeoutError) as error:
-            log.warning(
-                "pod is not known, its labels are taken as the runtime gave them", pod=str(key), error=str(error)
-            )
-            return None
-
-    def _labels_of_pod(self, pod: Pod) -> Labels:
-        namespace = pod.metadata.namespace
-        return pod_labels(
-            pod.metadata.labels,
-            namespace,
-            namespace_labels=self._namespace_labels(namespace),
-            cluster=self._config.cluster_name,
-            service_account=pod.service_account_name,
-        )
-
-    def _namespace_labels(self, name: str) -> dict[str, str]:
-        namespace = self._intent.db.snapshot().get(self._intent.namespaces, ResourceKey("Namespace", "", name))
-        labels = dict(namespace.metadata.labels) if namespace is not None else {}
-        # Kubernetes gives every namespace this label; here nobody else would.
-        labels.setdefault("kubernetes.io/metadata.name", name)
-        return labels
 
     async def _create(self, request: CniRequest, labels: Labels) -> Endpoint:
         owner = attachment_name(request.container_id, request.ifname)
@@ -417,22 +341,7 @@ class Endpoints:
             txn.insert(self._intent.endpoints, endpoint)
 
     def _result(self, endpoint: Endpoint) -> CniResult:
-        gateways = self._plumbing.gateways
-        ips, routes = [], []
-        for address in endpoint.addresses:
-            gateway = str(gateways[address.version])
-            ips.append(CniAddress(address=f"{address}/{address.max_prefixlen}", gateway=gateway, interface=1))
-            routes.append(CniRoute(dst="0.0.0.0/0" if address.version == 4 else "::/0", gw=gateway))
-        return CniResult(
-            interfaces=[
-                CniInterface(name=endpoint.host_ifname, mac=mac_text(endpoint.host_mac), mtu=endpoint.mtu_bytes),
-                CniInterface(
-                    name=endpoint.ifname, mac=mac_text(endpoint.mac), mtu=endpoint.mtu_bytes, sandbox=endpoint.netns
-                ),
-            ],
-            ips=ips,
-            routes=routes,
-        )
+        return views.cni_result(endpoint, self._plumbing.gateways)
 
     @contextlib.asynccontextmanager
     async def _one_at_a_time(self, owner: str) -> AsyncIterator[None]:

@@ -10,8 +10,8 @@ from ipaddress import ip_address
 import msgspec
 
 from pycilium.agent import bpf_maps, health_views, views
-from pycilium.agent.node_status import NodeStatus
 from pycilium.agent.parts import Parts
+from pycilium.agent.status import AgentStatus
 from pycilium.api import messages
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniResult, CniStatusRequest
 from pycilium.api.health_messages import HealthResponse, HealthStatusResponse, LoadResponse
@@ -27,7 +27,7 @@ class Service:
     """AgentService and HealthService. Reads only, but for the CNI calls, which go to Endpoints."""
 
     def __init__(self, parts: Parts) -> None:
-        self._parts, self._status, self._started = parts, NodeStatus(parts), time.monotonic()
+        self._parts, self._status, self._started = parts, AgentStatus(parts), time.monotonic()
 
     # == reading ==
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -12,11 +12,13 @@ from pycilium.agent.cluster import NodeTarget
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.ipcache import IpcacheTarget
 from pycilium.api import messages
+from pycilium.api.cni_messages import CniAddress, CniInterface, CniResult, CniRoute
 from pycilium.api.messages import PolicyEnabled
 from pycilium.datapath import layouts
 from pycilium.model.endpoint import Endpoint, mac_text
 from pycilium.model.identity import Identity
 from pycilium.model.node import Node
+from pycilium.model.peer import Address
 from pycilium.model.policy import Direction
 from pycilium.policy import PolicyEngine
 
@@ -74,6 +76,25 @@ def endpoint_view(endpoint: Endpoint, engine: PolicyEngine, differences: Iterabl
             ),
             log=[messages.EndpointLogEntry(timestamp="", state=endpoint.state, message=text) for text in missing],
         ),
+    )
+
+
+def cni_result(endpoint: Endpoint, gateways: Mapping[int, Address]) -> CniResult:
+    """What ADD answers of it."""
+    ips, routes = [], []
+    for address in endpoint.addresses:
+        gateway = str(gateways[address.version])
+        ips.append(CniAddress(address=f"{address}/{address.max_prefixlen}", gateway=gateway, interface=1))
+        routes.append(CniRoute(dst="0.0.0.0/0" if address.version == 4 else "::/0", gw=gateway))
+    return CniResult(
+        interfaces=[
+            CniInterface(name=endpoint.host_ifname, mac=mac_text(endpoint.host_mac), mtu=endpoint.mtu_bytes),
+            CniInterface(
+                name=endpoint.ifname, mac=mac_text(endpoint.mac), mtu=endpoint.mtu_bytes, sandbox=endpoint.netns
+            ),
+        ],
+        ips=ips,
+        routes=routes,
     )
 
 

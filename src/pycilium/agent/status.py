@@ -14,7 +14,7 @@ NEED_ROOM = ("identity_bits", "policy_rows", "policies")
 NAMED_PROBLEMS = 10
 
 
-class NodeStatus:
+class AgentStatus:
     """As the node's parts tell it at the moment of asking."""
 
     def __init__(self, parts: Parts) -> None:

@@ -1,0 +1,49 @@
+"""What an endpoint was when its file is lost: made up from the kernel's entries and from what the store says. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from pycilium.agent.plumbing import PodLink
+from pycilium.agent.targets import KernelMemory
+from pycilium.model.endpoint import Endpoint, EndpointState
+from pycilium.model.identity import Identity
+from pycilium.model.labels import Labels, pod_labels
+from pycilium.model.resources import CiliumEndpoint
+
+
+def of_kernel(link: PodLink, memory: KernelMemory, mtu_bytes: int) -> Endpoint:
+    """As the kernel's entries have it: without a pod, a namespace or labels."""
+    container_id, _, ifname = link.attachment.rpartition(":")
+    return Endpoint(
+        endpoint_id=memory.endpoint_id,
+        container_id=container_id,
+        ifname=ifname,
+        netns="",
+        host_ifname=link.name,
+        ifindex=link.ifindex,
+        mac=memory.mac,
+        host_mac=memory.host_mac,
+        ipv4=memory.ipv4,
+        ipv6=memory.ipv6,
+        mtu_bytes=mtu_bytes,
+        pod_name="",
+        namespace="",
+        labels=Labels(),
+        sec_identity=memory.sec_identity,
+        state=EndpointState.RESTORING,
+    )
+
+
+def named(endpoint: Endpoint, identity: Identity | None, published: Iterable[CiliumEndpoint]) -> Endpoint:
+    """With what the store knows of it: its labels by its identity, its pod by its id and address."""
+    labels = identity.labels if identity is not None else pod_labels({}, "default")
+    pod_name = ""
+    for resource in published:
+        status = resource.status
+        if status is not None and status.id == endpoint.endpoint_id and status.networking is not None:
+            addresses = {text for pair in status.networking.addressing for text in (pair.ipv4, pair.ipv6)}
+            here = any(str(address) in addresses for address in endpoint.addresses)
+            pod_name = resource.metadata.name if here else pod_name
+    return replace(endpoint, labels=labels, namespace=labels.namespace, pod_name=pod_name)
