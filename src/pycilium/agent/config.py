@@ -15,6 +15,7 @@ from msgspec import Meta
 from pycilium.datapath.mtu import IPV6_MIN_MTU_BYTES
 from pycilium.errors import ConfigError
 from pycilium.startup import read_config
+from pycilium.store.leases import OPERATOR_LEASE
 
 MAGLEV_TABLE_SIZES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071)
 """The primes that Cilium takes."""
@@ -72,6 +73,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """null: what the devices and the routing mode leave. With IPv6 at least 1280."""
     auto_direct_node_routes: bool = True
     """With native routing: make routes to the pods of nodes on the same link."""
+    operator_lease_name: str = OPERATOR_LEASE
+    """As in the operators' configuration; status says who holds it."""
     kube_apiserver: list[str] = []
     """Addresses of the Kubernetes API servers: what the entity kube-apiserver stands for."""
     masquerade: bool = True

@@ -18,7 +18,7 @@ knows that the kernel has it. The desired entries depend on the intent alone; nu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -62,6 +62,8 @@ class Controller:
         self._nodes = intent.nodes.changes()
         self._remote_endpoints = intent.remote_endpoints.changes()
         self.cluster = Cluster(settings or ClusterSettings(), nodes_in_use(targets))
+        self.pod_cidrs_decided: Callable[[Iterable[Network]], None] = lambda _: None
+        """Called in a round in which the nodes were decided anew, with the others' pod CIDRs."""
         self._ipcache = Ipcache(engine, self.cluster, targets.ipcache)
 
     def run(self, now: float) -> RoundResult:
@@ -204,6 +206,7 @@ class Controller:
         if decided:
             self._targets.nodes.desired_replace(self.cluster.nodes)
             self._targets.routes.desired_replace(self.cluster.routes)
+            self.pod_cidrs_decided(self.cluster.view.pod_cidrs)
         return changes
 
     def _introduce_cidr_identities(self, now: float) -> None:

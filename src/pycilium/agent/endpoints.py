@@ -64,6 +64,9 @@ class Endpoints:
         self._intent, self._store = intent, store
         self._identities, self._plumbing, self._files, self._loop = identities, plumbing, files, loop
         self.ipam, self.ids = ipam, EndpointIds()
+        self.pool_exhausted: Callable[[str], None] = lambda _: None
+        """Called with the reason when an endpoint gets no address; not again before one has got one."""
+        self._is_exhausted = False
         self._labelling = PodLabelling(intent, store, config.cluster_name)
         self._last_call_s = 0.0
         self._callers: Counter[str] = Counter()
@@ -259,11 +262,7 @@ class Endpoints:
         owner = attachment_name(request.container_id, request.ifname)
         is_pod = request.container_id != HEALTH_CONTAINER
         async with contextlib.AsyncExitStack() as undo:
-            try:
-                addresses = self.ipam.allocate(owner) if is_pod else self.ipam.allocate_last(owner)
-            except IpamExhausted as error:
-                log.warning("no address for an endpoint", attachment=owner, reason=str(error))
-                raise
+            addresses = self._allocated(owner, is_pod=is_pod)
             undo.callback(self.ipam.release, owner)
             endpoint_id = self.ids.allocate(owner)
             undo.callback(self.ids.release, endpoint_id)
@@ -298,6 +297,18 @@ class Endpoints:
             self._files.save(ready)
             undo.pop_all()
             return ready
+
+    def _allocated(self, owner: str, *, is_pod: bool) -> Addresses:
+        try:
+            addresses = self.ipam.allocate(owner) if is_pod else self.ipam.allocate_last(owner)
+        except IpamExhausted as error:
+            log.warning("no address for an endpoint", attachment=owner, reason=str(error))
+            if not self._is_exhausted:
+                self._is_exhausted = True
+                self.pool_exhausted(str(error))
+            raise
+        self._is_exhausted = False
+        return addresses
 
     def _realize(self, endpoint: Endpoint) -> Endpoint:
         """Run a round and return the endpoint as it is then; DatapathError if the kernel refused part of it."""

@@ -64,10 +64,21 @@ class Masquerade:
     ) -> None:
         self._intent, self._targets = intent, targets
         self._devices = devices if config.masquerade else {}
-        for prefix in excepted(config):
-            targets.exceptions[prefix.version].desired_set(prefix, True)
+        self._excepted = excepted(config)
+        self._except_others = config.masquerade and config.routing_mode == "native"
+        self.except_pod_cidrs(())
         self._desire()
         intent.db.on_commit(lambda tables: self._desire() if intent.host_addresses.name in tables else None)
+
+    def except_pod_cidrs(self, others: Iterable[Prefix]) -> None:
+        """Take in the pod CIDRs of all other nodes.
+
+        The ipcache knows them as well, but not those of a node without a node id; there a rule's CIDR, which is
+        outside of the cluster by its identity, would decide. In the overlay nothing of that leaves by a device.
+        """
+        found = [*self._excepted, *(others if self._except_others else ())]
+        for version, reconciler in self._targets.exceptions.items():
+            reconciler.desired_replace({prefix: True for prefix in found if prefix.version == version})
 
     def _desire(self) -> None:
         hosts = list(self._intent.db.snapshot().all(self._intent.host_addresses))

@@ -16,6 +16,7 @@ from pycilium.agent.health import NodeHealth
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.node_publishing import NodePublisher
+from pycilium.agent.operator_lease import OperatorLease
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.sources import Source
 from pycilium.datapath.loader import Datapath
@@ -40,6 +41,7 @@ class Parts:
     ingestion: FlowIngestion
     explainer: Explainer
     health: NodeHealth
+    operator_lease: OperatorLease
     deadman: Deadman
     sizes: Mapping[str, int]
     """Room of each map, by name."""

@@ -32,6 +32,7 @@ class Service:
     # == reading ==
 
     async def status(self) -> messages.StatusResponse:
+        await self._parts.operator_lease.look()
         return self._status.answer()
 
     async def endpoints(self) -> Sequence[messages.EndpointView]:
@@ -145,13 +146,8 @@ class Service:
 
     async def cni_status(self, request: CniStatusRequest) -> None:  # noqa: ARG002  the protocol's
         self._require_open()
-        full = [
-            str(pool.cidr)
-            for pool in (self._parts.endpoints.ipam.ipv4, self._parts.endpoints.ipam.ipv6)
-            if pool is not None and pool.in_use >= pool.capacity
-        ]
-        if full:
-            raise AgentUnavailable(f"pod CIDR {', '.join(full)} has no free address left")
+        if exhausted := self._parts.endpoints.ipam.exhausted():
+            raise AgentUnavailable("; ".join(exhausted))
 
     # == parts of the answers ==
 

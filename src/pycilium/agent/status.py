@@ -47,6 +47,7 @@ class AgentStatus:
                 msg="; ".join(store_errors) or hide_password(parts.config.store),
             ),
             kubernetes=messages.Status(state="Disabled"),
+            operator=parts.operator_lease.status(),
             hubble=self._hubble_status(),
             ipam=self._ipam_status(),
             masquerading=views.masquerading(parts.config),
@@ -81,6 +82,7 @@ class AgentStatus:
         parts = self._parts
         problems = self.store_errors()
         problems += [parts.node.problem] if parts.node.problem else []
+        problems += parts.endpoints.ipam.exhausted()
         problems += _few([f"{key}: {why}" for source in parts.sources for key, why in source.rejected.items()])
         problems += _few(list(parts.controller.cluster.problems()))
         problems += [f"policy of {labels}: {why}" for labels, why in parts.controller.engine.problems().items()]

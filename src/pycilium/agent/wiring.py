@@ -44,6 +44,7 @@ from pycilium.agent.link_operations import LinkOperations, LinkTarget, sock_targ
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.masquerade import Masquerade
 from pycilium.agent.node_publishing import NodePublisher
+from pycilium.agent.operator_lease import OperatorLease
 from pycilium.agent.parts import Parts
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.probing import Probes
@@ -164,9 +165,9 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             max_policies=ROOM_FOR_RESTART * config.policy_capacity,
         )
         desire_node_links(devices, targets, gateway, overlay_ifindex)
-        desire_sock_links(config, targets)
-        Masquerade(config, intent, targets.masquerade, devices)
+        masquerade = Masquerade(config, intent, targets.masquerade, devices)
         controller = Controller(intent, engine, targets, cluster_settings(config, plumbing))
+        controller.pod_cidrs_decided = masquerade.except_pod_cidrs
         control = ControlLoop(intent, controller)
         identities = Identities(store, intent, node_local_in_use(targets))
         endpoints = Endpoints(config, intent, store, identities, plumbing, files, control, ipam)
@@ -193,8 +194,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             flows, directories, config.node_name, f"pycilium v{__version__}", cluster_name=config.cluster_name
         )
         reader = ending.enter_context(EventReader.of(datapath))
-        owners = SocketOwners(lambda: intent.db.snapshot().all(intent.endpoints), netns.own_cookie())
-        ingestion = FlowIngestion(reader, flows, hubble.notify, owners.owners)
+        endpoints.pool_exhausted = lambda said: hubble.agent_events.pool_exhausted(time.time_ns(), said)
+        ingestion = FlowIngestion(reader, flows, hubble.notify)
         names.before_change = ingestion.drain
 
         # What guards the node against us.
@@ -209,6 +210,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         # Who asks.
         resources: dict[ResourceKey, Any] = {}
         sources = make_sources(intent, resources, identities.marks, config.cluster_name, config.node_name)
+        operator_lease = OperatorLease(store, config.operator_lease_name, needed=config.ipam == "cluster-pool")
         service = Service(
             Parts(
                 config=config,
@@ -225,6 +227,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
                 ingestion=ingestion,
                 explainer=explainer,
                 health=health,
+                operator_lease=operator_lease,
                 deadman=deadman,
                 sizes=datapath.sizes(),
                 resources=resources,
@@ -248,6 +251,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             running = [tasks.create_task(source.run(store, intent.db), name=source.kind.__name__) for source in sources]
             running.append(tasks.create_task(follow_addresses(intent, plumbing, control), name="addresses"))
             running.append(tasks.create_task(settle_links(attached, endpoints), name="links"))
+            running.append(tasks.create_task(operator_lease.run(), name="operator lease"))
             running.append(tasks.create_task(deadman.run(), name="deadman"))
             running.append(tasks.create_task(follow_links(endpoints), name="vanished"))
             running.append(tasks.create_task(identities.marks.run(), name="marks"))

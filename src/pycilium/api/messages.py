@@ -62,6 +62,14 @@ class HubbleStatus(Message, frozen=True):
     observer: ObserverStatus | None = None
 
 
+class OperatorStatus(Message, frozen=True):
+    """What this node knows of the operators; not part of Cilium's answer."""
+
+    state: Health
+    msg: str = ""
+    leader: str = ""
+
+
 class IpamStatus(Message, frozen=True):
     allocations: dict[str, str] = {}
     """Address → owner."""
@@ -112,6 +120,7 @@ class StatusResponse(Message, frozen=True):
     kubernetes: Status | None = None
     kvstore: Status | None = None
     hubble: HubbleStatus | None = None
+    operator: OperatorStatus | None = None
     ipam: IpamStatus | None = None
     masquerading: Masquerading | None = None
     node_monitor: MonitorStatus | None = msgspec.field(default=None, name="nodeMonitor")

@@ -125,11 +125,13 @@ def list_labs(output: str | None) -> None:
 def status(target: Target, output: str | None) -> None:
     """The lab's nodes, agents, store and world. Exit code 1 when an agent or the store does not run."""
     from pycilium.cli.lab_nodes import NODE_COLUMNS, node_cells, node_rows
+    from pycilium.cli.lab_operators import operator_rows, operators_text
     from pycilium.cli.lab_processes import store_state
 
     layout, record = target.lab_and_record()
     nodes = node_rows(target, layout, record)
     world = _world_addresses(record)
+    operators = operator_rows(layout)
     answer = {
         "name": record.name,
         "folder": str(layout.folder),
@@ -137,6 +139,7 @@ def status(target: Target, output: str | None) -> None:
         "store": layout.store_url,
         "store_state": store_state(layout, record),
         "world": {"netns": record.world, "addresses": world},
+        "operators": operators,
         "nodes": nodes,
         "pods": len(labs.pod_records(layout)),
     }
@@ -144,11 +147,18 @@ def status(target: Target, output: str | None) -> None:
         print_json(answer)
     else:
         print_table(NODE_COLUMNS, [node_cells(row) for row in nodes])
-        click.echo(f"\nRouting: {record.routing_mode}")
-        click.echo(f"Store:   {layout.store_url} ({answer['store_state']})")
-        click.echo(f"World:   {' '.join(world)}")
-        click.echo(f"Pods:    {answer['pods']}")
-        click.echo(f"Folder:  {layout.folder}")
+        lines = {
+            "Routing": record.routing_mode,
+            "Store": f"{layout.store_url} ({answer['store_state']})",
+            "Operators": operators_text(operators),
+            "World": " ".join(world),
+            "Pods": answer["pods"],
+            "Folder": layout.folder,
+        }
+        click.echo("")
+        for name, value in lines.items():
+            if value != "":
+                click.echo(f"{name + ':':<11}{value}")
     works = answer["store_state"] != "stopped" and all(row["agent"] == "Ok" for row in nodes)
     sys.exit(0 if works else 1)
 

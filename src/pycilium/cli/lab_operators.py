@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -60,14 +60,7 @@ def kill(target: Target, name: str) -> None:
 @pass_target
 def operator_status(target: Target, output: str | None) -> None:
     """Every operator of the lab, and which one leads."""
-    from pycilium.lab import operators
-
-    layout = _layout(target)
-    leader = _leader(layout)
-    rows = [
-        {"name": name, "pid": operators.pid_of(layout, name), "leads": name == leader}
-        for name in operators.names(layout)
-    ]
+    rows = operator_rows(_layout(target))
     if output == "json":
         print_json(rows)
         return
@@ -75,6 +68,24 @@ def operator_status(target: Target, output: str | None) -> None:
         ["NAME", "PID", "LEADS"],
         [(row["name"], row["pid"] or "stopped", "yes" if row["leads"] else "no") for row in rows],
     )
+
+
+def operator_rows(layout: LabLayout) -> list[dict[str, Any]]:
+    """Every operator that the lab ever had; none leads, as far as is known, while the store is away."""
+    from pycilium.lab import operators
+
+    names = operators.names(layout)
+    leader = _leader(layout) if names else ""
+    return [
+        {"name": name, "pid": (pid := operators.pid_of(layout, name)), "leads": pid is not None and name == leader}
+        for name in names
+    ]
+
+
+def operators_text(rows: list[dict[str, Any]]) -> str:
+    """`operator1 (leads), operator2, operator3 (stopped)`."""
+    notes = {row["name"]: "leads" if row["leads"] else "" if row["pid"] else "stopped" for row in rows}
+    return ", ".join(f"{name} ({note})" if note else name for name, note in notes.items())
 
 
 def _layout(target: Target) -> LabLayout:
@@ -94,12 +105,12 @@ def _end(target: Target, name: str, number: signal.Signals, done: str) -> None:
 
 def _leader(layout: LabLayout) -> str:
     """Who holds the lease; a leader that was killed is named until its lease is taken over."""
-    from pycilium.errors import NotFound
-    from pycilium.lab import operators
+    from pycilium.errors import StoreError
     from pycilium.model.resources import Lease
+    from pycilium.store.leases import LEASE_NAMESPACE, OPERATOR_LEASE
 
-    with labs.open_store(layout) as store:
-        try:
-            return store.get(Lease, operators.LEASE_NAME, "kube-system").spec.holder_identity.partition("_")[0]
-        except NotFound:
-            return ""
+    try:
+        with labs.open_store(layout) as store:
+            return store.get(Lease, OPERATOR_LEASE, LEASE_NAMESPACE).spec.holder_identity.partition("_")[0]
+    except StoreError:
+        return ""

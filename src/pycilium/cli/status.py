@@ -93,7 +93,7 @@ def _report(target: Target) -> Report:
     except AgentUnavailable as error:
         return Report({}, [], {}, (str(error),), ())
     errors, warnings = [], []
-    for part in ("cilium", "hubble", "kubernetes", "kvstore"):
+    for part in ("cilium", "hubble", "operator", "kubernetes", "kvstore"):
         state = (answer.get(part) or {}).get("state", "")
         message = f"{part}: {(answer.get(part) or {}).get('msg') or state}"
         if state == "Failure":
@@ -115,7 +115,7 @@ def _print_report(report: Report, *, verbose: bool) -> None:
     lines = [
         ("Cilium", _state(answer.get("cilium")) if answer else "not running"),
         ("Hubble", _state(answer.get("hubble"))),
-        ("Operator", "disabled"),
+        ("Operator", _operator(answer.get("operator"))),
         ("Envoy", "disabled"),
         ("Hubble Relay", "disabled"),
         ("ClusterMesh", "disabled"),
@@ -177,6 +177,12 @@ def _flows(answer: dict[str, Any]) -> str:
     current = observer.get("current-flows", 0)
     share = 100 * current / observer["max-flows"]
     return f"{current}/{observer['max-flows']} ({share:.1f}%), {observer.get('seen-flows', 0)} seen, {lost} lost"
+
+
+def _operator(part: dict[str, Any] | None) -> str:
+    """`OK, leader operator1`."""
+    leader = (part or {}).get("leader")
+    return f"{_state(part)}, leader {leader}" if leader else _state(part)
 
 
 def _state(part: dict[str, Any] | None) -> str:

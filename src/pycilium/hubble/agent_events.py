@@ -61,14 +61,22 @@ class AgentEventLog:
         self._append(time_ns, _policy(flow_pb2.POLICY_DELETED, labels, revision, rule_count))
 
     def attachment_rolled_back(self, time_ns: int, message: str) -> None:
-        event = flow_pb2.AgentEvent(type=flow_pb2.AGENT_EVENT_UNKNOWN)
-        event.unknown.type, event.unknown.notification = "attachment-rolled-back", message
-        self._append(time_ns, event)
+        self._append(time_ns, _other("attachment-rolled-back", message))
+
+    def pool_exhausted(self, time_ns: int, message: str) -> None:
+        self._append(time_ns, _other("ipam-exhausted", message))
 
     def _append(self, time_ns: int, event: flow_pb2.AgentEvent) -> None:
         self._records.append(AgentEventRecord(self.next, time_ns, event))
         self.next += 1
         self.on_event()
+
+
+def _other(kind: str, message: str) -> flow_pb2.AgentEvent:
+    """What Cilium's protocol has no type for."""
+    event = flow_pb2.AgentEvent(type=flow_pb2.AGENT_EVENT_UNKNOWN)
+    event.unknown.type, event.unknown.notification = kind, message
+    return event
 
 
 def _endpoint(

@@ -45,14 +45,21 @@ class Pool(Generic[Address]):
     def owners(self) -> dict[Address, str]:
         return {self._address(number): owner for number, owner in self._numbers.owners.items()}
 
+    @property
+    def exhausted(self) -> str:
+        """What is wrong, and what helps, while no address is free; else empty."""
+        if self.in_use < self.capacity:
+            return ""
+        return (
+            f"pod CIDR {self.cidr} has no free address left: {self.in_use} of {self.capacity} are in use; "
+            "remove pods or give the node a wider pod CIDR"
+        )
+
     def allocate(self, owner: str) -> Address:
         """A free address. Raises IpamExhausted."""
         number = self._numbers.take(owner)
         if number is None:
-            raise IpamExhausted(
-                f"pod CIDR {self.cidr} has no free address left: {self.in_use} of {self.capacity} are in use; "
-                "remove pods or give the node a wider pod CIDR"
-            )
+            raise IpamExhausted(self.exhausted)
         return self._address(number)
 
     def claim(self, address: Address, owner: str) -> None:
@@ -92,6 +99,10 @@ class HostScope:
     @property
     def held(self) -> Mapping[str, Addresses]:
         return self._held
+
+    def exhausted(self) -> list[str]:
+        """Of each family that has no free address left: what is wrong, in words."""
+        return [pool.exhausted for pool in (self.ipv4, self.ipv6) if pool is not None and pool.exhausted]
 
     def allocate(self, owner: str) -> Addresses:
         """Idempotent: an owner that has addresses keeps them. Raises IpamExhausted, and then nothing was taken."""

@@ -185,7 +185,7 @@ def _taken(layout: LabLayout) -> AlreadyExists:
 
 
 def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell) -> None:
-    from pycilium.lab import agents, network, operators, world
+    from pycilium.lab import agents, given_cidrs, network, operators, world
     from pycilium.store import open_blocking
 
     layout.pods_folder.mkdir()
@@ -214,7 +214,9 @@ def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell)
         tell("starting the operator")
         operators.start(layout, record)
     if options.with_agents:
-        agents.start_all(layout, record, [node.name for node in record.nodes], tell)
+        names = [node.name for node in record.nodes]
+        agents.start_all(layout, record, names, tell)
+        given_cidrs.taken_in(layout, record, names)
 
 
 def _remove(layout: LabLayout) -> None:

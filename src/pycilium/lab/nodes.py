@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 
 from pycilium.errors import AlreadyExists, CiliumError, ConfigError, NotFound
-from pycilium.lab import agents, cgroups, impairments, labs, namespaces, network, pods, processes
+from pycilium.lab import agents, given_cidrs, impairments, labs, namespaces, network, pods, processes
 from pycilium.lab.layout import LabLayout, LabRecord, NodeRecord, PodRecord
 from pycilium.lab.plan import next_node, readdressed
 from pycilium.model.resources import CiliumEndpoint, CiliumNode
@@ -34,11 +34,12 @@ def add(layout: LabLayout, name: str | None, tell: Tell) -> NodeRecord:
             _make(layout, record, node)
             network.route_world_to(record, node)
             agents.start_all(layout, record, [node.name], tell)
+            record = given_cidrs.taken_in(layout, record, [node.name])
         except BaseException:
             tell("undoing what was made")
             _take_away(layout, record, node)
             raise
-    return node
+    return record.node(node.name)
 
 
 def remove(layout: LabLayout, name: str, tell: Tell) -> None:
@@ -82,6 +83,7 @@ def power_on(layout: LabLayout, name: str, tell: Tell) -> list[str]:
             _end(layout, record, node)
             raise
         agents.start_all(layout, record, [name], tell)
+        given_cidrs.taken_in(layout, record, [name])
         failed = []
         for pod in pods_on(layout, name):
             tell(f"attaching pod {pod.namespace}/{pod.name}")

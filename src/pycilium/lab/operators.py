@@ -10,8 +10,8 @@ import msgspec
 from pycilium.errors import AlreadyExists
 from pycilium.lab import agents, processes
 from pycilium.lab.layout import LabLayout, LabRecord
+from pycilium.store.leases import OPERATOR_LEASE
 
-LEASE_NAME = "cilium-operator-resource-lock"
 STOP_GRACE_S = 5.0
 IPV4_POOL, IPV6_POOL = "10.64.0.0/12", "fd00:10:64::/104"
 NODE_GRACE_S = 300
@@ -70,7 +70,7 @@ def _config(layout: LabLayout, record: LabRecord, name: str) -> bytes:
         "store": layout.store_url,
         "cluster_pool_ipv4_cidrs": [IPV4_POOL] if "ipv4" in record.ip_families else [],
         "cluster_pool_ipv6_cidrs": [IPV6_POOL] if "ipv6" in record.ip_families else [],
-        "lease_name": LEASE_NAME,
+        "lease_name": OPERATOR_LEASE,
         "node_grace_s": NODE_GRACE_S,
         "health_listen": None,  # several share the namespace; the lease in the store says who leads
     }

@@ -13,6 +13,7 @@ from pycilium.errors import ConfigError
 from pycilium.ipam import CidrPool, ClusterPool
 from pycilium.operator.election import ElectionTimes
 from pycilium.startup import read_config
+from pycilium.store.leases import OPERATOR_LEASE
 
 Seconds = Annotated[float, Meta(gt=0, le=1_000_000)]
 
@@ -28,7 +29,7 @@ class OperatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     cluster_pool_ipv4_mask_size: Annotated[int, Meta(ge=1, le=30)] = 24
     cluster_pool_ipv6_cidrs: tuple[str, ...] = ("fd00::/104",)
     cluster_pool_ipv6_mask_size: Annotated[int, Meta(ge=1, le=126)] = 120
-    lease_name: str = "cilium-operator-resource-lock"
+    lease_name: str = OPERATOR_LEASE
     lease_duration_s: Annotated[int, Meta(ge=1, le=3600)] = 15
     lease_renew_deadline_s: Seconds = 10.0
     lease_retry_period_s: Seconds = 2.0

@@ -22,6 +22,8 @@ from pycilium.model.resources import Lease, LeaseSpec, ObjectMeta
 from pycilium.store.protocol import Store
 
 LEASE_NAMESPACE = "kube-system"
+OPERATOR_LEASE = "cilium-operator-resource-lock"
+"""By which operators elect their leader, unless they are configured otherwise."""
 ATTEMPTS = 3
 _ABSENT = ""
 

@@ -41,7 +41,7 @@ class Agent:
         for reconciler in self.targets.reconcilers:
             reconciler.resync()
         self.intent = Intent.new()
-        Masquerade(config, self.intent, self.targets, DEVICES)
+        self.masquerade = Masquerade(config, self.intent, self.targets, DEVICES)
 
     def has(self, *hosts: HostAddress) -> None:
         with self.intent.db.write() as txn:
@@ -93,6 +93,54 @@ def test_pod_cidrs_and_what_is_configured_are_excepted():
         ip_network("192.168.0.0/16"),
     }
     assert set(agent.targets.exceptions[6].tracker.realized) == {ip_network("fd00:10::/112"), ip_network("fd12::/16")}
+
+
+NATIVE = AgentConfig(node_name="node1", routing_mode="native")
+OTHERS = (ip_network("10.0.2.0/24"), ip_network("fd00:10:0:2::/112"))
+
+
+def test_natively_an_unknown_pod_of_another_node_that_a_rules_cidr_covers_sees_the_pods_own_address():
+    """A rule's CIDR is outside by its identity, and a node without a node id has no entry for its pod CIDR."""
+    agent = Agent(Kernel(), NATIVE)
+
+    agent.masquerade.except_pod_cidrs(OTHERS)
+    agent.run()
+
+    assert OTHERS[0] in agent.targets.exceptions[4].tracker.realized
+    assert OTHERS[1] in agent.targets.exceptions[6].tracker.realized
+
+
+def test_a_pod_cidr_that_its_node_gave_up_is_excepted_no_longer_also_after_a_restart():
+    kernel, fresh = Kernel(), Kernel()
+    agent = Agent(kernel, NATIVE)
+    agent.masquerade.except_pod_cidrs(OTHERS)
+    agent.run()
+
+    again = Agent(kernel, NATIVE)
+    again.masquerade.except_pod_cidrs(OTHERS[:1])
+    again.run()
+    straight = Agent(fresh, NATIVE)
+    straight.masquerade.except_pod_cidrs(OTHERS[:1])
+    straight.run()
+
+    assert kernel.content() == fresh.content()
+
+
+def test_what_is_configured_stays_excepted_whatever_other_nodes_say():
+    agent = Agent(Kernel(), NATIVE)
+    agent.masquerade.except_pod_cidrs(OTHERS)
+    agent.masquerade.except_pod_cidrs(())
+    agent.run()
+
+    assert set(agent.targets.exceptions[4].tracker.realized) == {ip_network("10.0.0.0/24")}
+
+
+def test_in_tunnel_mode_other_nodes_pod_cidrs_are_left_to_the_ipcache():
+    agent = Agent(Kernel())
+    agent.masquerade.except_pod_cidrs(OTHERS)
+    agent.run()
+
+    assert OTHERS[0] not in agent.targets.exceptions[4].tracker.realized
 
 
 def test_switched_off_the_maps_are_emptied():
