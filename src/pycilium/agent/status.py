@@ -75,8 +75,9 @@ class AgentStatus:
         return messages.ClusterNodes(self=config.node_name, nodes_added=[node, *views_of_others])
 
     def store_errors(self) -> list[str]:
-        """Why the store cannot be read, each reason once; empty while it can."""
-        return list(dict.fromkeys(source.error for source in self._parts.sources if source.error))
+        """Why the store cannot be read: the first reason, and how many more kinds have one; empty while it can."""
+        errors = list(dict.fromkeys(source.error for source in self._parts.sources if source.error))
+        return errors if len(errors) < 2 else [f"{errors[0]} (and {len(errors) - 1} more kinds)"]
 
     def _problems(self) -> list[str]:
         parts = self._parts

@@ -39,7 +39,12 @@ def lab() -> None:
 @click.option("--nodes", "node_count", type=click.IntRange(min=1), default=1, show_default=True, help="Nodes.")
 @click.option("--routing-mode", type=_MODES, default="tunnel", show_default=True, help="Between nodes.")
 @click.option("--ip-families", default="ipv4,ipv6", show_default=True, help="Of pods: ipv4, ipv6 or both.")
-@click.option("--store", default="sqlite", show_default=True, help="Where resources live: sqlite or etcd.")
+@click.option(
+    "--store",
+    default="sqlite",
+    show_default=True,
+    help="Where resources live: sqlite, etcd, or the URL of an API server (kubernetes:…).",
+)
 @click.option(
     "--underlay-family",
     type=click.Choice(("auto", "ipv4", "ipv6")),

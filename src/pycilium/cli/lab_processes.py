@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -26,7 +26,10 @@ def agent() -> None:
 @click.group()
 @lab_option
 def store() -> None:
-    """The lab's etcd: stop, kill, start it, or cut it off. A lab whose store is SQLite has no such process."""
+    """The lab's etcd, or its gate to an API server: stop, kill, start it, or cut it off from the nodes.
+
+    A lab whose store is SQLite has no such process.
+    """
 
 
 def _agent_command(name: str, help_text: str, action: Callable[[LabLayout, LabRecord, str], str]) -> None:
@@ -97,59 +100,69 @@ def _store_command(name: str, help_text: str, action: Callable[[LabLayout, LabRe
     @lab_option
     @pass_target
     def command(target: Target) -> None:
-        from pycilium.lab import etcd
-
         labs.require_root(f"cilium lab store {name}")
         layout, record = target.lab_and_record()
-        etcd.namespace_of(record)
+        served_by = _served_by(record)
         with progress(f"lab {record.name}"):
             done = action(layout, record)
-        click.echo(f"etcd of lab {record.name} {done}")
+        click.echo(f"{served_by.NAME} of lab {record.name} {done}")
+
+
+class _Serving(Protocol):
+    """The modules `etcd` and `gate`."""
+
+    NAME: str
+
+    def start(self, layout: LabLayout, record: LabRecord) -> int: ...
+    def stop(self, layout: LabLayout, number: signal.Signals = signal.SIGTERM) -> bool: ...
+    def pid_of(self, layout: LabLayout) -> int | None: ...
+
+
+def _served_by(record: LabRecord) -> _Serving:
+    """ConfigError for a lab whose store is a file."""
+    from pycilium.lab import etcd, gate
+
+    if record.gate:
+        return gate
+    etcd.namespace_of(record)
+    return etcd
 
 
 def _start_store(layout: LabLayout, record: LabRecord) -> str:
-    from pycilium.lab import etcd
-
-    return f"started (pid {etcd.start(layout, record)})"
+    return f"started (pid {_served_by(record).start(layout, record)})"
 
 
-def _stop_store(layout: LabLayout, _record: LabRecord) -> str:
-    from pycilium.lab import etcd
-
-    return "stopped" if etcd.stop(layout) else "was not running"
+def _stop_store(layout: LabLayout, record: LabRecord) -> str:
+    return "stopped" if _served_by(record).stop(layout) else "was not running"
 
 
-def _kill_store(layout: LabLayout, _record: LabRecord) -> str:
-    from pycilium.lab import etcd
-
-    return "killed" if etcd.stop(layout, signal.SIGKILL) else "was not running"
+def _kill_store(layout: LabLayout, record: LabRecord) -> str:
+    return "killed" if _served_by(record).stop(layout, signal.SIGKILL) else "was not running"
 
 
 def _cut_store(_layout: LabLayout, record: LabRecord) -> str:
     from pycilium.lab import impairments
 
-    impairments.cut(record, "etcd")
+    impairments.cut(record, _served_by(record).NAME)
     return "is cut off from the nodes"
 
 
 def _heal_store(_layout: LabLayout, record: LabRecord) -> str:
     from pycilium.lab import impairments
 
-    impairments.heal(record, "etcd")
+    impairments.heal(record, _served_by(record).NAME)
     return "is reachable by the nodes"
 
 
-_store_command("start", "Start etcd with the data that it had, and wait until it answers.", _start_store)
-_store_command("stop", "Ask etcd to end, and wait for it. Its data stay.", _stop_store)
-_store_command("kill", "Kill it (SIGKILL), as a crash would. Its data stay.", _kill_store)
+_store_command("start", "Start it with the data that it had, and wait until it answers.", _start_store)
+_store_command("stop", "Ask it to end, and wait for it. Data stay.", _stop_store)
+_store_command("kill", "Kill it (SIGKILL), as a crash would. Data stay.", _kill_store)
 _store_command("cut", "Pull its cable: nodes wait for it in vain, and are not told that it is gone.", _cut_store)
 _store_command("heal", "Plug its cable in again.", _heal_store)
 
 
 def store_state(layout: LabLayout, record: LabRecord) -> str:
     """`running` or `stopped`; `a file` where nothing runs."""
-    if record.etcd is None:
+    if not record.etcd and not record.gate:
         return "a file"
-    from pycilium.lab import etcd
-
-    return "running" if etcd.pid_of(layout) else "stopped"
+    return "running" if _served_by(record).pid_of(layout) else "stopped"

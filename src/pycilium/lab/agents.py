@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from pycilium.errors import AgentUnavailable, AlreadyExists, CiliumError
-from pycilium.lab import cgroups, etcd, processes
+from pycilium.lab import etcd, gate, processes
 from pycilium.lab.layout import LabLayout, LabRecord
 from pycilium.lab.plan import capacities
 
@@ -103,7 +103,7 @@ def write_config(layout: LabLayout, record: LabRecord, node: str) -> None:
         "node_name": node,
         "run_dir": str(folder),
         "bpf_root": str(folder / "bpf"),
-        "store": etcd.agents_url(record) if record.etcd else layout.store_url,
+        "store": _store_url(layout, record),
         "hubble_listen": ":4244",  # the node's namespace is closed: nobody outside the lab comes near
         "ipam": record.ipam,
         "ipv4_pod_cidr": place.ipv4_pod_cidr,
@@ -115,6 +115,13 @@ def write_config(layout: LabLayout, record: LabRecord, node: str) -> None:
         **capacities(record.planned_nodes),
     }
     config_of(layout, node).write_bytes(msgspec.json.format(msgspec.json.encode(values), indent=2))
+
+
+def _store_url(layout: LabLayout, record: LabRecord) -> str:
+    """As it is reached from a node's namespace."""
+    if record.gate:
+        return gate.agents_url(record)
+    return etcd.agents_url(record) if record.etcd else layout.store_url
 
 
 def config_of(layout: LabLayout, node: str) -> Path:

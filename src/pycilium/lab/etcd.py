@@ -17,8 +17,10 @@ from pathlib import Path
 from pycilium.errors import AlreadyExists, CiliumError, ConfigError
 from pycilium.lab import processes
 from pycilium.lab.layout import ETCD_PORT, LabLayout, LabRecord
-from pycilium.lab.plan import ETCD_ETH0
+from pycilium.lab.plan import STORE_ETH0
 
+NAME = "etcd"
+"""Also of its cable's port on the underlay."""
 READY_TIMEOUT_S = 30.0
 STOP_GRACE_S = 10.0
 _POLL_S = 0.02
@@ -112,7 +114,7 @@ def _command(layout: LabLayout, record: LabRecord) -> list[str]:
 
 
 def _authority(family: str) -> str:
-    address = ETCD_ETH0[family]
+    address = STORE_ETH0[family]
     return f"[{address}]:{ETCD_PORT}" if family == "ipv6" else f"{address}:{ETCD_PORT}"
 
 

@@ -31,12 +31,15 @@ Tell = Callable[[str], None]
 def up(options: UpOptions, tell: Tell) -> LabRecord:
     """Makes a lab, agents running. Undone entirely if it fails or is interrupted."""
     layout = LabLayout(options.name)
-    record = plan(options)
+    record = _pinned(plan(options))
     require_root("cilium lab up")
     if record.etcd:
         from pycilium.lab import etcd
 
         etcd.require()
+    if record.store_url:
+        tell("asking the API server")
+        _check_store(record.store_url)
     if options.with_agents:
         tell("checking the kernel")
         _check_kernel()
@@ -45,7 +48,7 @@ def up(options: UpOptions, tell: Tell) -> LabRecord:
         _build(layout, record, options, tell)
     except BaseException:
         tell("undoing what was made")
-        _remove(layout)
+        _end(layout)
         raise
     return record
 
@@ -56,7 +59,7 @@ def down(name: str) -> bool:
     require_root("cilium lab down")
     if not layout.folder.exists():
         return False
-    _remove(layout)
+    _end(layout)
     return True
 
 
@@ -135,7 +138,7 @@ def open_store(layout: LabLayout) -> BlockingStore:
     """The lab's store, which `up` made; StoreUnavailable if it is gone, for a new one would be empty."""
     from pycilium.store import open_blocking
 
-    if not layout.has_etcd and not layout.store_path.exists():
+    if not layout.has_etcd and not layout.external_store.exists() and not layout.store_path.exists():
         option = "" if layout.name == DEFAULT_LAB else f" --lab {layout.name}"
         raise StoreUnavailable(
             f"the store of lab {layout.name} is gone: {layout.store_path} does not exist; restore it from a copy, or "
@@ -157,6 +160,24 @@ def _check_kernel() -> None:
     from pycilium.datapath.features import require
 
     require()
+
+
+def _pinned(record: LabRecord) -> LabRecord:
+    """With a store's URL that means the same to every process of the lab, whatever its environment."""
+    if record.store_url is None:
+        return record
+    from pycilium.store.kubernetes.access import pinned
+
+    return msgspec.structs.replace(record, store_url=pinned(record.store_url, os.environ))
+
+
+def _check_store(url: str) -> None:
+    """StoreError if it does not answer, or not to us."""
+    from pycilium.model.resources import CiliumNode
+    from pycilium.store import open_blocking
+
+    with open_blocking(url) as store:
+        store.list(CiliumNode)
 
 
 def _claim(layout: LabLayout, record: LabRecord) -> None:
@@ -206,8 +227,15 @@ def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell)
         from pycilium.lab import etcd
 
         tell("starting etcd")
-        network.make_etcd(record, record.etcd)
+        network.make_store(record, etcd.NAME, record.etcd)
         etcd.start(layout, record)
+    elif record.gate and record.store_url:
+        from pycilium.lab import gate
+
+        tell("opening the gate to the API server")
+        layout.external_store.write_text(record.store_url, encoding="utf-8")
+        network.make_store(record, gate.NAME, record.gate)
+        gate.start(layout, record)
     else:
         open_blocking(layout.store_url).close()
     if options.with_agents and record.ipam == "cluster-pool":
@@ -217,6 +245,24 @@ def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell)
         names = [node.name for node in record.nodes]
         agents.start_all(layout, record, names, tell)
         given_cidrs.taken_in(layout, record, names)
+
+
+def _end(layout: LabLayout) -> None:
+    """Removes the lab; its agents end first, for then it takes back what it told a store that outlives it."""
+    if layout.external_store.exists():
+        with contextlib.suppress(CiliumError):
+            record = load(layout.name)
+            processes.end_all_in([node.namespace for node in record.nodes])
+            _take_back(layout, record)
+    _remove(layout)
+
+
+def _take_back(layout: LabLayout, record: LabRecord) -> None:
+    from pycilium.lab import published
+
+    with open_store(layout) as store:
+        published.forget_pods(store, pod_records(layout))
+        published.forget_nodes(store, record.nodes)
 
 
 def _remove(layout: LabLayout) -> None:
@@ -246,4 +292,4 @@ def _known_namespaces(layout: LabLayout) -> list[str]:
 
 def _namespaces_of(record: LabRecord) -> Iterable[str]:
     nodes = (node.namespace for node in record.nodes)
-    return filter(None, (record.underlay, record.world, record.etcd, *nodes))
+    return filter(None, (record.underlay, record.world, record.etcd, record.gate, *nodes))

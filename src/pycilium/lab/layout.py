@@ -27,12 +27,15 @@ WORLD_IPV6 = ("2606:4700:4700::1111", "2001:4860:4860::8888")
 DEFAULT_MTU_BYTES = 1500
 ETCD_PORT = 2379
 STORES = ("sqlite", "etcd")
+"""Those that a lab has of its own."""
+EXTERNAL_STORE = "kubernetes:"
+"""With what the URL of a store outside of the lab begins."""
 
 _LAB_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _NODE_NAME = re.compile(r"[a-z]([-a-z0-9]{0,13}[a-z0-9])?")
 _NAME_RULE = "lower-case letters, digits and dashes, with a letter or digit at both ends"
-_NOT_FOR_NODES = frozenset({"pods", "world", "etcd", "underlay", "br0", "lo"})
+_NOT_FOR_NODES = frozenset({"pods", "world", "etcd", "gate", "operators", "underlay", "br0", "lo"})
 """Folders, namespaces and devices that a lab has beside its nodes."""
 
 
@@ -79,7 +82,11 @@ class LabRecord(msgspec.Struct, frozen=True, kw_only=True):
     mtu_bytes: int = DEFAULT_MTU_BYTES
     """Of the underlay."""
     etcd: str | None = None
-    """Namespace of the etcd that is the lab's store; None: SQLite."""
+    """Namespace of the etcd that is the lab's store; None: another store."""
+    store_url: str | None = None
+    """Of a store outside of the lab; None: it has its own."""
+    gate: str | None = None
+    """Namespace of the nodes' way to a store outside of the lab."""
     planned_nodes: int = 1
     """How many nodes share this machine's memory, as far as `up` knew."""
 
@@ -142,6 +149,8 @@ class LabLayout:
         self.record = self.folder / "lab.json"
         self.store_path = self.folder / "store.db"
         self.etcd_folder = self.folder / "etcd"
+        self.external_store = self.folder / "store.url"
+        self.gate_folder = self.folder / "gate"
         self.etcd_socket = self.etcd_folder / "client.sock"
         self.pods_folder = self.folder / "pods"
         self.world_folder = self.folder / "world"
@@ -152,6 +161,8 @@ class LabLayout:
     @property
     def store_url(self) -> str:
         """The store as commands reach it, which run outside of the lab's namespaces."""
+        if self.external_store.exists():
+            return self.external_store.read_text(encoding="utf-8")
         return f"etcd+unix://{self.etcd_socket}" if self.has_etcd else f"sqlite:///{self.store_path}"
 
     @property

@@ -5,7 +5,7 @@
    lo: 1.1.1.1 8.8.8.8 …
    eth0 172.18.0.1  ─────────── world  br0  node1 ─────────── eth0 172.18.0.11
    pod CIDRs via the nodes              │   node2 ─────────── …
-                                        └── etcd  ─────────── eth0 172.18.0.2 (--store etcd)
+                                        └── etcd, gate ────── eth0 172.18.0.2 (--store etcd, --store kubernetes:…)
 ```
 
 Everything happens inside the lab's namespaces; the machine's own devices are not looked at.
@@ -24,7 +24,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from pycilium.lab import namespaces
 from pycilium.lab.layout import WORLD_IPV4, WORLD_IPV6, LabRecord, NodeRecord
-from pycilium.lab.plan import ETCD_ETH0, UNDERLAY, WORLD_ETH0
+from pycilium.lab.plan import STORE_ETH0, UNDERLAY, WORLD_ETH0
 
 _HOST_LEN = {"ipv4": 32, "ipv6": 128}
 _DEFAULT = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
@@ -76,9 +76,9 @@ def make_world(record: LabRecord) -> None:
     namespaces.run_in(record.world, body)
 
 
-def make_etcd(record: LabRecord, namespace: str) -> None:
-    """The eth0 of the lab's etcd."""
-    _make_host(record, "etcd", namespace, ETCD_ETH0, _SYSCTLS_OF_ALL)
+def make_store(record: LabRecord, port: str, namespace: str) -> None:
+    """The eth0 of where nodes reach their store."""
+    _make_host(record, port, namespace, STORE_ETH0, _SYSCTLS_OF_ALL)
 
 
 def make_node(record: LabRecord, node: NodeRecord) -> None:

@@ -6,17 +6,14 @@ whatever was reached; every command may be repeated when it was interrupted.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import signal
 from collections.abc import Callable
 
 from pycilium.errors import AlreadyExists, CiliumError, ConfigError, NotFound
-from pycilium.lab import agents, given_cidrs, impairments, labs, namespaces, network, pods, processes
+from pycilium.lab import agents, given_cidrs, impairments, labs, namespaces, network, pods, processes, published
 from pycilium.lab.layout import LabLayout, LabRecord, NodeRecord, PodRecord
 from pycilium.lab.plan import next_node, readdressed
-from pycilium.model.resources import CiliumEndpoint, CiliumNode
-from pycilium.store import BlockingStore
 
 Tell = Callable[[str], None]
 
@@ -54,7 +51,7 @@ def remove(layout: LabLayout, name: str, tell: Tell) -> None:
         tell(f"removing {name}")
         agents.stop(layout, name)
         with labs.open_store(layout) as store:
-            _forget(store, node)
+            published.forget_nodes(store, [node])
         _take_away(layout, record, node)
 
 
@@ -153,16 +150,3 @@ def _take_away(layout: LabLayout, record: LabRecord, node: NodeRecord) -> None:
     network.unroute_world_from(record, node)
     shutil.rmtree(layout.node_folder(node.name), ignore_errors=True)
     labs.save(layout, record.without_node(node.name))
-
-
-def _forget(store: BlockingStore, node: NodeRecord) -> None:
-    """Removes what the node's agent published: nobody else would while there is no operator."""
-    known_as = {node.name, *node.addresses}
-    published = [
-        endpoint.key
-        for endpoint in store.list(CiliumEndpoint).items
-        if endpoint.status and endpoint.status.networking and endpoint.status.networking.node in known_as
-    ]
-    store.delete_all(published)
-    with contextlib.suppress(NotFound):
-        store.delete(CiliumNode, node.name)

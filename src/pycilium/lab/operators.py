@@ -1,4 +1,4 @@
-"""The operators of a lab: started, stopped, killed; in the underlay's namespace, on none of the nodes."""
+"""The operators of a lab: started, stopped, killed; on none of the nodes, in the underlay's or the gate's namespace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from pycilium.errors import AlreadyExists
-from pycilium.lab import agents, processes
+from pycilium.lab import agents, gate, processes
 from pycilium.lab.layout import LabLayout, LabRecord
 from pycilium.store.leases import OPERATOR_LEASE
 
@@ -27,7 +27,7 @@ def start(layout: LabLayout, record: LabRecord, name: str = "operator1") -> int:
     if not config.exists():
         config.write_bytes(_config(layout, record, name))
     argv = [*agents.command("cilium-operator", "pycilium.operator.main"), "--config", str(config)]
-    pid = processes.start_in(record.underlay, argv, log=log_of(layout, name))
+    pid = processes.start_in(record.gate or record.underlay, argv, log=log_of(layout, name))
     processes.write_pid_file(_file(layout, name, "pid"), pid)
     return pid
 
@@ -67,7 +67,7 @@ def _file(layout: LabLayout, name: str, suffix: str) -> Path:
 def _config(layout: LabLayout, record: LabRecord, name: str) -> bytes:
     values = {
         "name": name,
-        "store": layout.store_url,
+        "store": gate.agents_url(record) if record.gate else layout.store_url,
         "cluster_pool_ipv4_cidrs": [IPV4_POOL] if "ipv4" in record.ip_families else [],
         "cluster_pool_ipv6_cidrs": [IPV6_POOL] if "ipv6" in record.ip_families else [],
         "lease_name": OPERATOR_LEASE,

@@ -1,7 +1,7 @@
 """The plan of a lab: which nodes it has and which addresses they get. Pure.
 
 ```
-   underlay   172.18.0.0/24  fd00:172:18::/64     .1 the world   .2 etcd   .11 node 1   .12 node 2 …
+   underlay   172.18.0.0/24  fd00:172:18::/64     .1 the world   .2 the store   .11 node 1   .12 node 2 …
    node N     pods 10.0.N.0/24  fd00:10:0:N::/112
 ```
 
@@ -20,6 +20,7 @@ from pycilium.errors import AlreadyExists, ConfigError
 from pycilium.lab.layout import (
     DEFAULT_LAB,
     DEFAULT_MTU_BYTES,
+    EXTERNAL_STORE,
     STORES,
     IpamMode,
     LabRecord,
@@ -28,6 +29,7 @@ from pycilium.lab.layout import (
     UnderlayFamily,
     check_node_name,
 )
+from pycilium.store.urls import hide_password
 
 FAMILIES = ("ipv4", "ipv6")
 MAX_NODES = 200
@@ -38,7 +40,7 @@ TUNNEL_OVERHEAD_BYTES = {"ipv4": 50, "ipv6": 70}
 """Outer Ethernet, IP, UDP and VXLAN headers, by the family of the outer one."""
 
 WORLD_ETH0 = {"ipv4": "172.18.0.1", "ipv6": "fd00:172:18::1"}
-ETCD_ETH0 = {"ipv4": "172.18.0.2", "ipv6": "fd00:172:18::2"}
+STORE_ETH0 = {"ipv4": "172.18.0.2", "ipv6": "fd00:172:18::2"}
 UNDERLAY = {"ipv4": ipaddress.ip_network("172.18.0.0/24"), "ipv6": ipaddress.ip_network("fd00:172:18::/64")}
 _FIRST_NODE = 10
 
@@ -65,8 +67,13 @@ def plan(options: UpOptions) -> LabRecord:
         raise ConfigError(f"--ip-families {','.join(families)!r}: use ipv4, ipv6 or ipv4,ipv6")
     if not 1 <= options.node_count <= MAX_NODES:
         raise ConfigError(f"--nodes {options.node_count}: use 1 to {MAX_NODES}")
-    if options.store not in STORES:
-        raise ConfigError(f"--store {options.store}: use {' or '.join(STORES)}")
+    external = options.store.startswith(EXTERNAL_STORE)
+    if options.store not in STORES and not external:
+        raise ConfigError(
+            f"--store {hide_password(options.store)}: use {' or '.join(STORES)}, or the URL of an API server: "
+            f"{EXTERNAL_STORE}, {EXTERNAL_STORE}///PATH-OF-A-KUBECONFIG?context=NAME, "
+            f"{EXTERNAL_STORE}?server=http://127.0.0.1:8001"
+        )
     record = LabRecord(
         name=options.name,
         ip_families=tuple(family for family in FAMILIES if family in families),
@@ -77,6 +84,8 @@ def plan(options: UpOptions) -> LabRecord:
         underlay_family=options.underlay_family,
         mtu_bytes=options.mtu_bytes,
         etcd=f"cilium-{options.name}-etcd" if options.store == "etcd" else None,
+        store_url=options.store if external else None,
+        gate=f"cilium-{options.name}-gate" if external else None,
         planned_nodes=options.node_count,
         ipam=options.ipam,
     )
@@ -192,7 +201,7 @@ def _numbered(family: str, host: int) -> str:
 
 
 def _taken(record: LabRecord) -> set[str]:
-    return {*WORLD_ETH0.values(), *ETCD_ETH0.values(), *(a for node in record.nodes for a in node.addresses)}
+    return {*WORLD_ETH0.values(), *STORE_ETH0.values(), *(a for node in record.nodes for a in node.addresses)}
 
 
 def _check_address(record: LabRecord, node: NodeRecord, family: str, wanted: str, has: str | None) -> None:

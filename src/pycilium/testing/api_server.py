@@ -254,7 +254,7 @@ class ApiServerDouble:
 
 @contextlib.contextmanager
 def serving(
-    double: ApiServerDouble, *, unix_socket: str = "", tls: ssl.SSLContext | None = None
+    double: ApiServerDouble, *, port: int = 0, unix_socket: str = "", tls: ssl.SSLContext | None = None
 ) -> Iterator[ApiServerDouble]:
     """`double` for as long as the block runs, in a thread with a loop of its own."""
     started: Future[None] = Future()
@@ -262,7 +262,7 @@ def serving(
 
     async def run() -> None:
         try:
-            await double.start(unix_socket=unix_socket, tls=tls)
+            await double.start(port=port, unix_socket=unix_socket, tls=tls)
         except BaseException as error:
             started.set_exception(error)
             raise

@@ -1,0 +1,179 @@
+"""A lab whose store is an API server outside of it: nodes, policies across them, operators, and the server's restarts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from pycilium.model.resources import CiliumEndpoint, CiliumNode, Pod
+from pycilium.store import open_blocking
+from pycilium.testing.api_server import ApiServerDouble, serving
+from tests.e2e.lab import Lab, app, connects, eventually, policy, traces_of
+from tests.e2e.lab import Pod as RunningPod
+from tests.e2e.lab import serving as serving_echo
+
+pytestmark = pytest.mark.root
+PORT = 8080
+CAUGHT_UP_S = 30.0
+"""How long agents may take to ask again after an outage."""
+
+
+class Server:
+    """The API server's stand-in: what it keeps outlives its stops, and it comes back at the same port."""
+
+    def __init__(self) -> None:
+        self.double = ApiServerDouble()
+        self._running = ExitStack()
+        self.port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"kubernetes:?server=http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._running.enter_context(serving(self.double, port=self.port))
+        self.port = int(self.double.url.rpartition(":")[2])
+
+    def stop(self) -> None:
+        self._running.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(tmp_path_factory.mktemp("none") / "none"))
+        patch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        server = Server()
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def lab(server: Server) -> Iterator[Lab]:
+    lab = Lab(f"e2e-{secrets.token_hex(3)}")
+    lab.cilium("lab", "up", "--nodes", "2", "--ipam", "cluster-pool", "--store", server.url)
+    yield lab
+    lab.down()
+
+
+@pytest.fixture(scope="module")
+def pods(lab: Lab) -> Iterator[tuple[RunningPod, RunningPod]]:
+    client = lab.add_pod("client", node="node1", app="client")
+    backend = lab.add_pod("backend", node="node2", app="backend")
+    with serving_echo(backend.netns, PORT):
+        yield client, backend
+
+
+@pytest.fixture
+def reached(pods: tuple[RunningPod, RunningPod]) -> Callable[[int], bool]:
+    client, backend = pods
+    return lambda version: connects(client.netns, backend.address[version], PORT, 0.3)
+
+
+ONLY_FOR_NOBODY = policy("backend", endpointSelector=app("backend"), ingress=[{"fromEndpoints": [app("nobody")]}])
+
+
+def test_pods_of_both_nodes_reach_one_another_and_a_policy_across_them_holds(lab, reached):
+    assert all(eventually(lambda version=version: reached(version), timeout_s=CAUGHT_UP_S) for version in (4, 6))
+
+    lab.apply(ONLY_FOR_NOBODY)
+    assert eventually(lambda: reached(4), wanted=False, timeout_s=CAUGHT_UP_S)
+
+    lab.cilium("delete", "cnp", "backend")
+    assert eventually(lambda: reached(4), timeout_s=CAUGHT_UP_S)
+
+
+def test_while_the_api_server_is_stopped_traffic_goes_on_and_what_changes_after_it_is_in_force(lab, server, reached):
+    server.stop()
+    try:
+        assert reached(4)
+    finally:
+        server.start()
+    lab.apply(ONLY_FOR_NOBODY)
+
+    assert eventually(lambda: reached(4), wanted=False, timeout_s=CAUGHT_UP_S)
+
+    lab.cilium("delete", "cnp", "backend")
+    assert eventually(lambda: reached(4), timeout_s=CAUGHT_UP_S)
+
+
+@pytest.mark.parametrize("outage", [("kill", "start"), ("cut", "heal")], ids=["gate killed", "gate cut off"])
+def test_what_others_declare_while_the_nodes_are_cut_off_is_in_force_when_they_are_back(lab, reached, outage):
+    begin, end = outage
+    lab.cilium("lab", "store", begin)
+    try:
+        lab.apply(ONLY_FOR_NOBODY)
+        assert reached(4)
+    finally:
+        lab.cilium("lab", "store", end)
+
+    assert eventually(lambda: reached(4), wanted=False, timeout_s=CAUGHT_UP_S)
+
+    lab.cilium("delete", "cnp", "backend")
+    assert eventually(lambda: reached(4), timeout_s=CAUGHT_UP_S)
+
+
+def test_who_leads_the_operators_is_in_the_status_of_the_node_and_of_the_lab(lab):
+    told = lab.cilium("status").stdout
+    assert "Operator:       OK, leader operator1\n" in told
+    assert lab.json("cilium", "status")["operator"] == {"state": "Ok", "msg": "leader operator1", "leader": "operator1"}
+
+    lab.cilium("lab", "operator", "start", "operator2")
+    rows = lab.json("cilium", "lab", "status")["operators"]
+    assert [(row["name"], row["leads"]) for row in rows] == [("operator1", True), ("operator2", False)]
+    assert "Operators: operator1 (leads), operator2\n" in lab.cilium("lab", "status").stdout
+
+    lab.cilium("lab", "operator", "stop", "operator1")
+    assert eventually(
+        lambda: lab.json("cilium", "status")["operator"].get("leader") == "operator2", timeout_s=CAUGHT_UP_S
+    )
+
+
+def test_a_node_that_joins_is_told_with_the_pod_cidrs_that_it_was_given(lab, server):
+    done = lab.cilium("lab", "node", "add", "late")
+
+    with open_blocking(server.url) as store:
+        given = store.get(CiliumNode, "late").spec.ipam.pod_cidrs
+    assert done.stdout.strip().endswith(f"pods {' '.join(given)}")
+    assert given[0].startswith("10.64.")
+    lab.cilium("lab", "node", "rm", "late")
+
+
+def test_without_a_leader_the_node_warns_that_there_are_no_pod_cidrs(lab):
+    lab.cilium("lab", "operator", "stop", "operator2")
+    done = lab.cilium("status", check=False)
+
+    assert done.returncode == 0
+    assert (
+        "Warnings:             operator: none leads, so nodes get no pod CIDRs: start cilium-operator\n" in done.stdout
+    )
+
+
+def test_a_lab_that_goes_takes_back_what_it_told_the_api_server(server):
+    lab = Lab(f"e2e-{secrets.token_hex(3)}")
+    another = Server()
+    try:
+        lab.cilium("lab", "up", "--store", another.url)
+        lab.add_pod("web")
+        lab.down()
+        with open_blocking(another.url) as store:
+            left = {kind.__name__: list(store.list(kind).items) for kind in (CiliumNode, CiliumEndpoint, Pod)}
+    finally:
+        another.stop()
+
+    assert left == {"CiliumNode": [], "CiliumEndpoint": [], "Pod": []}
+    assert traces_of(lab.name) == []
+
+
+def test_an_api_server_that_is_not_there_is_said_before_anything_is_made():
+    lab = Lab(f"e2e-{secrets.token_hex(3)}")
+
+    done = lab.cilium("lab", "up", "--store", "kubernetes:?server=unix:/nonexistent/api.sock", check=False)
+
+    assert done.returncode == 1
+    assert "the API server at unix:/nonexistent/api.sock gave no answer" in done.stderr
+    assert traces_of(lab.name) == []
