@@ -175,5 +175,5 @@ def test_an_api_server_that_is_not_there_is_said_before_anything_is_made():
     done = lab.cilium("lab", "up", "--store", "kubernetes:?server=unix:/nonexistent/api.sock", check=False)
 
     assert done.returncode == 1
-    assert "the API server at unix:/nonexistent/api.sock gave no answer" in done.stderr
+    assert "the API server at unix:/nonexistent/api.sock cannot be reached: No such file" in done.stderr
     assert traces_of(lab.name) == []

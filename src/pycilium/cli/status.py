@@ -115,7 +115,7 @@ def _print_report(report: Report, *, verbose: bool) -> None:
     lines = [
         ("Cilium", _state(answer.get("cilium")) if answer else "not running"),
         ("Hubble", _state(answer.get("hubble"))),
-        ("Operator", _operator(answer.get("operator"))),
+        ("Operator", operator_text(answer.get("operator"))),
         ("Envoy", "disabled"),
         ("Hubble Relay", "disabled"),
         ("ClusterMesh", "disabled"),
@@ -179,7 +179,7 @@ def _flows(answer: dict[str, Any]) -> str:
     return f"{current}/{observer['max-flows']} ({share:.1f}%), {observer.get('seen-flows', 0)} seen, {lost} lost"
 
 
-def _operator(part: dict[str, Any] | None) -> str:
+def operator_text(part: dict[str, Any] | None) -> str:
     """`OK, leader operator1`."""
     leader = (part or {}).get("leader")
     return f"{_state(part)}, leader {leader}" if leader else _state(part)

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pycilium.errors import AlreadyExists, CiliumError
+from pycilium.errors import AlreadyExists, CiliumError, StoreUnavailable
 from pycilium.lab import namespaces, processes
 from pycilium.lab.layout import LabLayout, LabRecord
 from pycilium.lab.plan import STORE_ETH0
@@ -47,6 +47,17 @@ def agents_url(record: LabRecord) -> str:
     address = STORE_ETH0[record.underlay_families[0]]
     host = f"[{address}]" if ":" in address else address
     return by_another_way(record.store_url, os.environ, f"{host}:{PORT}")
+
+
+def require(url: str) -> None:
+    """StoreUnavailable, at once, where nobody listens at the API server's address."""
+    from pycilium.store.kubernetes import machine_access
+
+    server = machine_access(url).server
+    try:
+        _connect(server).close()
+    except OSError as error:
+        raise StoreUnavailable(f"the API server at {server} cannot be reached: {error.strerror or error}") from error
 
 
 def start(layout: LabLayout, record: LabRecord) -> int:

@@ -173,9 +173,11 @@ def _pinned(record: LabRecord) -> LabRecord:
 
 def _check_store(url: str) -> None:
     """StoreError if it does not answer, or not to us."""
+    from pycilium.lab import gate
     from pycilium.model.resources import CiliumNode
     from pycilium.store import open_blocking
 
+    gate.require(url)
     with open_blocking(url) as store:
         store.list(CiliumNode)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -71,14 +72,31 @@ class Node:
         except Exception:  # noqa: BLE001  nobody listens yet
             return {"state": "", "msg": ""}
 
-    def add_pod(self, netns: str) -> dict[str, object]:
+    def give_room_for_one_pod(self) -> None:
+        path = self.folder / "operator.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"cluster_pool_ipv4_mask_size": 30}))
+
+    def agent_events(self) -> list[dict[str, object]]:
+        """Those that Cilium's protocol has no type for."""
+        argv = [sys.executable, "-m", "pycilium.cli.hubble", "observe", "agent-events", "--first", "100", "-o", "json"]
+        done = subprocess.run(
+            [*argv, "--server", f"unix://{self.folder}/run/hubble.sock"], capture_output=True, text=True, check=True
+        )
+        events = [json.loads(line)["agent_event"] for line in done.stdout.splitlines()]
+        return [event["unknown"] for event in events if "unknown" in event]
+
+    def add_pod(self, netns: str, container_id: str = "c0ffee00c0ffee00") -> dict[str, object]:
         request = CniRequest(
-            container_id="c0ffee00c0ffee00",
+            container_id=container_id,
             ifname="eth0",
             netns=str(namespaces.path_of(netns)),
             config={"name": "cilium"},
         )
         return self.ask("POST", "/cni/add", msgspec.json.encode(request))
+
+    def remove_pod(self, container_id: str) -> None:
+        request = CniRequest(container_id=container_id, ifname="eth0")
+        self.ask("POST", "/cni/del", msgspec.json.encode(request))
 
     def addresses(self) -> list[str]:
         return self.ask("GET", "/healthz")["ipam"].get("ipv4", [])  # type: ignore[attr-defined]
@@ -152,6 +170,32 @@ def test_an_interface_that_is_gone_gives_its_address_back(node: Node, store: Blo
 
     assert made["ips"][0]["address"] == f"{before[0]}/32"  # type: ignore[index]
     assert "interface is gone, its addresses are free again" in (node.folder / "agent.log").read_text()
+
+
+def test_a_pod_cidr_that_is_exhausted_is_an_error_a_warning_and_one_event_until_an_address_is_free(node: Node) -> None:
+    node.give_room_for_one_pod()
+    node.start_operator()
+    node.start_agent()
+    wait_for(lambda: node.status()["state"] == "Ok", "the agent is ready")
+    said = "pod CIDR 10.77.0.0/30 has no free address left: 1 of 1 are in use; remove pods or give the node a wider"
+    pods = [f"{node.name}-pod{number}" for number in range(2)]
+    with ExitStack() as ending:
+        for pod in pods:
+            namespaces.create(pod)
+            ending.callback(namespaces.delete, pod)
+        node.add_pod(pods[0], "first")
+        refused = [node.add_pod(pods[1], "second") for _ in range(2)]
+        warned, events = node.status(), node.agent_events()
+        node.remove_pod("first")
+        freed = node.status()
+        made = node.add_pod(pods[1], "second")
+
+    assert [each["code"] for each in refused] == ["IpamExhausted", "IpamExhausted"]
+    assert str(refused[0]["message"]).startswith(said)
+    assert (warned["state"], warned["msg"][: len(said)]) == ("Warning", said)
+    assert [(event["type"], str(event["notification"])[: len(said)]) for event in events] == [("ipam-exhausted", said)]
+    assert freed["state"] == "Ok"
+    assert made["ips"][0]["address"] == "10.77.0.2/32"  # type: ignore[index]
 
 
 def test_a_node_that_was_frozen_is_removed_and_comes_back_with_its_cidr(node: Node, store: BlockingStore) -> None:

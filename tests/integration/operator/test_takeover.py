@@ -18,6 +18,8 @@ import pytest
 
 from pycilium.model.resources import CiliumNode, Lease, ObjectMeta
 from pycilium.store import BlockingStore, open_blocking
+from pycilium.testing.api_server import ApiServerDouble, serving
+from tests.integration.store import etcd_cluster
 
 PATIENCE_S = 60.0
 
@@ -50,9 +52,19 @@ class Operator:
             return json.load(answer)
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/store.db"
+@pytest.fixture(params=["sqlite", "etcd", "kubernetes"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Of a store of each sort, which the operators and the test share."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/store.db"
+    elif request.param == "etcd":
+        with etcd_cluster.Cluster() as cluster:
+            yield cluster.url
+    else:
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        with serving(ApiServerDouble()) as double:
+            yield f"kubernetes:?server={double.url}"
 
 
 @pytest.fixture
@@ -114,6 +126,7 @@ def test_the_other_goes_on_when_the_leader_is_killed(store, start):
     assert second.health()["leading"] is True
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_leader_that_was_stopped_leads_no_longer_when_it_goes_on(store, start):
     first = start("first")
     wait_for(lambda: leader(store) == "first")
@@ -138,6 +151,7 @@ def test_who_is_asked_to_end_gives_the_lease_back(store, start):
     assert leader(store) == ""
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_pools_that_overlap_are_refused_by_file_and_field(start, tmp_path):
     operator = start("bad", cluster_pool_ipv4_cidrs=["10.0.0.0/8", "10.64.0.0/16"])
 

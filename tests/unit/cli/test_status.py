@@ -7,7 +7,8 @@ import pytest
 
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.views import masquerading
-from pycilium.cli.status import masquerading_text
+from pycilium.api.messages import OperatorStatus
+from pycilium.cli.status import masquerading_text, operator_text
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,19 @@ def test_masquerading_by_address_family(config, said):
 
 def test_an_agent_that_does_not_say_whether_it_masquerades():
     assert masquerading_text({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("operator", "said"),
+    [
+        (OperatorStatus(state="Ok", msg="leader operator1", leader="operator1"), "OK, leader operator1"),
+        (OperatorStatus(state="Warning", msg="none leads"), "Warning (none leads)"),
+        (OperatorStatus(state="Disabled"), "disabled"),
+    ],
+)
+def test_who_leads_the_operators(operator, said):
+    assert operator_text(msgspec.json.decode(msgspec.json.encode(operator))) == said
+
+
+def test_an_agent_that_does_not_say_who_leads_the_operators():
+    assert operator_text(None) == "disabled"

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pycilium.errors import AlreadyExists, ConfigError
 from pycilium.lab import etcd
 from pycilium.lab.plan import (
-    ETCD_ETH0,
     MAX_NODES,
+    STORE_ETH0,
     UNDERLAY,
     WORLD_ETH0,
     UpOptions,
@@ -53,6 +53,15 @@ class TestNodes:
         with pytest.raises(ConfigError, match="--store consul: use sqlite or etcd"):
             plan(UpOptions(store="consul"))
 
+    def test_an_api_server_outside_of_the_lab_is_reached_by_a_gate(self):
+        record = plan(UpOptions(name="shop", store="kubernetes:?server=https://10.0.0.1:6443"))
+
+        assert (record.store_url, record.gate, record.etcd) == (
+            "kubernetes:?server=https://10.0.0.1:6443",
+            "cilium-shop-gate",
+            None,
+        )
+
     def test_an_unknown_node_is_named_beside_those_that_exist(self):
         with pytest.raises(ConfigError, match="has no node node7; it has node1, node2"):
             plan(UpOptions(node_count=2)).node("node7")
@@ -60,7 +69,7 @@ class TestNodes:
     def test_of_the_largest_lab_no_two_share_an_address_or_a_pod_cidr(self):
         record = plan(UpOptions(node_count=MAX_NODES))
 
-        addresses = [*WORLD_ETH0.values(), *ETCD_ETH0.values(), *(a for node in record.nodes for a in node.addresses)]
+        addresses = [*WORLD_ETH0.values(), *STORE_ETH0.values(), *(a for node in record.nodes for a in node.addresses)]
         cidrs = {ip_network(cidr) for node in record.nodes for cidr in node.pod_cidrs}
         assert len({ip_address(address) for address in addresses}) == 2 * (MAX_NODES + 2)
         assert len(cidrs) == 2 * MAX_NODES

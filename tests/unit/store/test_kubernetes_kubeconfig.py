@@ -8,7 +8,7 @@ import pytest
 
 from pycilium.errors import ConfigError
 from pycilium.store import open_store
-from pycilium.store.kubernetes.access import access_of, kubeconfig_files
+from pycilium.store.kubernetes.access import access_of, by_another_way, kubeconfig_files, pinned
 
 CLUSTERS = "clusters: [{name: k, cluster: {server: 'https://10.0.0.1:6443'}}]"
 
@@ -128,3 +128,37 @@ def test_what_is_wrong_is_named_by_file_and_entry(written, text, message):
 def test_wrong_urls_say_what_would_be_right(url, message):
     with pytest.raises(ConfigError, match=message):
         open_store(url)
+
+
+class TestAnotherWay:
+    """A URL for those who reach the same server at another address, where bytes are passed on."""
+
+    def test_the_certificate_must_still_be_the_servers_own(self, written):
+        environment = written(config())
+        url = pinned("kubernetes:?context=c", environment)
+
+        other = by_another_way(url, {}, "172.18.0.2:6443")
+
+        assert other == (
+            f"kubernetes://{environment['KUBECONFIG']}"
+            "?context=c&server=https://172.18.0.2:6443&tls-server-name=10.0.0.1"
+        )
+        access = access_of(other, {})
+        assert (access.server, access.trust.server_name) == ("https://172.18.0.2:6443", "10.0.0.1")
+
+    def test_a_path_below_the_server_stays(self, written):
+        clusters = "clusters: [{name: k, cluster: {server: 'http://rancher.example/k8s/c-1'}}]"
+        url = pinned("kubernetes:", written(config(clusters=clusters)))
+
+        assert access_of(by_another_way(url, {}, "[fd00::2]:6443"), {}).server == "http://[fd00::2]:6443/k8s/c-1"
+
+    def test_a_socket_is_reached_by_http(self, tmp_path):
+        nowhere = {"KUBECONFIG": str(tmp_path / "none")}
+
+        assert by_another_way("kubernetes:?server=unix:/run/api.sock", nowhere, "172.18.0.2:6443") == (
+            "kubernetes:?server=http://172.18.0.2:6443"
+        )
+
+    def test_of_several_kubeconfigs_one_must_be_named(self, written):
+        with pytest.raises(ConfigError, match=r"KUBECONFIG names several files: name one, as in kubernetes:///"):
+            pinned("kubernetes:", written(config(), "{}"))
