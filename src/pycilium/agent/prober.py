@@ -91,8 +91,12 @@ class Prober:
         if not self._stale:
             return
         self._stale = False
+        before, now = self._nodes, self._clock()
         self._nodes = {node.name: node for node in self._source()}
-        self._schedule.set_nodes(self._nodes, self._clock())
+        self._schedule.set_nodes(self._nodes, now)
+        self._schedule.bring_forward(
+            [name for name, node in self._nodes.items() if name in before and _has_more(node, before[name])], now
+        )
         addresses = {address for node in self._nodes.values() for address in node.all_addresses}
         self._results = {key: found for key, found in self._results.items() if key[0] in addresses}
 
@@ -104,3 +108,8 @@ class Prober:
             answer = await self._probe(address, kind)
         self.probed_at_s = self._wall()
         self._results[address, kind] = Connectivity(answer, self.probed_at_s)
+
+
+def _has_more(node: ProbedNode, before: ProbedNode) -> bool:
+    """Whether the node has an address that it did not have."""
+    return not {*node.all_addresses} <= {*before.all_addresses}

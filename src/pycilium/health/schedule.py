@@ -1,12 +1,13 @@
 """When each node is probed: once per interval, a little apart from the others, for as long as it is there.
 
-Time is a value. Invariant: between two turns of one node lies an interval, however late the first of them came; and a
-node is never forgotten: what is not taken now is due still.
+Time is a value. Invariant: between two turns of one node lies an interval, however late the first of them came, unless
+it was brought forward; and a node is never forgotten: what is not taken now is due still.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable
 
 FIRST_GAP_S = 0.05
@@ -25,10 +26,14 @@ class Schedule:
         """From now on these. Those that were there keep their turns; new ones come soon, one after the other."""
         wanted = set(names)
         self._due = {name: due for name, due in self._due.items() if name in wanted}
-        new = sorted(wanted - self._due.keys())
-        gap = min(FIRST_GAP_S, self.interval_s / max(1, len(new)))
-        for position, name in enumerate(new):
-            self._plan(name, now + position * gap)
+        self.bring_forward(wanted - self._due.keys(), now)
+
+    def bring_forward(self, names: Iterable[str], now: float) -> None:
+        """These come soon, one after the other, for there is something of them that nobody has probed."""
+        soon = sorted(names)
+        gap = min(FIRST_GAP_S, self.interval_s / max(1, len(soon)))
+        for position, name in enumerate(soon):
+            self._plan(name, min(now + position * gap, self._due.get(name, math.inf)))
 
     def take_due(self, now: float, room: int) -> list[str]:
         """Up to `room` nodes whose turn it is, the longest waiting first; each is planned anew."""

@@ -96,3 +96,36 @@ async def test_results_go_with_the_node_that_had_the_address():
     tested.nodes_changed()
 
     assert tested.report() == [NodeReport("node3", (PathReport(ADDRESS),), ())]
+
+
+async def test_an_address_that_a_node_has_only_now_is_probed_soon_and_not_an_interval_later():
+    """A node's health endpoint comes a moment after the node itself: it was called unreachable for a minute."""
+    probe, nodes = Asked(), [ProbedNode("node2", (ADDRESS,))]
+    probe.gate.set()
+    tested = Prober(lambda: nodes, probe, 60, clock=lambda: 0.0, wall=lambda: 1000.0)
+    tested.start_due()
+    await settle()
+
+    nodes[:] = [ProbedNode("node2", (ADDRESS,), (ip_address("10.0.2.254"),))]
+    tested.nodes_changed()
+    tested.start_due()
+    await settle()
+
+    (node,) = tested.report()
+    assert [path.icmp for path in node.endpoint] == [Connectivity(Answer(7), 1000.0)]
+
+
+async def test_a_node_that_only_lost_an_address_keeps_its_turn():
+    probe, nodes = Asked(), [ProbedNode("node2", (ADDRESS, ip_address("172.18.0.13")))]
+    probe.gate.set()
+    tested = Prober(lambda: nodes, probe, 60, clock=lambda: 0.0, wall=lambda: 1000.0)
+    tested.start_due()
+    await settle()
+    asked = probe.all
+
+    nodes[:] = [ProbedNode("node2", (ADDRESS,))]
+    tested.nodes_changed()
+    tested.start_due()
+    await settle()
+
+    assert probe.all == asked

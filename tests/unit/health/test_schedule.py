@@ -83,3 +83,15 @@ def test_no_node_is_forgotten_and_none_has_two_turns_within_an_interval(steps):
 
     everybody = set(schedule.take_due(now + 1000, room=100))
     assert everybody == (steps[-1][0] if steps else set())
+
+
+def test_who_is_brought_forward_has_a_turn_now_and_the_next_an_interval_later():
+    schedule = Schedule(60)
+    schedule.set_nodes({"a", "b"}, now=0)
+    schedule.take_due(1, room=2)
+
+    schedule.bring_forward(["b"], now=10)
+
+    assert schedule.take_due(10, room=5) == ["b"]
+    assert schedule.take_due(61, room=5) == ["a"]
+    assert schedule.take_due(70, room=5) == ["b"]
