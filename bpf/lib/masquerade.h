@@ -40,13 +40,27 @@ static __always_inline bool masquerade_is_excepted(const struct ipv6_addr *desti
 	}
 }
 
+/* An API server belongs to the cluster if it is on one of its nodes. */
+static __always_inline bool masquerade_is_inside(const struct ipcache_entry *entry)
+{
+	switch (entry->sec_identity) {
+	case IDENTITY_WORLD:
+	case IDENTITY_WORLD_IPV4:
+	case IDENTITY_WORLD_IPV6:
+		return false;
+	case IDENTITY_KUBE_APISERVER:
+		return entry->node_id != NODE_ID_NONE;
+	default:
+		return entry->sec_identity < MASQUERADE_LOCAL_IDENTITY;
+	}
+}
+
 /* Is the destination outside of the cluster, where pods' addresses mean nothing? */
 static __always_inline bool masquerade_is_due(const struct ipv6_addr *destination, __u8 family)
 {
 	const struct ipcache_entry *entry = ipcache_lookup(destination, family);
 
-	if (entry && entry->sec_identity < MASQUERADE_LOCAL_IDENTITY && entry->sec_identity != IDENTITY_WORLD &&
-	    entry->sec_identity != IDENTITY_WORLD_IPV4 && entry->sec_identity != IDENTITY_WORLD_IPV6)
+	if (entry && masquerade_is_inside(entry))
 		return false;
 	return !masquerade_is_excepted(destination, family);
 }

@@ -12,7 +12,7 @@ from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
 from pycilium.datapath import layouts
-from pycilium.datapath.layouts import NatDirection, TraceReason
+from pycilium.datapath.layouts import NatDirection, ReservedIdentity, TraceReason
 from tests.bpf.cases import dropped, timeless
 from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import (
@@ -155,7 +155,7 @@ def test_reply_to_who_came_from_outside_keeps_the_address_of_the_pod(node: Node,
 
 
 @FAMILIES
-@pytest.mark.parametrize("identity", [1, 3, 4, 6, 7, 1000, 70000])
+@pytest.mark.parametrize("identity", [1, 3, 4, 6, 1000, 70000])
 def test_the_cluster_sees_pods(node: Node, family: int, identity: int) -> None:
     node.identity(address("world", family), identity)
     packet = leaving(WEB, "world", family) / tcp(40000, 443, "S")
@@ -167,6 +167,21 @@ def test_the_cluster_sees_pods(node: Node, family: int, identity: int) -> None:
 def test_the_world_sees_the_node(node: Node, family: int, identity: int) -> None:
     node.identity(address("world", family), identity)
     assert sent(node, leaving(WEB, "world", family) / tcp(40000, 443, "S"))[1].src == NODE[family]
+
+
+@FAMILIES
+def test_an_api_server_outside_of_the_nodes_sees_the_node_for_it_has_no_way_back_to_a_pod(
+    node: Node, family: int
+) -> None:
+    node.identity(address("world", family), ReservedIdentity.KUBE_APISERVER)
+    assert sent(node, leaving(WEB, "world", family) / tcp(40000, 443, "S"))[1].src == NODE[family]
+
+
+@FAMILIES
+def test_an_api_server_on_a_node_sees_pods(node: Node, family: int) -> None:
+    node.identity(address("world", family), ReservedIdentity.KUBE_APISERVER, node_id=7)
+    packet = leaving(WEB, "world", family) / tcp(40000, 443, "S")
+    assert (leave(node, packet).packet, list(halves(node))) == (bytes(packet), [])
 
 
 @FAMILIES

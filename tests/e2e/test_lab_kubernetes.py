@@ -17,6 +17,7 @@ from tests.e2e.lab import serving as serving_echo
 
 pytestmark = pytest.mark.root
 PORT = 8080
+GATE = "172.18.0.2"
 CAUGHT_UP_S = 30.0
 """How long agents may take to ask again after an outage."""
 
@@ -114,6 +115,17 @@ def test_what_others_declare_while_the_nodes_are_cut_off_is_in_force_when_they_a
     assert eventually(lambda: reached(4), wanted=False, timeout_s=CAUGHT_UP_S)
 
     lab.cilium("delete", "cnp", "backend")
+    assert eventually(lambda: reached(4), timeout_s=CAUGHT_UP_S)
+
+
+def test_a_pod_that_may_reach_the_api_server_alone_reaches_it_and_nobody_else(lab, pods, reached):
+    client, _ = pods
+    lab.apply(policy("client", endpointSelector=app("client"), egress=[{"toEntities": ["kube-apiserver"]}]))
+
+    assert eventually(lambda: reached(4), wanted=False, timeout_s=CAUGHT_UP_S)
+    assert connects(client.netns, GATE, 6443)
+
+    lab.cilium("delete", "cnp", "client")
     assert eventually(lambda: reached(4), timeout_s=CAUGHT_UP_S)
 
 

@@ -104,6 +104,7 @@ def write_config(layout: LabLayout, record: LabRecord, node: str) -> None:
         "run_dir": str(folder),
         "bpf_root": str(folder / "bpf"),
         "store": _store_url(layout, record),
+        "kube_apiserver": gate.addresses(record) if record.gate else [],
         "hubble_listen": ":4244",  # the node's namespace is closed: nobody outside the lab comes near
         "ipam": record.ipam,
         "ipv4_pod_cidr": place.ipv4_pod_cidr,

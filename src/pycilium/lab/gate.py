@@ -44,9 +44,14 @@ def agents_url(record: LabRecord) -> str:
     from pycilium.store.kubernetes.access import by_another_way
 
     assert record.store_url is not None
-    address = STORE_ETH0[record.underlay_families[0]]
+    address = addresses(record)[0]
     host = f"[{address}]" if ":" in address else address
     return by_another_way(record.store_url, os.environ, f"{host}:{PORT}")
+
+
+def addresses(record: LabRecord) -> list[str]:
+    """Where nodes and pods reach it: to them it is the API server."""
+    return [STORE_ETH0[family] for family in record.underlay_families]
 
 
 def require(url: str) -> None:
