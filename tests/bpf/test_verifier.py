@@ -1,7 +1,8 @@
 """The verifiers of all kernels that we support take every program, under every configuration that users can reach.
 
 Only this machine's is here to be asked; what is known of older ones bounds what it may say (`make kernels` asks them).
-Before Linux 6.4 a verifier looks at up to ten times as many instructions, and gives up past a million.
+Before Linux 6.4 a verifier looks at up to ten times as many instructions, and gives up past a million: 6.1 looks at
+562,000 of from_container, 494,000 of from_overlay, 326,000 of from_netdev.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tests.bpf.conftest import LoadDatapath
 
 pytestmark = pytest.mark.root
 
-BOUND = 200_000 if kernel_version() >= (6, 4) else 950_000
+BOUND = 75_000 if kernel_version() >= (6, 4) else 600_000
 CONFIGURATIONS = {
     "IPv4 and IPv6": {},
     "IPv4 alone": {"gateway_ipv6": bytes(16)},
