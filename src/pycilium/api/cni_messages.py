@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pycilium.errors import InvalidResource
+from pycilium.model.host_port import HostPort
 from pycilium.model.resources.checks import check_labels
 
 CNI_VERSION = "1.1.0"
@@ -67,6 +68,17 @@ class CniRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise InvalidResource(error.reason, path=error.path, source=source) from error
         return labels
 
+    @property
+    def host_ports(self) -> tuple[HostPort, ...]:
+        """The ports of the node that shall lead to the pod (`runtimeConfig.portMappings`), or InvalidResource."""
+        path, source = "runtimeConfig.portMappings", "network configuration"
+        written = (self.config.get("runtimeConfig") or {}).get("portMappings") or []
+        try:
+            wanted = [mapping.parsed() for mapping in msgspec.convert(written, list[_PortMapping])]
+        except (msgspec.ValidationError, ValueError) as error:
+            raise InvalidResource(str(error), path=path, source=source) from error
+        return tuple(dict.fromkeys(wanted))
+
     def _cni_args(self) -> dict[str, Any]:
         part: dict[str, Any] = self.config
         for path, key in (("args", "args"), ("args.cni", "cni")):
@@ -79,6 +91,17 @@ class CniRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class _ConfiguredLabel(msgspec.Struct, frozen=True):
     key: str
     value: str = ""
+
+
+class _PortMapping(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    host_port: int
+    container_port: int
+    protocol: str = "tcp"
+    host_ip: str = msgspec.field(default="", name="hostIP")
+
+    def parsed(self) -> HostPort:
+        """ValueError for what cannot be."""
+        return HostPort.of(self.host_port, self.container_port, self.protocol, self.host_ip)
 
 
 class CniGcRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

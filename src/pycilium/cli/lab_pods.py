@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from pycilium.cli.target import Target, lab_option, pass_target
 from pycilium.errors import ConfigError
 from pycilium.lab import labs
 from pycilium.lab.layout import LabLayout
+
+if TYPE_CHECKING:
+    from pycilium.model.host_port import HostPort
 
 
 @click.group()
@@ -24,6 +27,13 @@ def pod() -> None:
 @click.option("--node", metavar="NODE", default=None, help="Where; else the node with the fewest pods.")
 @click.option("-n", "--namespace", default="default", show_default=True)
 @click.option("-l", "--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.")
+@click.option(
+    "--host-port",
+    "host_ports",
+    multiple=True,
+    metavar="[ADDRESS:]8080:80[/TCP]",
+    help="A port of the node that leads to the pod; may be repeated.",
+)
 @click.option("--existing", is_flag=True, help="Start a Pod that was applied before; works while the store is away.")
 @output_option("json")
 @lab_option
@@ -34,6 +44,7 @@ def pod_add(
     node: str | None,
     namespace: str,
     labels: tuple[str, ...],
+    host_ports: tuple[str, ...],
     existing: bool,
     output: str | None,
 ) -> None:
@@ -45,10 +56,20 @@ def pod_add(
     node = node or pods.node_with_fewest(layout, record)
     if existing and labels:
         raise click.UsageError("--existing and --label exclude each other: the Pod has its labels")
+    if existing and host_ports:
+        raise click.UsageError("--existing and --host-port exclude each other")
     if existing:
         made = pods.start_existing(layout, record, name=name, namespace=namespace, node=node)
     else:
-        made = pods.add(layout, record, name=name, namespace=namespace, node=node, labels=_parsed_labels(labels))
+        made = pods.add(
+            layout,
+            record,
+            name=name,
+            namespace=namespace,
+            node=node,
+            labels=_parsed_labels(labels),
+            host_ports=_parsed_host_ports(host_ports),
+        )
     if output == "json":
         print_json(next(row for row in _pod_rows(target, layout) if _is(row, namespace, name)))
     else:
@@ -174,6 +195,15 @@ def _parsed_labels(words: tuple[str, ...]) -> dict[str, str]:
             raise ConfigError(f"label {word!r}: write it as key=value")
         labels[key] = value
     return labels
+
+
+def _parsed_host_ports(words: tuple[str, ...]) -> list[HostPort]:
+    from pycilium.model.host_port import HostPort
+
+    try:
+        return [HostPort.parse(word) for word in words]
+    except ValueError as error:
+        raise ConfigError(f"--host-port: {error}") from error
 
 
 def _label_text(labels: dict[str, str]) -> str:

@@ -40,15 +40,16 @@ _COMMANDS = ("ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION")
 _KNOWN_FIELDS = frozenset(
     (
         *("cniVersion", "cniVersions", "name", "type", "args", "capabilities", "dns", "prevResult"),
-        *("disableCheck", "disableGC", "loadOnlyInlinedPlugins"),
+        *("disableCheck", "disableGC", "loadOnlyInlinedPlugins", "runtimeConfig"),
         *("socket", "log-file"),
     )
 )
+PORT_MAPPINGS = "portMappings"
+"""The one capability that is offered."""
 # Known, but only where they ask for nothing: the value says what we do not do.
 _MUST_BE_EMPTY = {
     "ipam": "addresses come from the node's pod CIDRs",
     "ipMasq": "masquerading is not the plugin's business",
-    "runtimeConfig": "no capability is offered",
     "chaining-mode": "chaining is not built yet",
 }
 
@@ -178,9 +179,16 @@ def _check_fields(config: dict[str, Any]) -> None:
                 continue
             raise CniError(UNSUPPORTED_FIELD, f"{field}: {value!r} is not supported", _MUST_BE_EMPTY[field])
         raise CniError(UNSUPPORTED_FIELD, f"{field}: {value!r} is not supported", "no such field is known")
-    for field in ("args", "dns"):
+    for field in ("args", "dns", "runtimeConfig"):
         if not isinstance(config.get(field, {}), dict):
             raise CniError(INVALID_CONFIG, f"{field} must be an object, it is {_type_name(config[field])}")
+    for capability, value in config.get("runtimeConfig", {}).items():
+        if capability != PORT_MAPPINGS and value not in (None, False, "", {}, []):
+            raise CniError(
+                UNSUPPORTED_FIELD,
+                f"runtimeConfig.{capability}: {value!r} is not supported",
+                f"the one capability that is offered is {PORT_MAPPINGS}",
+            )
 
 
 def _required(environment: Mapping[str, str], name: str) -> str:

@@ -12,6 +12,7 @@ import msgspec
 
 from pycilium.errors import InvalidResource
 from pycilium.model.endpoint import Endpoint, EndpointState, mac_text
+from pycilium.model.host_port import HostPort
 from pycilium.model.labels import Label, Labels
 
 _VERSION = 1
@@ -38,6 +39,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     sec_identity: int
     state: str
     network: str = ""
+    host_ports: list[str] = []
 
 
 def encode_endpoint(endpoint: Endpoint) -> bytes:
@@ -61,6 +63,7 @@ def encode_endpoint(endpoint: Endpoint) -> bytes:
         sec_identity=endpoint.sec_identity,
         state=endpoint.state,
         network=endpoint.network,
+        host_ports=[str(each) for each in endpoint.host_ports],
     )
     return msgspec.json.encode(file)
 
@@ -89,6 +92,7 @@ def decode_endpoint(data: bytes, source: str = "") -> Endpoint:
             sec_identity=file.sec_identity,
             state=EndpointState(file.state),
             network=file.network,
+            host_ports=tuple(HostPort.parse(text) for text in file.host_ports),
         )
     except ValueError as error:  # msgspec's errors are ValueErrors too
         raise InvalidResource(str(error), source=source) from error

@@ -127,6 +127,8 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True):
     netns: str
     """Name of its network namespace."""
     container_id: str
+    host_ports: tuple[str, ...] = ()
+    """Ports of its node that lead to it, as `8080:80/TCP`."""
     addresses: tuple[str, ...] = ()
 
     @property

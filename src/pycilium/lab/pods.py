@@ -22,6 +22,7 @@ from pycilium.errors import AlreadyExists, CiliumError, NotFound, StoreError
 from pycilium.lab import agents, cgroups, namespaces, processes
 from pycilium.lab.labs import find_pod, open_store, pod_records, write_atomically
 from pycilium.lab.layout import LabLayout, LabRecord, NodeRecord, PodRecord, check_pod_name
+from pycilium.model.host_port import HostPort
 from pycilium.model.resources import Namespace, ObjectMeta, Pod, validate
 from pycilium.store import BlockingStore
 
@@ -30,7 +31,14 @@ PLUGIN_TIMEOUT_S = 60
 
 
 def add(
-    layout: LabLayout, record: LabRecord, *, name: str, namespace: str, node: str, labels: Mapping[str, str]
+    layout: LabLayout,
+    record: LabRecord,
+    *,
+    name: str,
+    namespace: str,
+    node: str,
+    labels: Mapping[str, str],
+    host_ports: Iterable[HostPort] = (),
 ) -> PodRecord:
     """Makes a pod; its addresses, identity and policy are live when this returns. All or nothing."""
     check_pod_name(namespace, name)
@@ -39,7 +47,14 @@ def add(
     path = layout.pod_record(namespace, name)
     if path.exists() or namespaces.exists(netns):
         raise AlreadyExists(f"pod {namespace}/{name} exists already in lab {layout.name}")
-    pod = PodRecord(name=name, namespace=namespace, node=node, netns=netns, container_id=secrets.token_hex(16))
+    pod = PodRecord(
+        name=name,
+        namespace=namespace,
+        node=node,
+        netns=netns,
+        container_id=secrets.token_hex(16),
+        host_ports=tuple(map(str, host_ports)),
+    )
     with open_store(layout) as store, contextlib.ExitStack() as undo:
         _claim(layout, pod)
         undo.callback(path.unlink, missing_ok=True)
@@ -120,12 +135,14 @@ def cgroup_of(layout: LabLayout, pod: PodRecord) -> Path | None:
 def run_plugin(layout: LabLayout, node_namespace: str, pod: PodRecord, command: str) -> dict[str, Any]:
     """One call of `cilium-cni`, as a runtime on that node makes it. CiliumError with the plugin's own words."""
     argv = agents.command("cilium-cni", "pycilium.cni.plugin")
-    config = {
+    config: dict[str, Any] = {
         "cniVersion": "1.1.0",
         "name": "cilium",
         "type": "cilium-cni",
         "socket": str(layout.agent_socket(pod.node)),
     }
+    if pod.host_ports:
+        config["runtimeConfig"] = {"portMappings": [_port_mapping(HostPort.parse(text)) for text in pod.host_ports]}
     environment = {
         **os.environ,
         "CNI_COMMAND": command,
@@ -152,6 +169,16 @@ def run_plugin(layout: LabLayout, node_namespace: str, pod: PodRecord, command: 
         said = ": ".join(str(answer[key]) for key in ("msg", "details") if answer.get(key)) or done.stderr.strip()
         raise CiliumError(f"pod {pod.namespace}/{pod.name}: cilium-cni {command} failed: {said}")
     return answer
+
+
+def _port_mapping(host_port: HostPort) -> dict[str, Any]:
+    """As container runtimes write it."""
+    mapping = {
+        "hostPort": host_port.port,
+        "containerPort": host_port.target_port,
+        "protocol": host_port.protocol.name.lower(),
+    }
+    return mapping if host_port.address is None else {**mapping, "hostIP": str(host_port.address)}
 
 
 def _start(layout: LabLayout, place: NodeRecord, pod: PodRecord) -> PodRecord:

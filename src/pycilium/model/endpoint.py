@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+from pycilium.model.host_port import HostPort
 from pycilium.model.labels import Labels
 
 HEALTH_CONTAINER, HEALTH_IFNAME = "cilium-health-ep", "eth0"
@@ -62,6 +63,8 @@ class Endpoint:
     state: EndpointState = EndpointState.WAITING_FOR_IDENTITY
     network: str = ""
     """Name of the CNI network that attached it: GC of another one leaves it alone."""
+    host_ports: tuple[HostPort, ...] = ()
+    """Ports of the node that lead to it."""
 
     @property
     def attachment(self) -> str:

@@ -36,6 +36,26 @@ def test_no_labels_are_none(config):
     assert request(config=config).labels == {}
 
 
+def test_host_ports_come_from_the_runtimes_port_mappings():
+    mappings = [
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+        {"hostPort": 53, "containerPort": 5353, "protocol": "UDP", "hostIP": "192.0.2.7"},
+    ]
+
+    with_ports = request(config={"runtimeConfig": {"portMappings": [*mappings, mappings[0]]}})
+
+    assert list(map(str, with_ports.host_ports)) == ["8080:80/TCP", "192.0.2.7:53:5353/UDP"]
+    assert request(config={"runtimeConfig": {}}).host_ports == ()
+
+
+@pytest.mark.parametrize("mapping", [{"hostPort": 0, "containerPort": 80}, {"hostPort": 80}, "80:80"])
+def test_port_mappings_that_cannot_be_are_an_error_with_their_path(mapping):
+    with pytest.raises(InvalidResource) as failure:
+        _ = request(config={"runtimeConfig": {"portMappings": [mapping]}}).host_ports
+
+    assert failure.value.path == "runtimeConfig.portMappings"
+
+
 @pytest.mark.parametrize(
     ("args", "path"),
     [

@@ -126,7 +126,6 @@ class TestConfiguration:
             ("bridge", "cni0"),
             ("ipam", {"type": "host-local"}),
             ("ipMasq", True),
-            ("runtimeConfig", {"portMappings": []}),
             ("chaining-mode", "portmap"),
         ],
     )
@@ -145,7 +144,13 @@ class TestConfiguration:
         assert code == 7
         assert text.startswith(field)
 
-    @pytest.mark.parametrize("field", ["args", "dns"])
+    def test_a_capability_that_is_not_offered_is_named(self):
+        code, text = refusal("ADD", {**CONFIG, "runtimeConfig": {"bandwidth": {"ingressRate": 5}}})
+
+        assert code == 2
+        assert "runtimeConfig.bandwidth" in text
+
+    @pytest.mark.parametrize("field", ["args", "dns", "runtimeConfig"])
     def test_objects_are_objects(self, field):
         assert refusal("ADD", {**CONFIG, field: "nonsense"})[0] == 7
 

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from pycilium.model.endpoint import Endpoint
+from pycilium.model.host_port import HostPort
 from pycilium.model.labels import Labels
 
 ENDPOINT = Endpoint(
@@ -23,6 +24,7 @@ ENDPOINT = Endpoint(
     namespace="default",
     labels=Labels.parse("k8s:app=web,k8s:io.kubernetes.pod.namespace=default"),
     sec_identity=300,
+    host_ports=(HostPort(8080, 80),),
 )
 
 
