@@ -17,7 +17,10 @@ class Bench:
         backoff = Backoff(first_s=1)
         self.rows = Reconciler("rows", self.row_target, backoff=backoff)
         self.policies = Reconciler("policies", self.policy_target, backoff=backoff)
+        self.link_target = FakeTarget(self.trace, "links")
+        self.links = Reconciler("links", self.link_target, backoff=backoff)
         self.stages = Stages([self.rows, self.policies])
+        self.grouped = Stages([self.rows, Stages([self.policies]), self.links])
 
 
 @pytest.fixture
@@ -111,3 +114,21 @@ def test_a_target_that_cannot_be_read_does_not_keep_the_others_from_it(bench):
 
     assert [error.__notes__ for error in caught.value.exceptions] == [["while reading rows"]]
     assert set(bench.policies.tracker.pending_deletions) == {"policy"}
+
+
+def test_stages_within_stages_hold_back_nothing_outside_of_them(bench):
+    for reconciler in (bench.rows, bench.policies, bench.links):
+        reconciler.desired_set("old", "x")
+    bench.grouped.run_round(0)
+    bench.policy_target.failing = {"new"}
+    bench.policies.desired_set("new", "x")
+    for reconciler in (bench.rows, bench.policies, bench.links):
+        reconciler.desired_delete("old")
+
+    result = bench.grouped.run_round(1)
+
+    assert bench.trace[-4:] == ["policies update new=x", "links delete old", "policies delete old", "rows delete old"]
+    assert result == RoundResult(updated=0, deleted=3, failed=1, next_due=2)
+    assert bench.grouped.in_sync
+    assert [(name, key) for name, key, _ in bench.grouped.failing()] == [("policies", "new")]
+    assert [reconciler.name for reconciler in bench.grouped.reconcilers] == ["rows", "policies", "links"]
