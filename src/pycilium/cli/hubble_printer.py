@@ -251,6 +251,10 @@ class Printer:
             return f"id: {update.id}{namespace}" + (f", pod name: {update.pod_name}" if update.pod_name else "")
         if kind == "ipcache_update":
             return f"cidr: {event.ipcache_update.cidr}, identity: {event.ipcache_update.identity}"
+        if kind == "service_upsert":
+            return _upserted_service(event.service_upsert)
+        if kind == "service_delete":
+            return f"id: {event.service_delete.id}"
         if kind == "unknown":
             return f"type: {event.unknown.type}, notification: {event.unknown.notification}"
         return "UNKNOWN"
@@ -411,3 +415,21 @@ def _cut_off(names: list[str]) -> str:
         shown += 1
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" (and {more} more)" if more else "")
+
+
+def _upserted_service(service: flow_pb2.ServiceUpsertNotification) -> str:
+    """As Hubble's command writes it."""
+    backends = ", ".join(_socket_address(backend) for backend in service.backend_addresses)
+    parts = [f"id: {service.id}", f"frontend: {_socket_address(service.frontend_address)}", f"backends: [{backends}]"]
+    fields = {
+        "type": service.type,
+        "external traffic policy": service.ext_traffic_policy,
+        "internal traffic policy": service.int_traffic_policy,
+        "namespace": service.namespace,
+        "name": service.name,
+    }
+    return ", ".join([*parts, *(f"{name}: {value}" for name, value in fields.items() if value)])
+
+
+def _socket_address(address: flow_pb2.ServiceUpsertNotificationAddr) -> str:
+    return f"[{address.ip}]:{address.port}" if ":" in address.ip else f"{address.ip}:{address.port}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pycilium.hubble.directories import EndpointName
 from pycilium.hubble.proto import flow_pb2
+from pycilium.model.service import Frontend
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,14 @@ class AgentEventLog:
     def policy_deleted(self, time_ns: int, labels: Iterable[str], revision: int, rule_count: int) -> None:
         self._append(time_ns, _policy(flow_pb2.POLICY_DELETED, labels, revision, rule_count))
 
+    def service_upserted(self, time_ns: int, frontend: Frontend, service_id: int) -> None:
+        self._append(time_ns, _service_upsert(frontend, service_id))
+
+    def service_deleted(self, time_ns: int, service_id: int) -> None:
+        event = flow_pb2.AgentEvent(type=flow_pb2.SERVICE_DELETED)
+        event.service_delete.id = service_id
+        self._append(time_ns, event)
+
     def attachment_rolled_back(self, time_ns: int, message: str) -> None:
         self._append(time_ns, _other("attachment-rolled-back", message))
 
@@ -86,6 +95,23 @@ def _endpoint(
     update = event.endpoint_update
     update.id, update.namespace, update.pod_name = endpoint_id, name.namespace, name.pod_name
     update.labels.extend(labels)
+    return event
+
+
+def _service_upsert(frontend: Frontend, service_id: int) -> flow_pb2.AgentEvent:
+    event = flow_pb2.AgentEvent(type=flow_pb2.SERVICE_UPSERTED)
+    upsert = event.service_upsert
+    upsert.id, upsert.name, upsert.namespace, upsert.type = (
+        service_id,
+        frontend.service,
+        frontend.namespace,
+        frontend.kind.value,
+    )
+    upsert.frontend_address.ip, upsert.frontend_address.port = str(frontend.at.address), frontend.at.port
+    for backend in frontend.inside or frontend.outside:
+        upsert.backend_addresses.add(ip=str(backend.at.address), port=backend.at.port)
+    upsert.ext_traffic_policy = "Local" if frontend.external_local else "Cluster"
+    upsert.int_traffic_policy = "Local" if frontend.internal_local else "Cluster"
     return event
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import socket
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeVar
 
+from pycilium.hubble.service_names import ServiceDirectory, ServiceTable
 from pycilium.model.labels import Labels
 
 Key = TypeVar("Key")
@@ -131,6 +132,7 @@ class Directories:
     identities: IdentityDirectory
     rules: RuleDirectory
     interfaces: InterfaceDirectory
+    services: ServiceDirectory = field(default_factory=ServiceTable)
 
 
 class EndpointTable:

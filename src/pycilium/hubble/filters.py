@@ -2,7 +2,7 @@
 
 A FlowFilter holds where all of its fields hold; a field holds where any of its values does. What a value says about
 a name, a label set or an identity is worked out once per name or identity, into a table that whole columns index.
-Fields about things that no flow of ours carries (HTTP, DNS, FQDN, services, encryption) are checked and match nothing;
+Fields about things that no flow of ours carries (HTTP, DNS, FQDN, encryption) are checked and match nothing;
 what cannot be judged at all is refused by name, never ignored.
 """
 
@@ -33,6 +33,7 @@ from pycilium.hubble.predicates import (
     Predicate,
     by_identity,
     by_name,
+    by_service,
     constant,
     everything,
     ip_only,
@@ -40,6 +41,7 @@ from pycilium.hubble.predicates import (
     one_of,
 )
 from pycilium.hubble.proto import flow_pb2
+from pycilium.hubble.service_names import ServiceName
 from pycilium.hubble.summary import ICMP, ICMPV6, IGMP, SCTP, TCP, TCP_FLAGS, UDP, VRRP
 
 L7_EVENT_TYPE = 129
@@ -251,6 +253,21 @@ def _namespaced(text: str) -> tuple[str, str]:
     return (namespace, prefix) if separator else (DEFAULT_NAMESPACE, text)
 
 
+def _services(side: str) -> _Builder:
+    def build(values: _Values, context: FilterContext) -> Predicate:
+        wanted = [_namespaced(value) for value in values]
+
+        def holds(name: ServiceName) -> bool:
+            return any(
+                (not namespace or name.namespace == namespace) and name.name.startswith(prefix)
+                for namespace, prefix in wanted
+            )
+
+        return by_service(side, holds, context)
+
+    return build
+
+
 def _workloads(side: str) -> _Builder:
     def build(values: _Values, context: FilterContext) -> Predicate:
         def holds(name: EndpointName) -> bool:
@@ -447,8 +464,8 @@ _BUILDERS: dict[str, _Builder] = {
     "encrypted": lambda values, _context: constant(False in values),
     "source_fqdn": _matches_no_flow(_glob),
     "destination_fqdn": _matches_no_flow(_glob),
-    "source_service": _matches_no_flow(),
-    "destination_service": _matches_no_flow(),
+    "source_service": _services("source"),
+    "destination_service": _services("destination"),
     "source_ip_xlated": _matches_no_flow(_network_words),
     "trace_id": _matches_no_flow(),
     "ip_trace_id": _matches_no_flow(),

@@ -40,6 +40,7 @@ from pycilium.hubble.directories import (
     PolicyName,
 )
 from pycilium.hubble.proto import flow_pb2, observer_pb2
+from pycilium.hubble.service_names import FrontendKey
 from pycilium.hubble.store import FlowStore, Loss
 
 CACHED = 16384
@@ -59,6 +60,8 @@ FILLED_FIELDS = frozenset(
             "l4",
             "source",
             "destination",
+            "source_service",
+            "destination_service",
             "Type",
             "node_name",
             "event_type",
@@ -198,6 +201,7 @@ class FlowConverter:
             flow.destination.CopyFrom(
                 self._endpoint(row.destination_endpoint, row.destination_identity, row.destination_name)
             )
+            self._fill_services(flow, row)
         flow.node_name = self._node_name
         flow.event_type.type = row.type
         flow.event_type.sub_type = row.sub_type
@@ -240,6 +244,22 @@ class FlowConverter:
         if labels is not None:
             self._endpoints[key] = message
         return message
+
+    def _fill_services(self, flow: flow_pb2.Flow, row: Row) -> None:
+        """Names the Services at both ends: of a packet that was translated, the one whose backend it is to or from.
+
+        At a socket the address tells: one flow has it from before, another from after the translation.
+        """
+        services, reply = self._directories.services, row.is_reply == REPLY_YES
+        service_id = row.service_id if row.type != TYPE_TRACE_SOCK else 0
+        at_source = FrontendKey(row.source_high, row.source_low, row.source_port, row.protocol)
+        at_destination = FrontendKey(row.destination_high, row.destination_low, row.destination_port, row.protocol)
+        source = services.of(service_id) if service_id and reply else services.at(at_source)
+        destination = services.of(service_id) if service_id and not reply else services.at(at_destination)
+        if source:
+            flow.source_service.namespace, flow.source_service.name = source
+        if destination:
+            flow.destination_service.namespace, flow.destination_service.name = destination
 
     def _fill_rules(self, flow: flow_pb2.Flow, row: Row) -> str:
         """Names the policies behind the row and returns what its summary says of them."""

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycilium.errors import CiliumError
-from pycilium.hubble.columns import Columns, Mask
+from pycilium.hubble.columns import REPLY_YES, TYPE_TRACE_SOCK, Columns, Mask
 from pycilium.hubble.directories import Directories, EndpointName
+from pycilium.hubble.service_names import FrontendKey, ServiceName
 from pycilium.hubble.store import FlowStore
 
 _DENSE = 1 << 22
@@ -155,3 +156,47 @@ def by_name(side: str, answer: Callable[[EndpointName], bool], context: FilterCo
         return ip_only(table.matches(getattr(rows, f"{side}_name")), rows)
 
     return matches
+
+
+def by_service(side: str, answer: Callable[[ServiceName], bool], context: FilterContext) -> Predicate:
+    """A predicate about the Service at one end; see FlowConverter for which that is."""
+    services = context.directories.services
+    revision, wanted, ids = -1, _Frontends([]), list[int]()
+
+    def matches(rows: Columns, _first: int) -> Mask:
+        nonlocal revision, wanted, ids
+        if revision != services.revision:
+            revision = services.revision
+            found = list(services.frontends())
+            wanted = _Frontends([key for key, _, name in found if answer(name)])
+            ids = [service_id for _, service_id, name in found if service_id and answer(name)]
+        end = (getattr(rows, f"{side}_high"), getattr(rows, f"{side}_low"), getattr(rows, f"{side}_port"))
+        # A packet that was translated has at this end the Service that its number says, not the one of its address.
+        told = (
+            (rows.service_id != 0)
+            & (rows.type != TYPE_TRACE_SOCK)
+            & ((rows.is_reply == REPLY_YES) == (side == "source"))
+        )
+        mask = np.where(told, np.isin(rows.service_id, ids), wanted.has(*end, rows.protocol))
+        return ip_only(mask, rows)
+
+    return matches
+
+
+class _Frontends:
+    """A set of frontends that whole columns are looked up in."""
+
+    def __init__(self, keys: list[FrontendKey]) -> None:
+        self._ports = np.zeros(1 << 16, np.bool_)
+        self._ports[[key.port for key in keys]] = True
+        self._keys = set(keys)
+
+    def has(
+        self, high: NDArray[np.uint64], low: NDArray[np.uint64], port: NDArray[np.uint16], protocol: NDArray[np.uint8]
+    ) -> Mask:
+        """Which rows are one of them; few have such a port, and those are looked up one by one."""
+        mask = np.zeros(len(port), np.bool_)
+        at = np.flatnonzero(self._ports[port])
+        rows = zip(high[at].tolist(), low[at].tolist(), port[at].tolist(), protocol[at].tolist(), strict=True)
+        mask[at] = [row in self._keys for row in rows]
+        return mask

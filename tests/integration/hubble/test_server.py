@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import grpc
@@ -21,6 +22,8 @@ from pycilium.hubble.directories import Directories, EndpointName
 from pycilium.hubble.proto import flow_pb2, observer_pb2, observer_pb2_grpc, peer_pb2, peer_pb2_grpc, relay_pb2
 from pycilium.hubble.server import HubbleServer
 from pycilium.hubble.store import FlowStore
+from pycilium.model.l4 import Protocol
+from pycilium.model.service import Backend, Frontend, FrontendKind, L4Address
 from tests.unit.hubble.synthetic import DROP, INGRESS, client_to_web, directories, events, web_to_client
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gRPC's own
@@ -285,6 +288,34 @@ class TestTheRest:
         assert seen[0].agent_event.endpoint_update == flow_pb2.EndpointUpdateNotification(
             id=10, labels=["k8s:app=client"], pod_name="client-1", namespace="default"
         )
+
+    async def test_services_that_come_and_go_are_agent_events(self, node: Node) -> None:
+        log, backend = node.server.agent_events, L4Address(ip_address("10.0.0.5"), 8080, Protocol.TCP)
+        frontend = Frontend(
+            at=L4Address(ip_address("10.96.0.10"), 80, Protocol.TCP),
+            kind=FrontendKind.CLUSTER_IP,
+            namespace="shop",
+            service="web",
+            inside=(Backend(backend),),
+        )
+        log.service_upserted(10**9, frontend, 3)
+        log.service_deleted(2 * 10**9, 3)
+
+        call = node.observer.GetAgentEvents(observer_pb2.GetAgentEventsRequest(number=2))
+        upserted, deleted = [(await call.read()).agent_event for _ in range(2)]
+
+        assert (upserted.type, deleted.type) == (flow_pb2.SERVICE_UPSERTED, flow_pb2.SERVICE_DELETED)
+        assert upserted.service_upsert == flow_pb2.ServiceUpsertNotification(
+            id=3,
+            frontend_address=flow_pb2.ServiceUpsertNotificationAddr(ip="10.96.0.10", port=80),
+            backend_addresses=[flow_pb2.ServiceUpsertNotificationAddr(ip="10.0.0.5", port=8080)],
+            type="ClusterIP",
+            name="web",
+            namespace="shop",
+            ext_traffic_policy="Cluster",
+            int_traffic_policy="Cluster",
+        )
+        assert deleted.service_delete.id == 3
 
     async def test_there_are_no_debug_events(self, node: Node) -> None:
         call = node.observer.GetDebugEvents(observer_pb2.GetDebugEventsRequest(number=5))

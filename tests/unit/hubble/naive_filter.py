@@ -73,6 +73,12 @@ def _end_holds(flow: flow_pb2.Flow, side: str, what: str, value) -> bool:
             namespace, prefix = "default", value
         named = end.namespace or end.pod_name
         return bool(named) and namespace in ("", end.namespace) and end.pod_name.startswith(prefix)
+    if what == "service":
+        service = getattr(flow, f"{side}_service")
+        namespace, separator, prefix = value.partition("/")
+        if not separator:
+            namespace, prefix = "default", value
+        return bool(service.name) and namespace in ("", service.namespace) and service.name.startswith(prefix)
     if what == "label":
         return all(_label_holds(end.labels, part.strip()) for part in value.split(","))
     if what == "identity":

@@ -19,6 +19,7 @@ from pycilium.hubble.directories import (
     PolicyName,
     Workload,
 )
+from pycilium.hubble.service_names import FrontendKey, ServiceName, ServiceTable
 from pycilium.hubble.store import FlowStore
 
 EVENT = FlowEvent.DTYPE
@@ -130,7 +131,22 @@ def directories() -> Directories:
     endpoints.set_endpoint(20, EndpointName("shop", "web-abc", "default"))
     identities.set_identity(CLIENT, ("k8s:app=client", "k8s:io.cilium.k8s.policy.cluster=default"))
     identities.set_identity(WEB, ("k8s:app=web", "k8s:tier=front"))
-    return Directories(endpoints, identities, KnownRules(), KnownInterfaces())
+    return Directories(endpoints, identities, KnownRules(), KnownInterfaces(), services())
+
+
+def services() -> ServiceTable:
+    """default/dns at 10.1.0.1 port 53 and fd00::2 port 53, shop/web at 10.1.0.1 port 80; ids 1 to 3."""
+    table = ServiceTable()
+    for number, (address, port, protocol, name) in enumerate(
+        [
+            ("10.1.0.1", 53, UDP, ServiceName("default", "dns")),
+            ("10.1.0.1", 80, TCP, ServiceName("shop", "web")),
+            ("fd00::2", 53, UDP, ServiceName("default", "dns")),
+        ],
+        start=1,
+    ):
+        table.set_frontend(FrontendKey.of(address_bytes(address), port, protocol), number, name)
+    return table
 
 
 def filled_store(*made: np.ndarray, capacity: int = 1024) -> tuple[FlowStore, Directories]:

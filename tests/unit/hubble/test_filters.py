@@ -45,6 +45,7 @@ def flow_events(draw: st.DrawFn) -> np.ndarray:
         direction=draw(st.sampled_from([0, 1, 2])),
         verdict_flags=draw(st.sampled_from([0, 0, 1, 2, 3, 5, 11])),
         ifindex=draw(st.sampled_from([0, 7, 8, 9])),
+        service_id=draw(st.sampled_from([0, 0, 1, 2, 9])),
     )
 
 
@@ -52,6 +53,7 @@ cidrs = st.sampled_from(
     ["10.0.0.1", "10.0.0.0/8", "10.0.0.0/31", "0.0.0.0/0", "::/0", "fd00::/16", "fd00::2", "2606::/12"]
 )
 pods = st.sampled_from(["client", "shop/", "/web", "/", "shop/web-abc", "default/web", "nowhere/x"])
+services = st.sampled_from(["dns", "shop/", "/web", "/", "shop/web", "default/x"])
 labels = st.sampled_from(
     ["app=web", "k8s:app=client", "!app", "tier", "app!=web", "reserved:host", "reserved:app", "app,tier"]
 )
@@ -72,6 +74,8 @@ field_values: dict[str, st.SearchStrategy] = {
     "destination_ip": cidrs,
     "source_pod": pods,
     "destination_pod": pods,
+    "source_service": services,
+    "destination_service": services,
     "source_label": labels,
     "destination_label": labels,
     "source_port": ports.map(str),

@@ -353,6 +353,8 @@ class TestFieldMask:
             client_to_web(type=DROP, subtype=POLICY_DENY, direction=INGRESS, verdict_flags=1 | 2 | 8, egress_row=1),
             client_to_web(type=DROP, subtype=POLICY_DENY, direction=EGRESS, verdict_flags=1 | 4),
             web_to_client(egress_row=1, ingress_row=2),
+            client_to_web(service_id=2),
+            web_to_client(service_id=2),
             client_to_web(type=TRACE_SOCK, subtype=1, egress_row=1, egress_revision=1),
         )
         filled = {field.name for flow in flows_of(*made) for field, _ in flow.ListFields()}
