@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from pycilium.agent.controller import Controller
+from pycilium.agent.earlier_agent import numbers_in_use
 from pycilium.agent.identities import insert_reserved
 from pycilium.agent.intent import Intent
 from pycilium.agent.link_operations import LinkTarget
-from pycilium.agent.targets import Targets, make_targets, numbers_in_use
+from pycilium.agent.targets import Targets, make_targets
 from pycilium.datapath import bpf_syscall, bpffs, layouts, loader
 from pycilium.datapath.codec import MapType
 from pycilium.datapath.maps import Map, RawMap

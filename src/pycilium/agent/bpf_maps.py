@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from itertools import islice
 
-from pycilium.agent import views
+from pycilium.agent import service_map_views, views
 from pycilium.agent.parts import Parts
 from pycilium.api import messages
 from pycilium.datapath import conntrack, layouts, nat
@@ -47,6 +47,9 @@ def entries(parts: Parts, name: str) -> list[messages.MapEntry]:
         return _ipcache(parts, 4 if name == "ipcache4" else 6)
     if name in NAT_MAPS:
         return list(_mappings(parts.datapath, name))
+    services = service_map_views.entries(parts.datapath, name)
+    if services is not None:
+        return services
     spec = layouts.MAPS[name]
     if spec.key is None or spec.value is None:
         return []

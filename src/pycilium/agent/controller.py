@@ -9,7 +9,10 @@
               nodes ────┼──► Cluster ──────►┘  │
    remote endpoints ────┘      └──► nodes map, routes
                                                │
-        stages: routes → bits → rows → policies → nodes → ipcache → endpoints → links   (removals in reverse)
+            services, slices, pods ──► Services ──► slots, backends, frontends
+                                               │
+        stages: routes → bits → rows → policies → nodes → ipcache → endpoints → services → links
+        (removals in reverse)
 
 A round never awaits and does all its writes before it returns, so whoever committed a change and then ran a round
 knows that the kernel has it. The desired entries depend on the intent alone; numbers come from the engine.
@@ -23,10 +26,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from pycilium.agent.cluster import Cluster, ClusterChanges, ClusterSettings
+from pycilium.agent.earlier_agent import nodes_in_use
+from pycilium.agent.entries import EndpointTarget
 from pycilium.agent.intent import HostAddress, Intent
 from pycilium.agent.ipcache import Ipcache, IpcacheTarget, network_of
 from pycilium.agent.link_operations import LinkTarget
-from pycilium.agent.targets import EndpointTarget, Targets, nodes_in_use
+from pycilium.agent.services import Services
+from pycilium.agent.targets import Targets
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.identity import Identity, ReservedIdentity
 from pycilium.model.labels import Labels
@@ -48,7 +54,12 @@ class Controller:
     """Owns the policy engine and what is desired of each target; see the module's drawing."""
 
     def __init__(
-        self, intent: Intent, engine: PolicyEngine, targets: Targets, settings: ClusterSettings | None = None
+        self,
+        intent: Intent,
+        engine: PolicyEngine,
+        targets: Targets,
+        settings: ClusterSettings | None = None,
+        services: Services | None = None,
     ) -> None:
         self._intent, self.engine, self._targets = intent, engine, targets
         self._policies = intent.policies.changes()
@@ -65,6 +76,7 @@ class Controller:
         self.pod_cidrs_decided: Callable[[Iterable[Network]], None] = lambda _: None
         """Called in a round in which the nodes were decided anew, with the others' pod CIDRs."""
         self._ipcache = Ipcache(engine, self.cluster, targets.ipcache)
+        self.services = services
 
     def run(self, now: float) -> RoundResult:
         """Take in every change since the last round and write what follows from it."""
@@ -96,7 +108,11 @@ class Controller:
         if changes.cidrs and changes.subjects:
             self._introduce_cidr_identities(now)
         self._desire_endpoints(endpoints, changes)
+        if self.services is not None:
+            self.services.desire(now)
         result = self._targets.stages.run_round(now)
+        if self.services is not None:
+            result = _due_at(result, self.services.realized(now))
         if self._targets.stages.in_sync:
             self.engine.realized()
             self.cluster.realized()
@@ -277,6 +293,12 @@ def _local_addresses(
     placed = {address: endpoint.sec_identity for endpoint in new for address in endpoint.addresses}
     placed |= {change.new.address: int(ReservedIdentity.HOST) for change in hosts if change.new is not None}
     return gone, placed
+
+
+def _due_at(result: RoundResult, at: float | None) -> RoundResult:
+    """With another round at that time at the latest."""
+    due = [each for each in (result.next_due, at) if each is not None]
+    return replace(result, next_due=min(due, default=None))
 
 
 def _upserted(changes: Iterable[Change[T]]) -> list[T]:

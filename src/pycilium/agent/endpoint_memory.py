@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from pycilium.agent.earlier_agent import KernelMemory
 from pycilium.agent.plumbing import PodLink
-from pycilium.agent.targets import KernelMemory
 from pycilium.model.endpoint import Endpoint, EndpointState
 from pycilium.model.identity import Identity
 from pycilium.model.labels import Labels, pod_labels

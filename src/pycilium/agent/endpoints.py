@@ -20,13 +20,13 @@ import structlog
 
 from pycilium.agent import endpoint_memory, views
 from pycilium.agent.config import AgentConfig
+from pycilium.agent.earlier_agent import KernelMemory
 from pycilium.agent.endpoint_files import EndpointFiles, Found
 from pycilium.agent.identities import Identities
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.pod_labelling import PodLabelling
-from pycilium.agent.targets import KernelMemory
 from pycilium.api.cni_messages import CniRequest, CniResult, contradictions
 from pycilium.datapath.pod_interface import host_ifname
 from pycilium.endpoint import EndpointEvent, advance, restored
@@ -260,7 +260,7 @@ class Endpoints:
 
     async def _create(self, request: CniRequest, labels: Labels) -> Endpoint:
         owner = attachment_name(request.container_id, request.ifname)
-        is_pod = request.container_id != HEALTH_CONTAINER
+        is_pod, host_ports = request.container_id != HEALTH_CONTAINER, request.host_ports
         async with contextlib.AsyncExitStack() as undo:
             addresses = self._allocated(owner, is_pod=is_pod)
             undo.callback(self.ipam.release, owner)
@@ -290,6 +290,7 @@ class Endpoints:
                 labels=labels,
                 sec_identity=await identity,
                 network=str(request.config.get("name", "")),
+                host_ports=host_ports,
             )
             undo.callback(self._forget, endpoint)
             self._insert(advance(endpoint, EndpointEvent.IDENTITY_KNOWN))

@@ -1,6 +1,6 @@
 """The intent tables of one node: everything that decides what the kernel should hold.
 
-Who writes: `sources` (policies, namespaces, pods, identities, nodes, remote endpoints: from the store), `endpoints`
+Who writes: `sources` (all that comes from the store, services and their endpoints too), `endpoints`
 (endpoints: from the CNI and from files after a restart), `addresses` (host addresses: from netlink). Nobody else. The
 one reader that matters is `controller`.
 """
@@ -16,7 +16,8 @@ from pycilium.model.identity import Identity
 from pycilium.model.node import Node
 from pycilium.model.policy import Policy
 from pycilium.model.remote_endpoint import RemoteEndpoint
-from pycilium.model.resources import Namespace, Pod
+from pycilium.model.resources import Namespace, Pod, Service
+from pycilium.services import PodEndpoint, SliceView
 from pycilium.tables import Database, Table
 
 
@@ -48,6 +49,12 @@ class Intent:
     """All but this one."""
     remote_endpoints: Table[RemoteEndpoint]
     """Of all nodes: which are this one's own, its addresses tell, and those change."""
+    own_node: Table[Node]
+    """What the store says of this node; empty or one."""
+    services: Table[Service]
+    slices: Table[SliceView]
+    pod_endpoints: Table[PodEndpoint]
+    """Of all nodes, as far as Services may select them; empty where others make EndpointSlices."""
 
     @classmethod
     def new(cls) -> Self:
@@ -71,6 +78,10 @@ class Intent:
             host_addresses=db.table("host-addresses", key=lambda host: host.address),
             nodes=db.table("nodes", key=lambda node: node.name),
             remote_endpoints=db.table("remote-endpoints", key=lambda endpoint: endpoint.key),
+            own_node=db.table("own-node", key=lambda node: node.name),
+            services=db.table("services", key=lambda service: (service.metadata.namespace, service.metadata.name)),
+            slices=db.table("endpoint-slices", key=lambda view: (view.namespace, view.name)),
+            pod_endpoints=db.table("pod-endpoints", key=lambda pod: pod.key),
         )
 
 

@@ -26,7 +26,7 @@ from pycilium.model.endpoint import Endpoint
 from pycilium.model.identity import is_node_local
 from pycilium.model.node import usable_address
 from pycilium.model.peer import Network
-from pycilium.model.resources import CiliumEndpoint, ObjectMeta, ResourceKey
+from pycilium.model.resources import CiliumEndpoint, ObjectMeta, Pod, ResourceKey
 from pycilium.model.resources.cilium_objects import (
     AddressPair,
     EndpointIdentity,
@@ -34,12 +34,15 @@ from pycilium.model.resources.cilium_objects import (
     EndpointState,
     EndpointStatus,
     ExternalIdentifiers,
+    NamedPort,
 )
 from pycilium.store import Store
 from pycilium.tables import Change
 
 log = structlog.get_logger()
 RETRY_S = 1.0
+DECIDING = {"endpoints", "host-addresses", "remote-endpoints", "pods"}
+"""The tables that what is published depends on."""
 
 
 class Publisher:
@@ -51,6 +54,7 @@ class Publisher:
         self._config, self._intent, self._store, self._events = config, intent, store, events
         self._node = node
         self._changes = intent.endpoints.changes()
+        self._pods = intent.pods.changes()
         self._published = intent.remote_endpoints.changes(from_start=False)
         self._pending: dict[ResourceKey, CiliumEndpoint | None] = {}
         self._changed = asyncio.Event()
@@ -59,9 +63,7 @@ class Publisher:
     async def run(self) -> None:
         """Publish until cancelled."""
         self._changed.set()
-        self._intent.db.on_commit(
-            lambda tables: self._changed.set() if tables & {"endpoints", "host-addresses", "remote-endpoints"} else None
-        )
+        self._intent.db.on_commit(lambda tables: self._changed.set() if tables & DECIDING else None)
         await self._node.published.wait()  # until then the name may be another's, and what he published under it
         await self._find_stale()
         while True:
@@ -95,6 +97,9 @@ class Publisher:
             for endpoint in self._intent.db.snapshot().all(self._intent.endpoints):
                 if _key(endpoint) in lost:
                     self._want(endpoint)
+        for pod in filter(_port_names_differ, self._pods.drain()):
+            for endpoint in self._intent.db.snapshot().by(self._intent.endpoints, "pod", _pod_index(pod)):
+                self._want(endpoint)
         now = time.time_ns()
         for change in self._changes.drain():
             self._announce(change, now)
@@ -185,9 +190,26 @@ class Publisher:
                 id=endpoint.sec_identity, labels=tuple(sorted(str(label) for label in endpoint.labels))
             ),
             networking=EndpointNetworking(addressing=(pair,), node=self._node_ip),
+            named_ports=self._named_ports(endpoint),
             state=cast("EndpointState", str(endpoint.state)),
         )
         return CiliumEndpoint(metadata=ObjectMeta(name=endpoint.pod_name, namespace=endpoint.namespace), status=status)
+
+    def _named_ports(self, endpoint: Endpoint) -> tuple[NamedPort, ...]:
+        """What its pod calls its ports: the target ports of Services may be such names."""
+        key = ResourceKey("Pod", endpoint.namespace, endpoint.pod_name)
+        pod = self._intent.db.snapshot().get(self._intent.pods, key)
+        ports = pod.named_ports if pod is not None else ()
+        return tuple(NamedPort(name=each.name, protocol=each.protocol, port=each.port) for each in ports)
+
+
+def _port_names_differ(change: Change[Pod]) -> bool:
+    return (change.old.named_ports if change.old else ()) != (change.new.named_ports if change.new else ())
+
+
+def _pod_index(change: Change[Pod]) -> tuple[str, str]:
+    pod = change.new or change.old
+    return (pod.metadata.namespace, pod.metadata.name) if pod is not None else ("", "")
 
 
 def _lies_in(pair: AddressPair, cidrs: Sequence[Network]) -> bool:

@@ -15,6 +15,7 @@ from pycilium.agent.status import AgentStatus
 from pycilium.api import messages
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniResult, CniStatusRequest
 from pycilium.api.health_messages import HealthResponse, HealthStatusResponse, LoadResponse
+from pycilium.api.service_messages import ServiceView
 from pycilium.datapath import layouts
 from pycilium.errors import AgentUnavailable, NotFound
 from pycilium.model.endpoint import Endpoint
@@ -54,6 +55,16 @@ class Service:
         if identity is None:
             raise NotFound(f"no identity {number}")
         return views.identity_view(identity)
+
+    async def services(self) -> Sequence[ServiceView]:
+        services = self._parts.controller.services
+        return list(services.view()) if services is not None else []
+
+    async def service(self, number: int) -> ServiceView:
+        found = next((view for view in await self.services() if view.spec.id == number), None)
+        if found is None:
+            raise NotFound(f"no service {number} on {self._parts.config.node_name}")
+        return found
 
     async def ip_entries(self) -> Sequence[messages.IpEntry]:
         snapshot = self._parts.intent.db.snapshot()

@@ -15,7 +15,7 @@ import asyncio
 import random
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -48,6 +48,8 @@ class Source(Generic[R, T]):
     """The table's key for a resource, also one that cannot be read or converted."""
     owns: Callable[[T], bool] = lambda _: True
     """Which objects of the table come from here, where several sources share one."""
+    beside: tuple[Source[R, Any], ...] = ()
+    """Sources of the same kind that fill other tables from this one's watch."""
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     rejected: dict[Hashable, str] = field(default_factory=dict)
     """Resources that could not be converted, with the reason: shown by status."""
@@ -60,12 +62,11 @@ class Source(Generic[R, T]):
         while True:
             try:
                 async for step in follow(store, self.kind):
+                    for each in (self, *self.beside):
+                        each.take_in(db, step)
                     if isinstance(step, ResourceList):
-                        self._replace(db, step)
                         self.error, delay = "", RETRY_FIRST_S
                         self.synced.set()
-                    else:
-                        self._apply(db, step)
                     del step  # the next one may be long in coming
             except StoreError as error:
                 if not self.error:
@@ -73,6 +74,13 @@ class Source(Generic[R, T]):
                 self.error = str(error)
             await asyncio.sleep(retry_delay_s(delay))
             delay = min(delay * 2, RETRY_MOST_S)
+
+    def take_in(self, db: Database, step: ResourceList[R] | WatchEvent[R] | Unreadable) -> None:
+        """What the store told: all there is, or one change."""
+        if isinstance(step, ResourceList):
+            self._replace(db, step)
+        else:
+            self._apply(db, step)
 
     def _replace(self, db: Database, listed: ResourceList[R]) -> None:
         wanted = {self.key(resource.key) for resource in listed.items}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 from pycilium import __version__
-from pycilium.agent import bpf_maps, health_views, views
+from pycilium.agent import bpf_maps, health_views, service_views, views
 from pycilium.agent.parts import Parts
 from pycilium.api import messages
 from pycilium.store import hide_password
@@ -51,6 +51,8 @@ class AgentStatus:
             hubble=self._hubble_status(),
             ipam=self._ipam_status(),
             masquerading=views.masquerading(parts.config),
+            kube_proxy_replacement=service_views.kube_proxy_replacement(parts.config),
+            services=parts.controller.services.counts() if parts.controller.services is not None else None,
             node_monitor=messages.MonitorStatus(seen=parts.flows.next, lost=parts.ingestion.lost),
             bpf_maps=messages.BpfMapStatus(
                 maps=[
@@ -86,8 +88,10 @@ class AgentStatus:
         problems += parts.endpoints.ipam.exhausted()
         problems += _few([f"{key}: {why}" for source in parts.sources for key, why in source.rejected.items()])
         problems += _few(list(parts.controller.cluster.problems()))
+        services = parts.controller.services
+        problems += _few(list(services.problems())) if services is not None else []
         problems += [f"policy of {labels}: {why}" for labels, why in parts.controller.engine.problems().items()]
-        problems += [f"{name}: {key}: {status.error}" for name, key, status in parts.controller.failing()]
+        problems += _few([f"{name}: {key}: {status.error}" for name, key, status in parts.controller.failing()])
         problems += self._too_full()
         return problems
 

@@ -9,6 +9,7 @@ from pycilium import __version__
 from pycilium.agent.config import AgentConfig
 from pycilium.api import messages
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniResult, CniStatusRequest
+from pycilium.api.service_messages import ServiceView
 from pycilium.errors import AgentUnavailable
 
 # ruff: noqa: ARG002  the protocol's arguments are nothing to one who cannot serve
@@ -38,6 +39,12 @@ class WaitingService:
         self._refuse()
 
     async def identity(self, number: int) -> messages.Identity:
+        self._refuse()
+
+    async def services(self) -> Sequence[ServiceView]:
+        self._refuse()
+
+    async def service(self, number: int) -> ServiceView:
         self._refuse()
 
     async def ip_entries(self) -> Sequence[messages.IpEntry]:

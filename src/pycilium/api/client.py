@@ -73,6 +73,12 @@ class AgentClient(_Client):
     def identity(self, number: int) -> dict[str, Any]:
         return self._object(f"/identity/{number}")
 
+    def services(self) -> list[dict[str, Any]]:
+        return self._list("/service")
+
+    def service(self, number: int) -> dict[str, Any]:
+        return self._object(f"/service/{number}")
+
     def ip_entries(self) -> list[dict[str, Any]]:
         return self._list("/ip")
 

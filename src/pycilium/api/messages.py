@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from pycilium.api.service_messages import KubeProxyReplacement, ServiceCounts
+
 Health = Literal["Ok", "Warning", "Failure", "Disabled"]
 
 
@@ -123,6 +125,9 @@ class StatusResponse(Message, frozen=True):
     operator: OperatorStatus | None = None
     ipam: IpamStatus | None = None
     masquerading: Masquerading | None = None
+    kube_proxy_replacement: KubeProxyReplacement | None = None
+    services: ServiceCounts | None = None
+    """Not in Cilium's shape."""
     node_monitor: MonitorStatus | None = msgspec.field(default=None, name="nodeMonitor")
     bpf_maps: BpfMapStatus | None = None
     controllers: list[ControllerStatus] = []

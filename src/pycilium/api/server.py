@@ -108,6 +108,8 @@ def _agent_routes(service: AgentService) -> list[Route]:
         ("GET", "/endpoint/{reference}", lambda request: service.endpoint(request.match_info["reference"])),
         ("GET", "/identity", lambda _: service.identities()),
         ("GET", "/identity/{number}", lambda request: service.identity(_number(request))),
+        ("GET", "/service", lambda _: service.services()),
+        ("GET", "/service/{number}", lambda request: service.service(_number(request, "service id"))),
         ("GET", "/ip", lambda _: service.ip_entries()),
         ("GET", "/policy", lambda _: service.policy()),
         ("GET", "/map", maps),
@@ -165,10 +167,10 @@ async def _body(request: web.Request, kind: type[Request]) -> Request:
         raise InvalidResource(str(error), source="request") from error
 
 
-def _number(request: web.Request) -> int:
+def _number(request: web.Request, what: str = "identity number") -> int:
     text = request.match_info["number"]
     if not (text.isascii() and text.isdigit()):
-        raise InvalidResource(f"{text} is no identity number", source="request")
+        raise InvalidResource(f"{text} is no {what}", source="request")
     return int(text)
 
 

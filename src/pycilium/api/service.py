@@ -23,6 +23,7 @@ from pycilium.api.messages import (
     PolicyResponse,
     StatusResponse,
 )
+from pycilium.api.service_messages import ServiceView
 
 
 class AgentService(Protocol):
@@ -42,6 +43,14 @@ class AgentService(Protocol):
 
     async def identity(self, number: int) -> Identity:
         """NotFound if nobody has it."""
+        ...
+
+    async def services(self) -> Sequence[ServiceView]:
+        """Every frontend of every Service, by service id."""
+        ...
+
+    async def service(self, number: int) -> ServiceView:
+        """NotFound if no frontend has that service id."""
         ...
 
     async def ip_entries(self) -> Sequence[IpEntry]: ...

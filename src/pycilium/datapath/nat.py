@@ -25,6 +25,7 @@ GRACE_S = 10
 """An entry that was used so lately stays: its connection may be younger than the list of connections."""
 IDLE_TCP_S, IDLE_OTHER_S = int(CtLifetimeS.TCP_S), int(CtLifetimeS.OTHER_S)
 
+
 @dataclass(frozen=True, slots=True)
 class Mapping:
     """One mapping as people read it: `inside` is seen by `remote` as `outside`. `used_s` is of CLOCK_MONOTONIC."""
@@ -55,7 +56,7 @@ def collect(target: RawMap, conntrack: RawMap, now_s: int) -> Collected:
 def mappings(target: Map[Any, layouts.NatEntry]) -> Iterator[Mapping]:
     """All mappings of nat4 or nat6, as their NAT_OUT entries have them."""
     keys, values = target.dump()
-    outward = keys["direction"] == NatDirection.OUT
+    outward = (keys["direction"] == NatDirection.OUT) & (values["flags"] & NatFlags.SERVICE == 0)
     for key, value in zip(keys[outward], values[outward], strict=True):
         yield Mapping(
             protocol=int(key["protocol"]),

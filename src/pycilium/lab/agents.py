@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from pycilium.errors import AgentUnavailable, AlreadyExists, CiliumError
-from pycilium.lab import etcd, gate, processes
+from pycilium.lab import cgroups, etcd, gate, processes
 from pycilium.lab.layout import LabLayout, LabRecord
 from pycilium.lab.plan import capacities
 

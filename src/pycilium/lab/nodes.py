@@ -11,7 +11,18 @@ import signal
 from collections.abc import Callable
 
 from pycilium.errors import AlreadyExists, CiliumError, ConfigError, NotFound
-from pycilium.lab import agents, given_cidrs, impairments, labs, namespaces, network, pods, processes, published
+from pycilium.lab import (
+    agents,
+    cgroups,
+    given_cidrs,
+    impairments,
+    labs,
+    namespaces,
+    network,
+    pods,
+    processes,
+    published,
+)
 from pycilium.lab.layout import LabLayout, LabRecord, NodeRecord, PodRecord
 from pycilium.lab.plan import next_node, readdressed
 

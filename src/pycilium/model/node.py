@@ -20,6 +20,8 @@ INTERNAL_IP = "InternalIP"
 GATEWAY_IP = "CiliumInternalIP"
 """The node's own address within its pod CIDR."""
 
+ZONE_LABEL = "topology.kubernetes.io/zone"
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -31,6 +33,8 @@ class Node:
     health_ips: tuple[Address, ...] = ()
     pod_cidrs: tuple[Network, ...] = ()
     boot_id: str = ""
+    zone: str = ""
+    """Where it stands, for Services that prefer what is near."""
 
     def internal_ip(self, version: int) -> Address | None:
         """The first address of a family on the underlay."""
@@ -54,6 +58,7 @@ def node_of(resource: CiliumNode) -> Node:
             for index, cidr in enumerate(spec.ipam.pod_cidrs if spec.ipam is not None else ())
         ),
         boot_id=spec.bootid,
+        zone=resource.metadata.labels.get(ZONE_LABEL, ""),
     )
 
 

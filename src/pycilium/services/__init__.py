@@ -3,7 +3,7 @@
 resources, endpoints, host ports ──► catalogue ──► frontends ──► plan ──► ids, slots, entries
 """
 
-from pycilium.services.candidates import NamedTarget, PodEndpoint, pod_endpoint
+from pycilium.services.candidates import NamedTarget, PodEndpoint, SliceView, pod_endpoint, slice_view
 from pycilium.services.catalogue import Catalogue, CatalogueChanges, all_frontends
 from pycilium.services.frontends import HostPortMapping
 from pycilium.services.map_values import (
@@ -36,7 +36,9 @@ __all__ = [
     "Run",
     "ServicePlanner",
     "ServiceSettings",
+    "SliceView",
     "SourceRange",
     "all_frontends",
     "pod_endpoint",
+    "slice_view",
 ]

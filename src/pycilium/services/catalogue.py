@@ -47,7 +47,7 @@ class CatalogueChanges:
     """What changed since the last update, None for what is gone. Pods' keys are those of their CiliumEndpoints."""
 
     services: Mapping[Name, Service | None] = field(default_factory=dict)
-    slices: Mapping[Name, EndpointSlice | None] = field(default_factory=dict)
+    slices: Mapping[Name, EndpointSlice | SliceView | None] = field(default_factory=dict)
     pods: Mapping[Name, PodEndpoint | None] = field(default_factory=dict)
     host_ports: Mapping[Name, tuple[HostPortMapping, ...]] = field(default_factory=dict)
     """By pod; none at all for one that is gone."""
@@ -139,16 +139,17 @@ class Catalogue:
                 self._host_ports.pop(name, None)
         return {Owner(*name) for name in touched} | {Owner(*name, host_ports=True) for name in pods}
 
-    def _take_in_slice(self, name: Name, resource: EndpointSlice | None) -> Iterator[Name]:
+    def _take_in_slice(self, name: Name, told: EndpointSlice | SliceView | None) -> Iterator[Name]:
         before = self._service_of_slice.pop(name, None)
         if before is not None:
             del self._slices[before][name[1]]
             if not self._slices[before]:
                 del self._slices[before]
             yield before
-        if resource is not None and resource.service_name:
-            service = (name[0], resource.service_name)
-            self._slices[service][name[1]] = slice_view(resource)
+        view = slice_view(told) if isinstance(told, EndpointSlice) else told
+        if view is not None and view.service:
+            service = (name[0], view.service)
+            self._slices[service][name[1]] = view
             self._service_of_slice[name] = service
             yield service
 

@@ -39,6 +39,7 @@ from pycilium.api.messages import (
 )
 from pycilium.api.server import ApiServer
 from pycilium.api.service import AgentService
+from pycilium.api.service_messages import BackendAddress, FrontendAddress, ServiceFlags, ServiceSpec, ServiceView
 from pycilium.errors import NotFound
 
 ADD_RESULT = CniResult(
@@ -51,6 +52,18 @@ ADD_RESULT = CniResult(
         CniAddress(address="fd00:10::5/128", gateway="fd00:10::1", interface=1),
     ],
     routes=[CniRoute(dst="0.0.0.0/0", gw="10.0.0.1", mtu=1450), CniRoute(dst="::/0", gw="fd00:10::1")],
+)
+
+SERVICE = ServiceView(
+    spec=ServiceSpec(
+        id=3,
+        frontend_address=FrontendAddress(ip="10.96.0.10", port=80, protocol="TCP"),
+        backend_addresses=[
+            BackendAddress(ip="10.0.0.5", port=8080, protocol="TCP", state="active", node_name="node1"),
+            BackendAddress(ip="10.0.0.6", port=8080, protocol="TCP", state="terminating", node_name="node2"),
+        ],
+        flags=ServiceFlags(name="web", namespace="default", type="ClusterIP"),
+    )
 )
 
 
@@ -77,6 +90,14 @@ class FakeAgent:
 
     async def identity(self, number: int) -> Identity:
         return Identity(id=number, labels=["reserved:host"])
+
+    async def services(self) -> Sequence[ServiceView]:
+        return [SERVICE]
+
+    async def service(self, number: int) -> ServiceView:
+        if number != SERVICE.spec.id:
+            raise NotFound(f"no service {number}")
+        return SERVICE
 
     async def ip_entries(self) -> Sequence[IpEntry]:
         return [IpEntry(cidr="10.0.0.1/32", identity=1, host_ip="192.0.2.1")]

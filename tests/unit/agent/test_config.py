@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pycilium.agent.config import AgentConfig, load_config
-from pycilium.agent.wiring import ENTRIES_PER_FLOW
+from pycilium.agent.node_datapath import ENTRIES_PER_FLOW
 from pycilium.datapath import layouts
 from pycilium.errors import ConfigError
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from pycilium.agent.cluster import ClusterSettings
 from pycilium.agent.controller import Controller
+from pycilium.agent.earlier_agent import discard_unreferenced, kernel_memory, numbers_in_use
 from pycilium.agent.intent import HostAddress, Intent
-from pycilium.agent.targets import discard_unreferenced, kernel_memory, make_targets, numbers_in_use
+from pycilium.agent.targets import make_targets
 from pycilium.datapath import layouts
 from pycilium.errors import MapFull
 from pycilium.model.endpoint import Endpoint, EndpointState

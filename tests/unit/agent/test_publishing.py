@@ -14,8 +14,8 @@ from pycilium.agent.sources import Source
 from pycilium.hubble.agent_events import AgentEventLog
 from pycilium.model.identity import NODE_LOCAL_IDENTITIES
 from pycilium.model.remote_endpoint import remote_endpoint_of
-from pycilium.model.resources import CiliumEndpoint, ObjectMeta
-from pycilium.model.resources.cilium_objects import AddressPair, EndpointNetworking, EndpointStatus
+from pycilium.model.resources import CiliumEndpoint, ObjectMeta, Pod
+from pycilium.model.resources.cilium_objects import AddressPair, EndpointNetworking, EndpointStatus, NamedPort
 from pycilium.store.sqlite import SqliteStore
 from tests.unit.agent.test_controller import ENDPOINTS
 from tests.unit.agent.test_node_publishing import CONFIG, GATEWAY, UNDERLAY, Publishing
@@ -89,6 +89,19 @@ async def test_what_the_store_lost_is_published_again(store):
         await published(store, lambda found: "web" in found)
         await store.delete(CiliumEndpoint, "web", "default")
         await published(store, lambda found: "web" in found)
+
+
+async def test_the_names_of_a_pods_ports_are_published_also_when_the_pod_is_known_later(store):
+    port = {"name": "http", "containerPort": 8080}
+    pod = Pod(metadata=ObjectMeta(name="web", namespace="default"), spec={"containers": [{"ports": [port]}]})
+
+    async with publishing(store, WEB) as node:
+        await published(store, lambda found: "web" in found)
+        with node.intent.db.write() as txn:
+            txn.insert(node.intent.pods, pod)
+        found = await published(store, lambda found: found["web"].status.named_ports)
+
+    assert found["web"].status.named_ports == (NamedPort(name="http", protocol="TCP", port=8080),)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pycilium.agent.intent import Intent
 from pycilium.agent.sources import Source
 from pycilium.model.identity import RESERVED_IDENTITIES, Identity
 from pycilium.model.labels import Labels
+from pycilium.model.node import Node
 from pycilium.model.resources import CiliumIdentity, ObjectMeta, ResourceKey
 from pycilium.store import ResourceList, Unreadable, WatchEvent
 from pycilium.store.sqlite import SqliteStore
@@ -107,3 +108,18 @@ class TestOutage:
 
         assert meanwhile == []
         assert sorted(change.key for change in changes.drain()) == [301, 302]
+
+
+def test_a_source_beside_another_fills_its_table_from_the_same_steps(intent):
+    numbers = Source(CiliumIdentity, intent.own_node, lambda each: Node(each.metadata.name), lambda key: key.name)
+    source = Source(
+        CiliumIdentity, intent.identities, identity_of_resource, lambda key: int(key.name), beside=(numbers,)
+    )
+
+    for each in (source, *source.beside):
+        each.take_in(intent.db, ResourceList((resource("300"), resource("301")), "1"))
+        each.take_in(intent.db, WatchEvent("DELETED", resource("301")))
+
+    snapshot = intent.db.snapshot()
+    assert [node.name for node in snapshot.all(intent.own_node)] == ["300"]
+    assert snapshot.get(intent.identities, 301) is None

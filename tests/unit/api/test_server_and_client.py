@@ -47,6 +47,7 @@ class TestAnswers:
         assert client.endpoints() == [{"id": 7, "status": {"state": "ready"}}]
         assert client.endpoint(7) == client.endpoint("pod-name:default/web") == client.endpoints()[0]
         assert client.identities() == [client.identity(1)]
+        assert client.services() == [client.service(3)]
         assert client.policy() == {"revision": 3, "policy": "[]"}
         assert [entry["name"] for entry in client.maps()] == ["policies"]
         assert client.map("policies")["cache"] == [{"key": "1", "value": "revision 3"}]

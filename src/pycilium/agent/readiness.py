@@ -1,0 +1,67 @@
+"""The last step of an agent's start, once every source has been read; from then on it keeps up."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from typing import Any
+
+import structlog
+
+from pycilium.agent.config import AgentConfig
+from pycilium.agent.deadman import Deadman
+from pycilium.agent.endpoint_files import queued_deletes
+from pycilium.agent.endpoints import Endpoints
+from pycilium.agent.following import follow_labels
+from pycilium.agent.health import NodeHealth
+from pycilium.agent.heartbeat import Heartbeat
+from pycilium.agent.intent import Intent
+from pycilium.agent.loop import ControlLoop
+from pycilium.agent.node_publishing import NodePublisher
+from pycilium.agent.publishing import Publisher
+from pycilium.agent.sources import Source
+from pycilium.datapath import process
+from pycilium.hubble.server import HubbleServer
+
+log = structlog.get_logger()
+
+
+async def become_ready(
+    config: AgentConfig,
+    intent: Intent,
+    sources: list[Source[Any, Any]],
+    endpoints: Endpoints,
+    control: ControlLoop,
+    hubble: HubbleServer,
+    store: Any,
+    node: NodePublisher,
+    health: NodeHealth,
+    deadman: Deadman,
+    started: float,
+) -> None:
+    """Once every source has been read: settle what was restored, let the kernel follow, then keep up with labels."""
+    await asyncio.gather(deadman.note(), *(source.synced.wait() for source in sources))
+    await endpoints.settle_restored()
+    control.open()
+    queue = queued_deletes(config.run_dir)
+    for why in queue.damaged:
+        log.error("queued detach request is damaged", reason=why)
+    for queued in queue.items:
+        await endpoints.delete(queued.request.container_id, queued.request.ifname)
+        queued.done()
+    hubble.agent_events.agent_started(time.time_ns())
+    # What is there now stays: it is never looked through again, which would stop everything for up to half a second.
+    gc.freeze()
+    gc.enable()
+    process.return_free_memory()
+    log.info("ready", node=config.node_name, seconds=round(time.monotonic() - started, 3))
+    publisher = Publisher(config, intent, store, hubble.agent_events, node)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(node.run(), name="node")
+        tasks.create_task(publisher.run(), name="publisher")
+        tasks.create_task(follow_labels(intent, endpoints), name="labels")
+        tasks.create_task(health.run(), name="health")
+        await node.published.wait()  # until then the name, and its lease, may be another machine's
+        heartbeat = Heartbeat(store, config.node_name, config.node_lease_duration_s, publisher.publish_again)
+        tasks.create_task(heartbeat.run(), name="heartbeat")
