@@ -16,6 +16,7 @@ _COMMANDS = {
     "apply": "pycilium.cli.resources:apply",
     "get": "pycilium.cli.resources:get",
     "delete": "pycilium.cli.resources:delete",
+    "service": "pycilium.cli.services:service",
     "status": "pycilium.cli.status:status",
     "policy": "pycilium.cli.policy:policy",
     "version": "pycilium.cli.version:version",

@@ -18,6 +18,7 @@ _COMMANDS = {
     "status": "pycilium.cli.dbg:status",
     "endpoint": "pycilium.cli.dbg:endpoint",
     "identity": "pycilium.cli.dbg:identity",
+    "service": "pycilium.cli.services:service",
     "ip": "pycilium.cli.dbg:ip",
     "node": "pycilium.cli.dbg:node",
     "policy": "pycilium.cli.dbg:policy",

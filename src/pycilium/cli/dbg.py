@@ -10,7 +10,7 @@ import click
 
 from pycilium.cli.health_report import cluster_health
 from pycilium.cli.render import output_option, print_json, print_table, print_yaml
-from pycilium.cli.status import masquerading_text
+from pycilium.cli.status import kube_proxy_text, masquerading_text, services_text
 from pycilium.cli.target import Target, lab_option, pass_target
 
 
@@ -52,6 +52,8 @@ def _status_lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
     lines.append(("IPAM", ipam.get("status", "")))
     lines += [("  Allocated", f"{address}  {owner}") for address, owner in (ipam.get("allocations") or {}).items()]
     lines.append(("Masquerading", masquerading_text(answer)))
+    lines.append(("KubeProxyReplacement", kube_proxy_text(answer)))
+    lines.append(("Services", services_text(answer)))
     controllers = answer.get("controllers") or []
     failing = [entry for entry in controllers if (entry.get("status") or {}).get("consecutive-failure-count")]
     lines.append(("Controller Status", f"{len(controllers) - len(failing)}/{len(controllers)} healthy"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -31,6 +31,47 @@ def bpf() -> None:
     """The content of the kernel's maps."""
 
 
+_LB_MAPS = {
+    "frontends": ("services4", "services6"),
+    "backends": ("backends",),
+    "affinity": ("affinity",),
+    "maglev": ("services4", "services6"),
+    "source-ranges": ("source_ranges4", "source_ranges6"),
+    "flows": ("service_flows4", "service_flows6"),
+    "sockets": ("socket_flows",),
+}
+
+
+@bpf.group()
+@lab_option
+def lb() -> None:
+    """Services, as the kernel has them."""
+
+
+@lb.command("list")
+@click.option("--frontends", "shown", flag_value="frontends", default=True, help="Frontends and their backends.")
+@click.option("--backends", "shown", flag_value="backends", help="Backends by id.")
+@click.option("--affinity", "shown", flag_value="affinity", help="Which backend clients have had.")
+@click.option("--maglev", "shown", flag_value="maglev", help="Frontends with Maglev tables, and each backend's share.")
+@click.option("--source-ranges", "shown", flag_value="source-ranges", help="Clients that may, or may not, come.")
+@click.option("--flows", "shown", flag_value="flows", help="Connections that are translated packet by packet.")
+@click.option("--sockets", "shown", flag_value="sockets", help="Addresses of sockets that are translated.")
+@output_option("json")
+@lab_option
+@pass_target
+def lb_list(target: Target, shown: str, output: str | None) -> None:
+    """Frontends with the backends of their slots, or one of the other maps of services."""
+    found = _entries(target, _LB_MAPS[shown])
+    if shown == "maglev":
+        found = {name: [entry for entry in entries if _is_maglev(entry["value"])] for name, entries in found.items()}
+    _print_maps(found, output)
+
+
+def _is_maglev(value: str) -> bool:
+    _, _, flags = value.partition("flags=")
+    return "maglev" in flags.partition(" ")[0].split(",")
+
+
 def _add_group(name: str, help_text: str, maps: Sequence[str]) -> None:
     @bpf.group(name, help=help_text)
     @lab_option
@@ -41,18 +82,32 @@ def _add_group(name: str, help_text: str, maps: Sequence[str]) -> None:
     @lab_option
     @pass_target
     def show(target: Target, output: str | None) -> None:
-        agent = target.agent()
-        found = {one: agent.map(one).get("cache") or [] for one in maps}
-        if output == "json":
-            print_json({entry["key"]: [entry["value"]] for entries in found.values() for entry in entries})
-            return
-        for position, (one, entries) in enumerate(found.items()):
-            click.echo(f"{'' if position == 0 else chr(10)}{one}: {len(entries)}")
-            _print_entries(entries)
+        _print_maps(_entries(target, maps), output)
 
 
 for _name, (_help, _maps) in _GROUPS.items():
     _add_group(_name, _help, _maps)
+
+
+def _entries(target: Target, maps: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    agent = target.agent()
+    return {one: agent.map(one).get("cache") or [] for one in maps}
+
+
+def _print_maps(found: dict[str, list[dict[str, Any]]], output: str | None) -> None:
+    if output == "json":
+        print_json(_by_key(entry for entries in found.values() for entry in entries))
+        return
+    for position, (one, entries) in enumerate(found.items()):
+        click.echo(f"{'' if position == 0 else chr(10)}{one}: {len(entries)}")
+        _print_entries(entries)
+
+
+def _by_key(entries: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        found.setdefault(entry["key"], []).append(entry["value"])
+    return found
 
 
 def _print_entries(entries: list[dict[str, Any]]) -> None:

@@ -45,7 +45,7 @@ class Report:
 @click.option("--wait", is_flag=True, help="Wait until there is neither an error nor a warning.")
 @click.option("--wait-duration", default=300.0, show_default=True, metavar="SECONDS", help="How long to wait.")
 @click.option("--ignore-warnings", is_flag=True, help="Only errors count.")
-@click.option("--verbose", is_flag=True, help="With every address of every node: does it answer, and how soon.")
+@click.option("--verbose", is_flag=True, help="With all that is wrong, and whether every address answers.")
 @output_option("json", "summary")
 @lab_option
 @node_option
@@ -128,6 +128,8 @@ def _print_report(report: Report, *, verbose: bool) -> None:
     for word, messages in (("Errors", report.errors), ("Warnings", report.warnings)):
         for message in messages:
             click.echo(f"{word + ':':<22}{message}")
+    if verbose:
+        click.echo("".join(f"{line}\n" for line in service_lines(answer)), nl=False)
     if report.health:
         click.echo("")
         click.echo("\n".join(cluster_health(report.health, verbose=verbose)))
@@ -149,6 +151,8 @@ def _details(report: Report) -> list[tuple[str, str]]:
         ("Endpoints", f"{ready}/{len(report.endpoints)} ready"),
         ("IPAM", (answer.get("ipam") or {}).get("status", "")),
         ("Masquerading", masquerading_text(answer)),
+        ("KubeProxyReplacement", kube_proxy_text(answer)),
+        ("Services", services_text(answer)),
         ("Controllers", f"{len(controllers) - failing}/{len(controllers)} healthy"),
         ("Flows", _flows(answer)),
         ("Store", _state(answer.get("kvstore"))),
@@ -167,6 +171,39 @@ def masquerading_text(answer: dict[str, Any]) -> str:
     families = part.get("enabledProtocols") or {}
     words = [f"{name}: {'Enabled' if families.get(name.lower()) else 'Disabled'}" for name in ("IPv4", "IPv6")]
     return f"{part.get('mode', '')} [{', '.join(words)}]"
+
+
+def kube_proxy_text(answer: dict[str, Any]) -> str:
+    """`True   [SNAT, Random, sockets: TCP UDP]`; empty if the agent does not say."""
+    part = answer.get("kube-proxy-replacement")
+    if part is None:
+        return ""
+    features = part.get("features") or {}
+    node_port, sockets = features.get("nodePort") or {}, features.get("socketLB") or {}
+    if part["mode"] != "True" or not node_port:
+        return str(part["mode"])
+    words = [node_port["mode"], node_port["algorithm"]]
+    if node_port.get("acceleration", "Disabled") != "Disabled":
+        words.append(f"XDP: {node_port['acceleration']}")
+    if sockets.get("enabled"):
+        where = " of the node alone" if features.get("bpfSocketLBHostnsOnly") else ""
+        words.append(f"sockets{where}: {' '.join(sockets['protocols'])}")
+    return f"{part['mode']}   [{', '.join(words)}]"
+
+
+def services_text(answer: dict[str, Any]) -> str:
+    """How many there are; empty if the agent does not say."""
+    part = answer.get("services")
+    if part is None:
+        return ""
+    without = part["without-backends"]
+    text = f"{part['services']}, with {part['frontends']} frontends and {part['backends']} backends"
+    return f"{text}; {without} frontends have no backend" if without else text
+
+
+def service_lines(answer: dict[str, Any]) -> list[str]:
+    """What is wrong with Services, one line each."""
+    return [f"{'Service problem:':<22}{text}" for text in (answer.get("services") or {}).get("problems") or []]
 
 
 def _flows(answer: dict[str, Any]) -> str:

@@ -6,9 +6,16 @@ import msgspec
 import pytest
 
 from pycilium.agent.config import AgentConfig
+from pycilium.agent.service_views import counts, kube_proxy_replacement
 from pycilium.agent.views import masquerading
 from pycilium.api.messages import OperatorStatus
-from pycilium.cli.status import masquerading_text, operator_text
+from pycilium.cli.status import (
+    kube_proxy_text,
+    masquerading_text,
+    operator_text,
+    service_lines,
+    services_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +34,35 @@ def test_masquerading_by_address_family(config, said):
 
 def test_an_agent_that_does_not_say_whether_it_masquerades():
     assert masquerading_text({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"services": False}, "False"),
+        ({}, "True   [SNAT, Random]"),
+        ({"cgroup_root": "/c", "load_balancer_algorithm": "maglev"}, "True   [SNAT, Maglev, sockets: TCP UDP]"),
+        (
+            {"cgroup_root": "/c", "socket_lb_host_only": True, "load_balancer_mode": "dsr"},
+            "True   [DSR, Random, sockets of the node alone: TCP UDP]",
+        ),
+        (
+            {"load_balancer_acceleration": "native", "load_balancer_mode": "hybrid"},
+            "True   [Hybrid, Random, XDP: Native]",
+        ),
+    ],
+)
+def test_whether_kube_proxy_is_replaced_and_how(config, said):
+    part = kube_proxy_replacement(AgentConfig(node_name="node1", **config))
+
+    assert kube_proxy_text(msgspec.json.decode(msgspec.json.encode({"kube-proxy-replacement": part}))) == said
+
+
+def test_services_are_counted_and_what_is_wrong_with_them_is_named():
+    answer = msgspec.json.decode(msgspec.json.encode({"services": counts([], 3, ["Service default/web: no room"])}))
+
+    assert services_text(answer) == "0, with 0 frontends and 3 backends"
+    assert service_lines(answer) == ["Service problem:      Service default/web: no room"]
 
 
 @pytest.mark.parametrize(
