@@ -32,7 +32,7 @@ struct service_draft {
 	__u8 icmp_type;
 	__u8 icmp_code;
 	__u8 hop_limit;
-	__u8 where; /* enum service_where */
+	__u8 where;   /* enum service_where */
 	__u8 is_news; /* its event is due */
 	__u8 pad;
 };

@@ -28,6 +28,7 @@ API = Pod("api", 30, 3000, 3, "10.0.1.10", "fd00:10:0:1::a", "0a:00:00:00:00:1e"
 PORT, TARGET_PORT, NODE_PORT = 80, 8080, 30080
 REMOTE_NODE, NODE_ID = 6, 2
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+NO_FLAGS = ServiceFlags(0)
 MAPS = (
     *(layouts.SERVICES4, layouts.SERVICES6, layouts.SOURCE_RANGES4, layouts.SOURCE_RANGES6, layouts.AFFINITY),
     *(layouts.SERVICE_FLOWS4, layouts.SERVICE_FLOWS6),
@@ -67,9 +68,7 @@ class Services:
     def set_backend(
         self, number: int, at: str, port: int, *, kind: str = "tcp", state: BackendState = BackendState.ACTIVE
     ) -> None:
-        self.node.map(layouts.BACKENDS).update(
-            number, layouts.BackendEntry(packed(at), port, PROTOCOLS[kind], state)
-        )
+        self.node.map(layouts.BACKENDS).update(number, layouts.BackendEntry(packed(at), port, PROTOCOLS[kind], state))
 
     def forget_backend(self, number: int) -> None:
         self.node.map(layouts.BACKENDS).update(number, layouts.BackendEntry())
@@ -95,7 +94,7 @@ class Services:
         outside: tuple[int, ...] = (),
         *,
         kind: str = "tcp",
-        flags: ServiceFlags = ServiceFlags(0),
+        flags: ServiceFlags = NO_FLAGS,
         affinity_s: int = 0,
     ) -> int:
         """Its service id."""
@@ -117,7 +116,13 @@ class Services:
         """On this node, as clients outside and inside see it."""
         flags = ServiceFlags.EXTERNAL | options.pop("flags", ServiceFlags(0))  # type: ignore[operator]
         return self.frontend(
-            NODE[family], NODE_PORT, backends, backends, kind=kind, flags=flags, **options  # type: ignore[arg-type]
+            NODE[family],
+            NODE_PORT,
+            backends,
+            backends,
+            kind=kind,
+            flags=flags,
+            **options,  # type: ignore[arg-type]
         )
 
     def source_range(self, service_id: int, prefix: str) -> None:

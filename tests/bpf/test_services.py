@@ -20,7 +20,7 @@ pytestmark = pytest.mark.root
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 GATEWAY = {4: GATEWAY4, 6: GATEWAY6}
 REQUESTS = {"tcp": lambda port: tcp(40000, port, "S"), "udp": lambda port: udp(40000, port)}
-REPLIES = {"tcp": lambda port, to: tcp(port, to, "SA"), "udp": lambda port, to: udp(port, to)}
+REPLIES = {"tcp": lambda port, to: tcp(port, to, "SA"), "udp": udp}
 KINDS = pytest.mark.parametrize("kind", REQUESTS)
 
 
@@ -87,9 +87,7 @@ def test_the_client_itself_sees_the_gateway(services: Services, family: int, kin
     reply = from_pod(WEB, GATEWAY[family], family) / REPLIES[kind](TARGET_PORT, 40000)
     ran = send(node, reply)
 
-    back = turned(
-        reply, src=CLUSTER_IP[family], dst=address(WEB, family), sport=PORT, esrc=WEB.host_mac, edst=WEB.mac
-    )
+    back = turned(reply, src=CLUSTER_IP[family], dst=address(WEB, family), sport=PORT, esrc=WEB.host_mac, edst=WEB.mac)
     assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, back)
 
 
@@ -142,9 +140,7 @@ def test_the_node_port_of_another_node_leads_straight_to_a_backend(services: Ser
 
     ran = send(services.node, packet)
 
-    assert ran.packet == turned(
-        packet, dst=address(DB, family), dport=TARGET_PORT, esrc=DB.host_mac, edst=DB.mac
-    )
+    assert ran.packet == turned(packet, dst=address(DB, family), dport=TARGET_PORT, esrc=DB.host_mac, edst=DB.mac)
 
 
 @FAMILIES

@@ -16,7 +16,18 @@ from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE
 from tests.bpf.node import DB, GATEWAY4, GATEWAY6, ROUTER_MAC, UPLINK_MAC, WEB, Node, Ran, Verdict
 from tests.bpf.packets import address, from_network, from_pod, tcp, udp
-from tests.bpf.services import API, CLIENT, CLUSTER_IP, NODE_PORT, PORT, TARGET_PORT, Services, small_world, turned, whole
+from tests.bpf.services import (
+    API,
+    CLIENT,
+    CLUSTER_IP,
+    NODE_PORT,
+    PORT,
+    TARGET_PORT,
+    Services,
+    small_world,
+    turned,
+    whole,
+)
 
 pytestmark = pytest.mark.root
 
@@ -185,9 +196,7 @@ def test_a_connection_stays_with_a_terminating_backend_and_new_ones_go_elsewhere
     services.set_backend(old, address(DB, family), TARGET_PORT, state=BackendState.TERMINATING)
     services.cluster_ip(family, new)
 
-    assert goes_to(send(node, from_pod(WEB, CLUSTER_IP[family], family) / tcp(40000, PORT, "A"))) == address(
-        DB, family
-    )
+    assert goes_to(send(node, from_pod(WEB, CLUSTER_IP[family], family) / tcp(40000, PORT, "A"))) == address(DB, family)
     for sport in (40000, 40001):
         packet = from_pod(WEB, CLUSTER_IP[family], family) / tcp(sport, PORT, "S")
         assert goes_to(send(node, packet)) == address(API, family)
@@ -213,9 +222,7 @@ def test_what_was_forgotten_of_a_connection_is_made_anew(services: Services, fam
     send(node, from_pod(WEB, CLUSTER_IP[family], family) / tcp(40000, PORT, "S"))
     services.forget_flows()
 
-    assert goes_to(send(node, from_pod(WEB, CLUSTER_IP[family], family) / tcp(40000, PORT, "A"))) == address(
-        DB, family
-    )
+    assert goes_to(send(node, from_pod(WEB, CLUSTER_IP[family], family) / tcp(40000, PORT, "A"))) == address(DB, family)
     reply = from_pod(DB, WEB, family) / tcp(TARGET_PORT, 40000, "A")
     assert Ether(node.run("from_container", "db", bytes(reply)).packet)[1].src == CLUSTER_IP[family]
 

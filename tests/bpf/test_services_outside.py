@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from scapy.layers.l2 import Ether
+from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
 from pycilium.datapath import layouts
@@ -20,6 +21,7 @@ from tests.bpf.node import (
     Node,
     Ran,
     Verdict,
+    packed,
 )
 from tests.bpf.packets import address, from_network, from_pod, tcp, udp
 from tests.bpf.services import (
@@ -69,9 +71,7 @@ def test_a_backend_here_sees_the_client_and_answers_as_the_service(services: Ser
 
     ran = arrive(node, packet)
 
-    there = turned(
-        packet, dst=address(WEB, family), dport=TARGET_PORT, esrc=WEB.host_mac, edst=WEB.mac, hops=1
-    )
+    there = turned(packet, dst=address(WEB, family), dport=TARGET_PORT, esrc=WEB.host_mac, edst=WEB.mac, hops=1)
     assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, there)
     (event,) = ran.events
     assert (event.subtype, event.service_id, event.source_identity, event.destination_identity) == (
@@ -173,7 +173,7 @@ def test_a_cluster_ip_is_not_for_outside(services: Services, family: int) -> Non
 @FAMILIES
 @pytest.mark.parametrize("flag", [ServiceFlags.SOURCE_ALLOW, ServiceFlags.SOURCE_DENY])
 @pytest.mark.parametrize("within", [True, False])
-def test_source_ranges(services: Services, family: int, flag: ServiceFlags, within: bool) -> None:  # noqa: FBT001
+def test_source_ranges(services: Services, family: int, flag: ServiceFlags, within: bool) -> None:
     service_id = services.node_port(family, services.backend(address(WEB, family)), flags=flag)
     near, far = {4: ("198.51.100.0/24", "8.0.0.0/8"), 6: ("2001:db8:99::/48", "2600::/16")}[family]
     services.source_range(service_id, near if within else far)
@@ -280,12 +280,8 @@ def test_no_port_is_left(services: Services, family: int) -> None:
         ends = (int.from_bytes(bytes(map(int, each.split("."))), "big") for each in (GATEWAY4, API.ipv4))
         node.map(layouts.NAT4).update(layouts.Nat4Key(*ends, 40000, NODE_PORT, 132, NatDirection.IN), taken)
     else:
-        from tests.bpf.node import packed
-
         key = layouts.Nat6Key(packed(GATEWAY6), packed(API.ipv6), 40000, NODE_PORT, 132, NatDirection.IN)
         node.map(layouts.NAT6).update(key, taken)
-    from scapy.layers.sctp import SCTP
-
     packet = from_network(CLIENT[family], NODE[family], family) / SCTP(sport=40000, dport=NODE_PORT)
 
     assert reason(arrive(node, packet)) == (Verdict.DROP, DropReason.NAT_NO_MAPPING)

@@ -1,8 +1,8 @@
 """Mappings of masqueraded flows: listed for people, and rid of those whose connection is gone.
 
 A mapping lives as long as its connection in conntrack; a port that a service's connection has, too. Of the node's own
-flows, which conntrack does not hold or only sees one way, it lives by the time of its last use. The programs never remove
-one that is whole.
+flows, which conntrack does not hold or only sees one way, it lives by the time of its last use. The programs never
+remove one that is whole.
 """
 
 from __future__ import annotations
