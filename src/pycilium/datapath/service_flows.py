@@ -35,11 +35,12 @@ def collect(target: RawMap, conntrack: RawMap, now_s: int) -> Collected:
 
 
 def _dead(keys: Columns, values: Columns, known: npt.NDArray[Any], now_s: int) -> npt.NDArray[np.bool_]:
-    raw, entry_bytes = np.asarray(keys), np.asarray(values)
+    raw: Bytes = np.asarray(keys)
+    entry_bytes: Bytes = np.asarray(values)
     entry = np.ascontiguousarray(values).view(layouts.ServiceFlowEntry.DTYPE).reshape(-1)
     width = 4 if raw.shape[1] == layouts.ServiceFlow4Key.SIZE else 16
     is_reply = ((entry["flags"] & ServiceFlowFlags.REPLY) != 0)[:, None]
-    protocol = raw[:, 2 * width + 4]
+    protocol: Bytes = raw[:, 2 * width + 4]
     ends = [np.where(is_reply, _end(raw, width, which), _end_of_entry(entry_bytes, width, which)) for which in (0, 1)]
     connected = is_among(canonical_keys(ends[0], ends[1], protocol), known)
     idle_s = now_s - entry["used_s"].astype(np.int64)
