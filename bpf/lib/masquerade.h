@@ -255,9 +255,12 @@ static __always_inline int masquerade_own(struct __sk_buff *skb, struct flow *fl
 		return STEP_IGNORE;
 	nat_key_out(&key, &flow->tuple);
 	out = nat_find(&key, family);
+	if (unlikely(out && out->flags & NAT_SERVICE))
+		return masquerade_answer(skb, flow, out);
+	if (!config_masquerade)
+		return STEP_IGNORE;
 	if (unlikely(out))
-		return out->flags & NAT_SERVICE ? masquerade_answer(skb, flow, out)
-						: masquerade_own_translate(skb, flow, out);
+		return masquerade_own_translate(skb, flow, out);
 	key.direction = NAT_IN;
 	if (likely(!nat_find(&key, family)) || !skb->sk)
 		return STEP_IGNORE;

@@ -34,6 +34,8 @@ static __always_inline struct nat_entry *nat_find_in(const struct nat6_key *key,
 		return 0;
 	if (entry->flags & NAT_SERVICE)
 		return entry;
+	if (!config_masquerade)
+		return 0;
 	inside = entry->address;
 	return address_equal(&inside, &key->local) || endpoint_lookup(&inside, family) ? entry : 0;
 }

@@ -30,6 +30,7 @@ enum service_where {
 	SERVICE_FROM_NETWORK = 2, /* it came in on a device of the node */
 	SERVICE_FROM_OUTSIDE = 4, /* its sender is not of the cluster */
 	SERVICE_QUIET = 8,        /* its sender is not told that there is no backend */
+	SERVICE_TO_OWN_NODE = 16,
 };
 
 enum service_step {
@@ -212,6 +213,28 @@ static __always_inline int service_choose_for(struct service_draft *draft)
 	return service_draft_source(draft);
 }
 
+static __always_inline struct ct_entry *service_connection(const struct service_draft *draft, bool *is_reply)
+{
+	struct tuple tuple = {.protocol = draft->packet.protocol};
+
+	tuple.source = draft->packet.source;
+	tuple.destination = draft->packet.destination;
+	tuple.source_port = draft->packet.source_port;
+	tuple.destination_port = draft->packet.destination_port;
+	return ct_lookup(&tuple, draft->family, draft->now_s, is_reply);
+}
+
+/* A port of a node may be that of a client too, on its gateway: answers to that one are for no service. */
+static __always_inline bool service_is_answer(const struct service_draft *draft)
+{
+	bool is_reply = false;
+
+	if (!(draft->where & (SERVICE_TO_NODE | SERVICE_TO_OWN_NODE)) ||
+	    (draft->packet.protocol == IPPROTO_TCP && (draft->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN))
+		return false;
+	return service_connection(draft, &is_reply) && is_reply;
+}
+
 /* Is the packet for a service? It goes into the draft. */
 __noinline int service_find(void)
 {
@@ -221,7 +244,7 @@ __noinline int service_find(void)
 	if (!draft || !nat_has_ports(draft->packet.protocol))
 		return 0;
 	service = service_of(draft);
-	if (!service)
+	if (!service || service_is_answer(draft))
 		return 0;
 	draft->service = *service;
 	draft->to.service_id = service->service_id;

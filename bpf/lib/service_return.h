@@ -23,9 +23,8 @@ static __always_inline bool service_is_news(struct service_draft *draft, struct 
 __noinline int service_hear(void)
 {
 	struct service_draft *draft = service_draft_here();
-	struct tuple tuple = {};
 	struct ct_entry *entry;
-	bool is_reply;
+	bool is_reply = false;
 
 	if (!draft)
 		return STEP_IGNORE;
@@ -34,12 +33,7 @@ __noinline int service_hear(void)
 	draft->is_news = true;
 	if (draft->tracking == TRACKING_RELATED)
 		return STEP_DONE;
-	tuple.source = draft->packet.source;
-	tuple.destination = draft->packet.destination;
-	tuple.source_port = draft->packet.source_port;
-	tuple.destination_port = draft->packet.destination_port;
-	tuple.protocol = draft->packet.protocol;
-	entry = ct_lookup(&tuple, draft->family, draft->now_s, &is_reply);
+	entry = service_connection(draft, &is_reply);
 	if (entry && is_reply)
 		draft->is_news = service_is_news(draft, entry);
 	return STEP_DONE;

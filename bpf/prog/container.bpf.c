@@ -45,6 +45,13 @@ static __always_inline bool container_may_be_for_service(const struct flow *flow
 	       (!flow->destination.node_id || flow->destination.sec_identity == IDENTITY_REMOTE_NODE);
 }
 
+static __always_inline enum service_where container_where(const struct flow *flow)
+{
+	if (flow->destination.node_id)
+		return SERVICE_TO_NODE;
+	return flow->destination.sec_identity == IDENTITY_HOST ? SERVICE_TO_OWN_NODE : SERVICE_FROM_POD;
+}
+
 /* The answer of a backend, to a client here or to where it came from: it goes on with container_back(). */
 static __noinline int container_answer(struct __sk_buff *skb, struct flow *flow)
 {
@@ -80,7 +87,7 @@ static __always_inline int container_admit(struct __sk_buff *skb, struct flow *f
 		return reason;
 	end_resolve(&flow->destination, &flow->tuple.destination, family);
 	if (container_may_be_for_service(flow)) {
-		reason = service_forth(skb, flow, flow->destination.node_id ? SERVICE_TO_NODE : SERVICE_FROM_POD);
+		reason = service_forth(skb, flow, container_where(flow));
 		if (unlikely(reason != STEP_IGNORE))
 			return reason;
 	}

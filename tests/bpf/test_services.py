@@ -12,8 +12,19 @@ from pycilium.datapath.layouts import DropReason
 from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE
 from tests.bpf.node import DB, GATEWAY4, GATEWAY6, HOST_MAC, WEB, Node, Ran, Verdict
-from tests.bpf.packets import address, from_host, from_pod, tcp, udp
-from tests.bpf.services import API, CLUSTER_IP, NODE2, NODE_PORT, PORT, TARGET_PORT, Services, small_world, turned
+from tests.bpf.packets import address, from_host, from_network, from_pod, tcp, udp
+from tests.bpf.services import (
+    API,
+    CLUSTER_IP,
+    NODE2,
+    NODE2_GATEWAY,
+    NODE_PORT,
+    PORT,
+    TARGET_PORT,
+    Services,
+    small_world,
+    turned,
+)
 
 pytestmark = pytest.mark.root
 
@@ -168,3 +179,18 @@ def test_without_a_backend_the_client_is_told_at_once(services: Services, family
         del checked[ICMPv6DestUnreach].cksum
     assert bytes(checked) == ran.packet
     assert bytes(packet[1])[: 28 if family == 4 else 48] == ran.packet[-(28 if family == 4 else 48) :]
+
+
+@FAMILIES
+def test_an_answer_to_a_port_of_another_node_is_for_no_service(services: Services, family: int) -> None:
+    """Its client came with a port of the gateway that is a NodePort, too."""
+    node = services.node
+    services.reached_by("native")
+    any_node = "0.0.0.0" if family == 4 else "::"
+    services.frontend(any_node, NODE_PORT, (services.backend(address(DB, family)),))
+    opened = from_network(NODE2_GATEWAY[family], WEB, family) / tcp(NODE_PORT, TARGET_PORT, "S")
+    assert node.run("from_netdev", "uplink", bytes(opened)).verdict == Verdict.REDIRECT
+
+    ran = send(node, from_pod(WEB, NODE2_GATEWAY[family], family) / tcp(TARGET_PORT, NODE_PORT, "SA"))
+
+    assert Ether(ran.packet)[1].dst == NODE2_GATEWAY[family]
