@@ -23,10 +23,20 @@ from pycilium.errors import (
     StoreUnavailable,
     WatchExpired,
 )
-from pycilium.model.resources import Kind, Resource, ResourceKey, decode_stored, encode_json, kind_of
+from pycilium.model.resources import (
+    Kind,
+    Resource,
+    ResourceKey,
+    Service,
+    ServiceCIDR,
+    decode_stored,
+    encode_json,
+    kind_of,
+)
 from pycilium.model.resources.kinds import kind_for_word
 from pycilium.store import admission
 from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent, readable
+from pycilium.store.service_admission import KnownServices, ServiceAdmission
 from pycilium.store.sqlite_file import ChangeRow, EventType, SqliteFile, Transaction
 from pycilium.store.wakeups import Wakeups
 
@@ -86,7 +96,7 @@ class SqliteStore:
         return await self._run(self._reader, found)
 
     async def create(self, resource: R) -> R:
-        return await self._write(lambda transaction: self._create(transaction, resource))
+        return await self._write(lambda transaction: self._create(transaction, _admission(transaction), resource))
 
     async def replace(self, resource: R) -> R:
         return await self._write(lambda transaction: self._replace(transaction, resource))
@@ -112,7 +122,12 @@ class SqliteStore:
 
     async def apply(self, resources: Sequence[Resource]) -> Sequence[Applied[Resource]]:
         admission.refuse_doubles([resource.key for resource in resources])
-        return await self._write(lambda transaction: [self._apply(transaction, resource) for resource in resources])
+
+        def applied(transaction: Transaction) -> list[Applied[Resource]]:
+            services = _admission(transaction)
+            return [self._apply(transaction, services, resource) for resource in resources]
+
+        return await self._write(applied)
 
     async def delete_all(self, keys: Sequence[ResourceKey]) -> Sequence[ResourceKey]:
         def deleted(transaction: Transaction) -> list[ResourceKey]:
@@ -162,23 +177,25 @@ class SqliteStore:
             raise StoreUnavailable(f"{self._file.path} is closed")
         return await asyncio.get_running_loop().run_in_executor(executor, call)
 
-    def _create(self, transaction: Transaction, resource: R) -> R:
+    def _create(self, transaction: Transaction, services: ServiceAdmission, resource: R) -> R:
         if transaction.read(resource.key) is not None:
             raise AlreadyExists(f"{resource.key} exists already")
+        resource = services.admit(None, resource)
         fresh = admission.created(resource, uid=str(uuid.uuid4()), now=self._clock())
         return _keep(transaction, "ADDED", fresh)
 
     def _replace(self, transaction: Transaction, resource: R) -> R:
         metadata = resource.metadata
         stored = self._present(transaction, kind_of(resource), metadata.namespace, metadata.name)
+        resource = _admission(transaction).admit(stored, resource)
         return self._keep(transaction, stored, admission.replaced(stored, resource))
 
-    def _apply(self, transaction: Transaction, resource: Resource) -> Applied[Resource]:
+    def _apply(self, transaction: Transaction, services: ServiceAdmission, resource: Resource) -> Applied[Resource]:
         metadata = resource.metadata
         stored = self._stored(transaction, kind_of(resource), metadata.namespace, metadata.name)
         if stored is None:
-            return Applied("created", self._create(transaction, resource))
-        kept = self._keep(transaction, stored, admission.replaced(stored, resource))
+            return Applied("created", self._create(transaction, services, resource))
+        kept = self._keep(transaction, stored, admission.replaced(stored, services.admit(stored, resource)))
         return Applied("unchanged" if kept is stored else "configured", kept)
 
     def _keep(self, transaction: Transaction, stored: R, resource: R) -> R:
@@ -203,6 +220,17 @@ class SqliteStore:
     def _found(self, transaction: Transaction, kind: Kind[R], namespace: str, name: str) -> R | Unreadable | None:
         body = transaction.read(ResourceKey(kind.name, namespace, name))
         return None if body is None else _decoded(kind, body, namespace, name)
+
+
+def _admission(transaction: Transaction) -> ServiceAdmission:
+    """Writers take turns, so what a transaction sees is what there is."""
+
+    def all_of(kind: type[R]) -> tuple[R, ...]:
+        known = kind_of(kind)
+        found = (_decoded(known, row.body, row.namespace, row.name) for row in transaction.read_all(known.name))
+        return tuple(each for each in found if not isinstance(each, Unreadable))
+
+    return ServiceAdmission(lambda: KnownServices(all_of(Service), all_of(ServiceCIDR)))
 
 
 def _decoded(kind: Kind[R], body: bytes, namespace: str, name: str) -> R | Unreadable:

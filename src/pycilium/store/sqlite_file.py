@@ -82,6 +82,11 @@ class Transaction:
     def read(self, key: ResourceKey) -> bytes | None:
         return _read(self._connection, key)
 
+    def read_all(self, kind: str) -> list[Row]:
+        """Every resource of a kind, as this transaction sees them."""
+        found = self._connection.execute("SELECT namespace, name, body FROM resources WHERE kind = ?", (kind,))
+        return [Row(*row) for row in found]
+
     def write(self, key: ResourceKey, event: EventType, body: bytes) -> None:
         """Keeps (or deletes) a resource and logs it as the next version, which `body` must carry."""
         self.version += 1

@@ -24,9 +24,11 @@ from pycilium.model.resources.load_balancing import CiliumL2AnnouncementPolicy, 
 from pycilium.model.resources.network_policy import NetworkPolicy
 from pycilium.model.resources.selector import LabelSelector, LabelSelectorRequirement
 from pycilium.model.resources.service import Service
+from pycilium.model.resources.service_cidr import DEFAULT_SERVICE_CIDR, ServiceCIDR
 
 __all__ = [
     "DEFAULT_NAMESPACE",
+    "DEFAULT_SERVICE_CIDR",
     "KINDS",
     "CiliumClusterwideNetworkPolicy",
     "CiliumEndpoint",
@@ -50,6 +52,7 @@ __all__ = [
     "Resource",
     "ResourceKey",
     "Service",
+    "ServiceCIDR",
     "decode_documents",
     "decode_object",
     "decode_stored",

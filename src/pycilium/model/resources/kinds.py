@@ -17,7 +17,8 @@ from pycilium.model.resources.endpoint_slice import EndpointSlice
 from pycilium.model.resources.load_balancing import CiliumL2AnnouncementPolicy, CiliumLoadBalancerIPPool
 from pycilium.model.resources.network_policy import NetworkPolicy
 from pycilium.model.resources.service import Service
-from pycilium.model.resources.validate_load_balancing import check_l2_policy, check_pool
+from pycilium.model.resources.service_cidr import ServiceCIDR
+from pycilium.model.resources.validate_load_balancing import check_l2_policy, check_pool, check_service_cidr
 from pycilium.model.resources.validate_policy import check_cilium_policy
 from pycilium.model.resources.validate_service import check_service
 from pycilium.model.resources.validate_slice import check_slice
@@ -109,6 +110,7 @@ KINDS: Final[tuple[Kind[Any], ...]] = (
         check_slice,
         status_apart=False,
     ),
+    Kind("ServiceCIDR", "networking.k8s.io/v1", "servicecidrs", False, ServiceCIDR, check_service_cidr),
     Kind(
         "CiliumLoadBalancerIPPool",
         "cilium.io/v2",

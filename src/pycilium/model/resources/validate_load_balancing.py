@@ -1,4 +1,4 @@
-"""What types alone cannot say of pools of addresses and of announcements. Nothing is changed or filled in."""
+"""What types alone cannot say of ranges, pools of addresses and announcements. Nothing is changed or filled in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pycilium.errors import InvalidResource
 from pycilium.model.resources import checks
 from pycilium.model.resources.checks import refuse
 from pycilium.model.resources.load_balancing import CiliumL2AnnouncementPolicy, CiliumLoadBalancerIPPool, IPPoolBlock
+from pycilium.model.resources.service_cidr import NODE_PORT_RANGE, ServiceCIDR
 from pycilium.model.resources.validate import check_selector
+
+_PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 
 
 def check_pool(pool: CiliumLoadBalancerIPPool) -> None:
@@ -52,3 +55,16 @@ def check_l2_policy(policy: CiliumL2AnnouncementPolicy) -> None:
             raise InvalidResource(
                 f"{pattern!r} is not a regular expression: {error}", path=f"spec.interfaces[{index}]"
             ) from error
+
+
+def check_service_cidr(resource: ServiceCIDR) -> None:
+    """InvalidResource at the first fault."""
+    cidrs = resource.spec.cidrs
+    networks = [checks.network_of(cidr, f"spec.cidrs[{index}]") for index, cidr in enumerate(cidrs)]
+    if not networks or len(networks) > 2 or len({network.version for network in networks}) != len(networks):
+        refuse("spec.cidrs", "one CIDR, or one of each family, the first family first")
+    ports = resource.metadata.annotations.get(NODE_PORT_RANGE)
+    if ports is not None:
+        found = _PORTS.fullmatch(ports)
+        if not found or not 1 <= int(found[1]) <= int(found[2]) <= 0xFFFF:
+            refuse(f"metadata.annotations.{NODE_PORT_RANGE}", f"{ports!r} is not a range of ports such as 30000-32767")

@@ -26,6 +26,11 @@ class Keyspace:
         """The namespace of what belongs to the whole cluster is empty: two slashes."""
         return f"{self._prefix}/{key.kind}/{key.namespace}/{key.name}".encode()
 
+    @property
+    def service_witness(self) -> bytes:
+        """Written by everybody who gives a Service an address or a port. No kind has such a name."""
+        return f"{self._prefix}/.service-allocation".encode()
+
     def span(self, kind: str, namespace: str | None = None) -> tuple[bytes, bytes]:
         """The first key of a kind (in a namespace) and the first that is none."""
         first = f"{self._prefix}/{kind}/" if namespace is None else f"{self._prefix}/{kind}/{namespace}/"

@@ -6,22 +6,34 @@ Versions are etcd's revisions. What is written together is one transaction, up t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from pycilium.errors import AlreadyExists, NotFound, StoreError, StoreUnavailable, WatchExpired
-from pycilium.model.resources import Kind, Resource, ResourceKey, encode_json, kind_of, validate
+from pycilium.model.resources import (
+    Kind,
+    Resource,
+    ResourceKey,
+    Service,
+    ServiceCIDR,
+    encode_json,
+    kind_of,
+    validate,
+)
 from pycilium.store import admission
 from pycilium.store.etcd.address import EtcdAddress
 from pycilium.store.etcd.connection import EtcdConnection, RevisionCompacted
 from pycilium.store.etcd.keyspace import Keyspace, decoded
 from pycilium.store.etcd.proto import etcd_pb2 as etcd
-from pycilium.store.etcd.transactions import MAX_OPERATIONS, Found, Resources, Transactions
+from pycilium.store.etcd.transactions import MAX_OPERATIONS, Found, Resources, Transactions, WitnessMoved
 from pycilium.store.etcd.watches import Watches
 from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent, readable
+from pycilium.store.service_admission import KnownServices, ServiceAdmission
 
 R = TypeVar("R", bound=Resource)
 
@@ -69,18 +81,25 @@ class EtcdStore:
         return _present(kind, key, found)
 
     async def create(self, resource: R) -> R:
-        fresh = admission.created(resource, uid=str(uuid.uuid4()), now=self._clock())
+        uid, now = str(uuid.uuid4()), self._clock()
 
-        def decide(found: Found) -> R:
-            if found is not None:
+        def decide(held: Resources, services: ServiceAdmission) -> Resources:
+            if held[0] is not None:
                 raise AlreadyExists(f"{resource.key} exists already")
-            return fresh
+            return [admission.created(services.admit(None, resource), uid=uid, now=now)]
 
-        return await self._change(resource.key, decide, expect_nothing=True)
+        _, (after,) = await self._admitted([resource.key], decide, expect_nothing=True)
+        return cast("R", after)
 
     async def replace(self, resource: R) -> R:
         key = resource.key
-        return await self._change(key, lambda found: admission.replaced(_present(type(resource), key, found), resource))
+
+        def decide(held: Resources, services: ServiceAdmission) -> Resources:
+            stored = _present(type(resource), key, held[0])
+            return [admission.replaced(stored, services.admit(stored, resource))]
+
+        _, (after,) = await self._admitted([key], decide)
+        return cast("R", after)
 
     async def patch_status(self, kind: type[R], name: str, namespace: str, patch: Mapping[str, Any]) -> R:
         key = ResourceKey(kind_of(kind).name, namespace, name)
@@ -110,12 +129,12 @@ class EtcdStore:
         parts = list(_parts(resources))
         if len(parts) > 1:
             for part in parts:
-                self._replacements(part)(await self._transactions.read([resource.key for resource in part]))
+                await self._check(part)
         applied: list[Applied[Resource]] = []
         for part in parts:
             keys = [resource.key for resource in part]
             try:
-                before, after = await self._transactions.change(keys, self._replacements(part))
+                before, after = await self._admitted(keys, self._replacements(part))
             except StoreError as error:
                 raise _after_parts(error, len(applied), len(resources)) from error
             applied += map(_applied, before, after)
@@ -169,19 +188,68 @@ class EtcdStore:
         )
         return cast("R", after)
 
-    def _replacements(self, resources: Sequence[Resource]) -> Callable[[Resources], Resources]:
+    async def _check(self, resources: Sequence[Resource]) -> None:
+        """Raises what is wrong with them, and writes nothing."""
+        held = await self._transactions.read([resource.key for resource in resources])
+        decide = self._replacements(resources)
+        try:
+            decide(held, _nothing_known())
+        except _ServicesNeeded:
+            known = await self._known_services()
+            decide(held, ServiceAdmission(lambda: known))
+
+    async def _admitted(
+        self,
+        keys: Sequence[ResourceKey],
+        decide: Callable[[Resources, ServiceAdmission], Resources],
+        *,
+        expect_nothing: bool = False,
+    ) -> tuple[Resources, Resources]:
+        """Changes resources; all Services are read only if one of these must be given something."""
+        with contextlib.suppress(_ServicesNeeded):
+            return await self._transactions.change(
+                keys, lambda held: decide(held, _nothing_known()), expect_nothing=expect_nothing
+            )
+        while True:
+            witness = await self._transactions.witness(self._keyspace.service_witness)
+            with contextlib.suppress(WitnessMoved):
+                knowing = partial(_decide_knowing, decide, await self._known_services())
+                return await self._transactions.change(keys, knowing, witness=witness)
+
+    async def _known_services(self) -> KnownServices:
+        services, cidrs = await self.list(Service), await self.list(ServiceCIDR)
+        return KnownServices(services.items, cidrs.items)
+
+    def _replacements(self, resources: Sequence[Resource]) -> Callable[[Resources, ServiceAdmission], Resources]:
         uids = [str(uuid.uuid4()) for _ in resources]
         now = self._clock()
 
-        def decide(held: Resources) -> Resources:
+        def decide(held: Resources, services: ServiceAdmission) -> Resources:
             return [
-                admission.created(resource, uid=uid, now=now)
+                admission.created(services.admit(None, resource), uid=uid, now=now)
                 if there is None
-                else admission.replaced(readable(there), resource)
+                else admission.replaced(readable(there), services.admit(readable(there), resource))
                 for there, resource, uid in zip(held, resources, uids, strict=True)
             ]
 
         return decide
+
+
+class _ServicesNeeded(Exception):
+    """What is to be written depends on all Services."""
+
+
+def _decide_knowing(
+    decide: Callable[[Resources, ServiceAdmission], Resources], known: KnownServices, held: Resources
+) -> Resources:
+    return decide(held, ServiceAdmission(lambda: known))
+
+
+def _nothing_known() -> ServiceAdmission:
+    def known() -> KnownServices:
+        raise _ServicesNeeded
+
+    return ServiceAdmission(known)
 
 
 def _present(_kind: type[R], key: ResourceKey, found: Found) -> R:
@@ -191,12 +259,13 @@ def _present(_kind: type[R], key: ResourceKey, found: Found) -> R:
 
 
 def _parts(resources: Sequence[Resource]) -> Iterator[list[Resource]]:
-    """The resources in order, as many at a time as one transaction takes."""
+    """The resources in order, as many at a time as one transaction takes; Services leave room for their witness."""
+    most = MAX_OPERATIONS - any(isinstance(resource, Service) for resource in resources)
     part: list[Resource] = []
     size = 0
     for resource in resources:
         more = len(encode_json(resource))
-        if part and (len(part) == MAX_OPERATIONS or size + more > MAX_TRANSACTION_BYTES):
+        if part and (len(part) == most or size + more > MAX_TRANSACTION_BYTES):
             yield part
             part, size = [], 0
         part.append(resource)

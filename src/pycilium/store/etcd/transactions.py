@@ -1,5 +1,8 @@
 """Changes of resources in etcd: read, decide, write if nothing of what was read has changed since; else again.
 
+What follows from more than its own keys hangs on a witness besides: a key that everybody writes who changes such a
+thing, so that of two who decided on the same state only one is kept.
+
 All keys of one change are read at one moment and written in one transaction, so it is kept whole or not at all, also
 among writers that know nothing of one another. An answer that was lost is looked up (see keyspace: marks).
 """
@@ -39,6 +42,18 @@ class Held:
 _NOTHING = Held(0, b"", None)
 
 
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A key of no resource, and the revision at which it was when the rest of the state was read."""
+
+    key: bytes
+    revision: int
+
+
+class WitnessMoved(Exception):
+    """Others changed meanwhile what was decided on: read it again."""
+
+
 class Transactions:
     """Reads and changes a few keys together."""
 
@@ -52,18 +67,23 @@ class Transactions:
         return [each.resource for each in held]
 
     async def change(
-        self, keys: Sequence[ResourceKey], decide: Callable[[Resources], Resources], *, expect_nothing: bool = False
+        self,
+        keys: Sequence[ResourceKey],
+        decide: Callable[[Resources], Resources],
+        *,
+        expect_nothing: bool = False,
+        witness: Witness | None = None,
     ) -> tuple[Resources, Resources]:
         """Makes the keys hold what `decide` says, and returns what they held before and hold now.
 
         `decide` gets what the keys hold and returns the same objects where nothing is to change; what it raises ends
         the change. It may be asked again when others write meanwhile. With `expect_nothing` the first question is put
-        without looking.
+        without looking. With a witness it is asked once, and WitnessMoved raised if it is to be asked again.
         """
         deadline = self._connection.deadline()
         held = [_NOTHING for _ in keys] if expect_nothing else await self._read(keys, deadline)
         while True:
-            plan = _Plan(self._keyspace, keys, held, decide([each.resource for each in held]))
+            plan = _Plan(self._keyspace, keys, held, decide([each.resource for each in held]), witness)
             if not plan.operations:
                 return plan.before, plan.after
             try:
@@ -72,10 +92,19 @@ class Transactions:
                 held = await self._look_up(keys, deadline, interruption)
                 if plan.is_kept(held):
                     return plan.before, plan.kept_as(held)
+                if witness is not None:
+                    raise WitnessMoved from None
             else:
                 if response.succeeded:
                     return plan.before, plan.kept_at(response.header.revision)
+                if witness is not None:
+                    raise WitnessMoved
                 held = _held(keys, response)
+
+    async def witness(self, key: bytes) -> Witness:
+        """The witness as it is now; to be asked before all that it stands for is read."""
+        answer = await self._connection.range(etcd.RangeRequest(key=key), self._connection.deadline())
+        return Witness(key, answer.kvs[0].mod_revision if answer.kvs else 0)
 
     async def _read(self, keys: Sequence[ResourceKey], deadline: float) -> list[Held]:
         request = etcd.TxnRequest(success=_reads(self._keyspace, keys))
@@ -94,7 +123,15 @@ class Transactions:
 class _Plan:
     """One transaction: from what some keys held to what they are to hold."""
 
-    def __init__(self, keyspace: Keyspace, keys: Sequence[ResourceKey], held: Sequence[Held], after: Resources) -> None:
+    def __init__(
+        self,
+        keyspace: Keyspace,
+        keys: Sequence[ResourceKey],
+        held: Sequence[Held],
+        after: Resources,
+        witness: Witness | None,
+    ) -> None:
+        self._witness = witness
         self.before: Resources = [each.resource for each in held]
         self.after = after
         self._keyspace = keyspace
@@ -110,14 +147,21 @@ class _Plan:
             for key, value, each, resource in zip(keys, self._values, held, after, strict=True)
             if resource is not each.resource
         ]
+        self._mark = mark
 
     def request(self) -> etcd.TxnRequest:
+        compare = [
+            etcd.Compare(target=etcd.Compare.MOD, key=self._keyspace.key(key), mod_revision=each.revision)
+            for key, each in zip(self._keys, self._held, strict=True)
+        ]
+        witnessed = []
+        if self._witness is not None:
+            key, revision = self._witness.key, self._witness.revision
+            compare.append(etcd.Compare(target=etcd.Compare.MOD, key=key, mod_revision=revision))
+            witnessed.append(_operation(key, self._mark.encode()))
         return etcd.TxnRequest(
-            compare=[
-                etcd.Compare(target=etcd.Compare.MOD, key=self._keyspace.key(key), mod_revision=each.revision)
-                for key, each in zip(self._keys, self._held, strict=True)
-            ],
-            success=self.operations,
+            compare=compare,
+            success=[*self.operations, *witnessed],
             failure=_reads(self._keyspace, self._keys),
         )
 
