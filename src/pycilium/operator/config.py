@@ -25,7 +25,7 @@ class OperatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Of this operator, for people; what it holds the lease as is made unique."""
     store: str = "sqlite:////var/lib/cilium/store.db"
     cluster_pool_ipv4_cidrs: tuple[str, ...] = ("10.0.0.0/8",)
-    """Append to let the pool grow. Empty: nodes get no IPv4 pod CIDR."""
+    """Append to let the pool grow. Empty: nodes get no IPv4 pod CIDR; both empty: nodes bring their own."""
     cluster_pool_ipv4_mask_size: Annotated[int, Meta(ge=1, le=30)] = 24
     cluster_pool_ipv6_cidrs: tuple[str, ...] = ("fd00::/104",)
     cluster_pool_ipv6_mask_size: Annotated[int, Meta(ge=1, le=126)] = 120

@@ -166,6 +166,6 @@ class LeaderStore:
         )
 
     async def patch_status(self, kind: type[R], name: str, namespace: str, patch: Mapping[str, Any]) -> R:
-        """For words to people only: nothing is decided on a status."""
+        """Not held against a version: what is decided on a status must bear a late write of a leader before."""
         self._leadership.check()
         return await self._store.patch_status(kind, name, namespace, patch)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from typing import Protocol
 
 import structlog
 
@@ -16,12 +17,21 @@ from pycilium.operator.config import OperatorConfig, election_times, health_addr
 from pycilium.operator.election import Election, LeaderStore
 from pycilium.operator.health import HealthServer
 from pycilium.operator.identity_collection import IdentityCollector
+from pycilium.operator.lb_ipam import LbIpam
 from pycilium.operator.pod_cidrs import PodCidrs
 from pycilium.operator.removal import Removal
 from pycilium.store import Leases, Store, open_store
 from pycilium.store.leases import elapsed_s
 
 log = structlog.get_logger()
+
+
+class Work(Protocol):
+    """One part of what a leader does."""
+
+    async def run(self) -> None:
+        """Until cancelled, or until this operator leads no longer."""
+        ...
 
 
 async def run(config: OperatorConfig, stop: asyncio.Event) -> None:
@@ -50,12 +60,14 @@ async def run(config: OperatorConfig, stop: asyncio.Event) -> None:
 
 async def lead(config: OperatorConfig, store: Store, election: Election) -> None:
     """All of a leader's work; ends when one part finds that this operator leads no longer."""
-    leader = LeaderStore(store, election.leadership)
-    works = (
-        PodCidrs(store, leader, pools_of(config), elapsed_s),
+    leader, pools = LeaderStore(store, election.leadership), pools_of(config)
+    works: list[Work] = [
+        LbIpam(store, leader),
         IdentityCollector(leader, config.identity_grace_s, config.identity_gc_interval_s, elapsed_s),
         Removal(leader, config.node_grace_s, config.node_gc_interval_s, elapsed_s),
-    )
+    ]
+    if pools.pools:
+        works.append(PodCidrs(store, leader, pools, elapsed_s))
     try:
         async with asyncio.TaskGroup() as tasks:
             for work in works:
