@@ -39,14 +39,15 @@ static __always_inline bool arp_is_request(const struct arp_ipv4 *arp)
 	       arp->operation == be16(ARP_REQUEST);
 }
 
-static __always_inline void arp_turn_into_reply(struct arp_frame *frame, const struct endpoint_entry *endpoint,
-						__be32 sender, __be32 target)
+/* Who asked is answered. */
+static __always_inline void arp_turn_into_reply(struct arp_frame *frame, const struct mac_addr *our_mac, __be32 sender,
+						__be32 target)
 {
-	mac_copy(frame->ethernet.h_dest, &endpoint->mac);
-	mac_copy(frame->ethernet.h_source, &endpoint->host_mac);
+	mac_copy(frame->ethernet.h_dest, frame->ethernet.h_source);
+	mac_copy(&frame->arp.target_mac, &frame->arp.sender_mac);
+	mac_copy(frame->ethernet.h_source, our_mac);
+	mac_copy(&frame->arp.sender_mac, our_mac);
 	frame->arp.operation = be16(ARP_REPLY);
-	mac_copy(&frame->arp.sender_mac, &endpoint->host_mac);
-	mac_copy(&frame->arp.target_mac, &endpoint->mac);
 	*(unaligned_u32 *)frame->arp.sender_address = target;
 	*(unaligned_u32 *)frame->arp.target_address = sender;
 }
@@ -71,6 +72,6 @@ static __always_inline int arp_answer(struct __sk_buff *skb, struct flow *flow)
 		return DROP_INVALID_SOURCE_IP;
 	if (!mac_equal(frame->ethernet.h_source, &endpoint->mac) || !mac_equal(&frame->arp.sender_mac, &endpoint->mac))
 		return DROP_INVALID_SOURCE_MAC;
-	arp_turn_into_reply(frame, endpoint, sender, target);
+	arp_turn_into_reply(frame, &endpoint->host_mac, sender, target);
 	return STEP_ANSWERED;
 }

@@ -5,6 +5,7 @@
  *   network ──> device [from_netdev] ──> a pod of this node     (redirect_peer)
  *                                    ├─> another node           (for a service whose backend is there)
  *                                    ├─> network                (the answer of such a backend)
+ *                                    ├─> back                   (who asks for an address that this node announces)
  *                                    └─> the node's own stack
  */
 #include "../lib/connection.h"
@@ -15,6 +16,7 @@
 #include "../lib/forward.h"
 #include "../lib/fragment.h"
 #include "../lib/hop.h"
+#include "../lib/l2_announcement.h"
 #include "../lib/nat_in.h"
 #include "../lib/node.h"
 #include "../lib/parse.h"
@@ -201,7 +203,12 @@ int from_netdev(struct __sk_buff *skb)
 	struct flow flow = flow_of(skb);
 	int action, step;
 
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+	if (skb->vlan_present)
+		return TC_ACT_OK;
+	step = l2_answer(skb, &flow);
+	if (unlikely(step != STEP_IGNORE))
+		return step == STEP_ANSWERED ? bpf_redirect(skb->ifindex, 0) : TC_ACT_SHOT;
+	if (skb->pkt_type != PACKET_HOST)
 		return TC_ACT_OK;
 	if (skb->protocol == be16(ETH_P_IP))
 		step = netdev_ip(skb, &flow, FAMILY_IPV4, &action);

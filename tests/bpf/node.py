@@ -113,6 +113,7 @@ class Node:
             *(layouts.CT4, layouts.CT6, layouts.FRAGMENTS, layouts.ENDPOINTS4, layouts.ENDPOINTS6, layouts.IPCACHE4),
             *(layouts.IPCACHE6, layouts.POLICIES, layouts.IDENTITY_BITS, layouts.POLICY_ROWS, layouts.NAT4),
             *(layouts.NAT6, layouts.MASQUERADE, layouts.NO_MASQUERADE4, layouts.NO_MASQUERADE6),
+            layouts.L2_ANNOUNCEMENTS,
         ):
             assert not self.map(spec).delete_batch([key for key, _ in self.map(spec).items()])
         for spec, nothing in ((layouts.NODES, layouts.NodeEntry()), (layouts.PATH_MTUS, layouts.PathMtuEntry())):
@@ -231,6 +232,11 @@ class Node:
         else:
             key6 = layouts.NoMasquerade6Key(network.prefixlen, network.network_address.packed)
             self.map(layouts.NO_MASQUERADE6).update(key6, 1)
+
+    def announce(self, address: str, device: str = "uplink") -> None:
+        """The node answers on the device's link for this address of a service."""
+        key = layouts.L2AnnouncementKey(self.devices[device], packed(address))
+        self.map(layouts.L2_ANNOUNCEMENTS).update(key, layouts.L2Announcement(mac(DEVICES[device])))
 
     # -- packets -------------------------------------------------------------------------------------------------
 

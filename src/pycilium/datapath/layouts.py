@@ -1116,6 +1116,79 @@ class IpcacheEntry:
         )
 
 
+_L2_ANNOUNCEMENT_KEY = struct.Struct("=I 16s")
+
+
+@dataclass(frozen=True, slots=True)
+class L2AnnouncementKey:
+    """struct l2_announcement_key."""
+
+    ifindex: int = 0
+    address: bytes = bytes(16)
+
+    SIZE: ClassVar[int] = 20
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("ifindex", "u4"),
+            ("address", "u1", (16,)),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{ifindex:u32@0 address:struct{words:be32[4]@0 size=16}@4 size=20}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _L2_ANNOUNCEMENT_KEY.pack(
+            self.ifindex,
+            self.address,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> L2AnnouncementKey:
+        items = _L2_ANNOUNCEMENT_KEY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+        )
+
+
+_L2_ANNOUNCEMENT = struct.Struct("=Q 6s 2x")
+
+
+@dataclass(frozen=True, slots=True)
+class L2Announcement:
+    """struct l2_announcement."""
+
+    until_ns: int = 0
+    mac: bytes = bytes(6)
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("until_ns", "u8"),
+            ("mac", "u1", (6,)),
+            ("pad", "u2"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{until_ns:u64@0 mac:struct{bytes:u8[6]@0 size=6}@8 pad:u16@14 size=16}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _L2_ANNOUNCEMENT.pack(
+            self.until_ns,
+            self.mac,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> L2Announcement:
+        items = _L2_ANNOUNCEMENT.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+        )
+
+
 _NAT4_KEY = struct.Struct("=4s 4s 2s 2s B B 2x")
 
 
@@ -2610,6 +2683,8 @@ _MetricsEntry: Final[Codec[MetricsEntry]] = _codec(MetricsEntry, "metrics_entry"
 _Ipcache4Key: Final[Codec[Ipcache4Key]] = _codec(Ipcache4Key, "ipcache4_key")
 _Ipcache6Key: Final[Codec[Ipcache6Key]] = _codec(Ipcache6Key, "ipcache6_key")
 _IpcacheEntry: Final[Codec[IpcacheEntry]] = _codec(IpcacheEntry, "ipcache_entry")
+_L2AnnouncementKey: Final[Codec[L2AnnouncementKey]] = _codec(L2AnnouncementKey, "l2_announcement_key")
+_L2Announcement: Final[Codec[L2Announcement]] = _codec(L2Announcement, "l2_announcement")
 _Nat4Key: Final[Codec[Nat4Key]] = _codec(Nat4Key, "nat4_key")
 _Nat6Key: Final[Codec[Nat6Key]] = _codec(Nat6Key, "nat6_key")
 _NatEntry: Final[Codec[NatEntry]] = _codec(NatEntry, "nat_entry")
@@ -2686,6 +2761,9 @@ IPCACHE4: Final[MapSpec[Ipcache4Key, IpcacheEntry]] = MapSpec(
 )
 IPCACHE6: Final[MapSpec[Ipcache6Key, IpcacheEntry]] = MapSpec(
     "ipcache6", MapType.LPM_TRIE, _Ipcache6Key, _IpcacheEntry, 524288
+)
+L2_ANNOUNCEMENTS: Final[MapSpec[L2AnnouncementKey, L2Announcement]] = MapSpec(
+    "l2_announcements", MapType.HASH, _L2AnnouncementKey, _L2Announcement, 16384
 )
 MASQUERADE: Final[MapSpec[int, MasqueradeEntry]] = MapSpec(
     "masquerade", MapType.HASH, U32, _MasqueradeEntry, 256
@@ -2764,6 +2842,7 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "identity_bits": IDENTITY_BITS,
     "ipcache4": IPCACHE4,
     "ipcache6": IPCACHE6,
+    "l2_announcements": L2_ANNOUNCEMENTS,
     "masquerade": MASQUERADE,
     "metrics": METRICS,
     "nat4": NAT4,
@@ -2837,6 +2916,8 @@ STRUCTS: Final[dict[str, str]] = {
     "ipcache4_key": Ipcache4Key.SIGNATURE,
     "ipcache6_key": Ipcache6Key.SIGNATURE,
     "ipcache_entry": IpcacheEntry.SIGNATURE,
+    "l2_announcement_key": L2AnnouncementKey.SIGNATURE,
+    "l2_announcement": L2Announcement.SIGNATURE,
     "nat4_key": Nat4Key.SIGNATURE,
     "nat6_key": Nat6Key.SIGNATURE,
     "nat_entry": NatEntry.SIGNATURE,
