@@ -13,7 +13,9 @@ static __always_inline const struct l2_announcement *l2_announcement_of(struct _
 {
 	struct l2_announcement_key key = {.ifindex = skb->ifindex, .address = *address};
 
-	return bpf_map_lookup_elem(&l2_announcements, &key);
+	const struct l2_announcement *announcement = bpf_map_lookup_elem(&l2_announcements, &key);
+
+	return announcement && announcement->until_ns > bpf_ktime_get_boot_ns() ? announcement : 0;
 }
 
 static __always_inline int l2_answer_arp(struct __sk_buff *skb)

@@ -233,10 +233,11 @@ class Node:
             key6 = layouts.NoMasquerade6Key(network.prefixlen, network.network_address.packed)
             self.map(layouts.NO_MASQUERADE6).update(key6, 1)
 
-    def announce(self, address: str, device: str = "uplink") -> None:
+    def announce(self, address: str, device: str = "uplink", *, lasts_s: float = 3600) -> None:
         """The node answers on the device's link for this address of a service."""
         key = layouts.L2AnnouncementKey(self.devices[device], packed(address))
-        self.map(layouts.L2_ANNOUNCEMENTS).update(key, layouts.L2Announcement(mac(DEVICES[device])))
+        until_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(lasts_s * 1e9)
+        self.map(layouts.L2_ANNOUNCEMENTS).update(key, layouts.L2Announcement(until_ns, mac(DEVICES[device])))
 
     # -- packets -------------------------------------------------------------------------------------------------
 

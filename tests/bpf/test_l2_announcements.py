@@ -119,3 +119,9 @@ def test_who_asks_in_another_vlan_is_not_answered(announcing):
     tagged = Ether(src=ROUTER_MAC, dst=BROADCAST) / Dot1Q(vlan=7) / who_has().payload
 
     assert announcing.run("from_netdev", "uplink", bytes(tagged)).verdict is Verdict.PASS
+
+
+def test_an_announcement_that_nobody_prolonged_ends_by_itself(announcing):
+    announcing.announce(VIP4, lasts_s=-1)
+
+    assert announcing.run("from_netdev", "uplink", bytes(who_has())).verdict is Verdict.PASS

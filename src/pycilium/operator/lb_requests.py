@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 from pycilium.ipam.load_balancer import AddressPool, AddressRequest, Block, Sharing
 from pycilium.model.peer import Address
 from pycilium.model.resources import CiliumLoadBalancerIPPool, Service
-from pycilium.model.resources.load_balancing import BGP_CLASS, L2_CLASS, IPPoolBlock
+from pycilium.model.resources.load_balancing import BGP_CLASS, L2_CLASS, IPPoolBlock, selectable_labels
 from pycilium.model.resources.service import HEADLESS
 
 IPS = ("lbipam.cilium.io/ips", "io.cilium/lb-ipam-ips")
@@ -15,8 +15,6 @@ SHARING_KEY = ("lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key")
 SHARING_NAMESPACES = ("lbipam.cilium.io/sharing-cross-namespace", "io.cilium/lb-ipam-sharing-cross-namespace")
 """The second names are Cilium's before 1.15."""
 CLASSES = (None, L2_CLASS, BGP_CLASS)
-NAMESPACE_LABEL, NAME_LABEL = "io.kubernetes.service.namespace", "io.kubernetes.service.name"
-"""What serviceSelectors may ask for besides a Service's own labels."""
 
 
 def pool_of(resource: CiliumLoadBalancerIPPool) -> AddressPool:
@@ -30,12 +28,6 @@ def pool_of(resource: CiliumLoadBalancerIPPool) -> AddressPool:
         selector=spec.service_selector,
         disabled=spec.disabled,
     )
-
-
-def selectable_labels(service: Service) -> dict[str, str]:
-    """A Service's labels, its namespace and name among them."""
-    metadata = service.metadata
-    return {**metadata.labels, NAMESPACE_LABEL: metadata.namespace, NAME_LABEL: metadata.name}
 
 
 def request_of(service: Service) -> AddressRequest | None:

@@ -9,9 +9,18 @@ from typing import Literal
 
 from pycilium.model.resources.base import Condition, Part, Resource, always
 from pycilium.model.resources.selector import LabelSelector
+from pycilium.model.resources.service import Service
 
 L2_CLASS = "io.cilium/l2-announcer"
 BGP_CLASS = "io.cilium/bgp-control-plane"
+NAMESPACE_LABEL, NAME_LABEL = "io.kubernetes.service.namespace", "io.kubernetes.service.name"
+"""What serviceSelectors may ask for besides a Service's own labels."""
+
+
+def selectable_labels(service: Service) -> dict[str, str]:
+    """A Service's labels, its namespace and name among them."""
+    metadata = service.metadata
+    return {**metadata.labels, NAMESPACE_LABEL: metadata.namespace, NAME_LABEL: metadata.name}
 
 
 class IPPoolBlock(Part, frozen=True, kw_only=True):
