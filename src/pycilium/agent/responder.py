@@ -39,10 +39,10 @@ class Responder:
             await self._runner.cleanup()
 
 
-def open_listener(port: int = PORT) -> socket.socket:
+def open_listener(port: int = PORT, what: str = "health responder") -> socket.socket:
     """A socket on every address of the calling thread's namespace, of both families where the kernel has both.
 
-    ConfigError says who might have the port.
+    ConfigError says for what the port cannot be had.
     """
     family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -54,7 +54,7 @@ def open_listener(port: int = PORT) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"health responder: port {port} cannot be used: {error.strerror}") from error
+        raise ConfigError(f"{what}: port {port} cannot be used: {error.strerror}") from error
     return listener
 
 

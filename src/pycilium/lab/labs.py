@@ -208,7 +208,7 @@ def _taken(layout: LabLayout) -> AlreadyExists:
 
 
 def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell) -> None:
-    from pycilium.lab import agents, given_cidrs, network, operators, world
+    from pycilium.lab import agents, given_cidrs, network, operators, services, world
     from pycilium.store import open_blocking
 
     layout.pods_folder.mkdir()
@@ -238,12 +238,12 @@ def _build(layout: LabLayout, record: LabRecord, options: UpOptions, tell: Tell)
         layout.external_store.write_text(record.store_url, encoding="utf-8")
         network.make_store(record, gate.NAME, record.gate)
         gate.start(layout, record)
-    else:
-        open_blocking(layout.store_url).close()
-    if options.with_agents and record.ipam == "cluster-pool":
+    if not record.gate:  # an API server outside has ranges of its own
+        with open_blocking(layout.store_url) as store:
+            store.apply(list(services.resources(record)))
+    if options.with_agents:
         tell("starting the operator")
         operators.start(layout, record)
-    if options.with_agents:
         names = [node.name for node in record.nodes]
         agents.start_all(layout, record, names, tell)
         given_cidrs.taken_in(layout, record, names)

@@ -5,7 +5,8 @@
    lo: 1.1.1.1 8.8.8.8 …
    eth0 172.18.0.1  ─────────── world  br0  node1 ─────────── eth0 172.18.0.11
    pod CIDRs via the nodes              │   node2 ─────────── …
-                                        └── etcd, gate ────── eth0 172.18.0.2 (--store etcd, --store kubernetes:…)
+    load balancers on the link           │
+                                         └── etcd, gate ────── eth0 172.18.0.2 (--store etcd, --store kubernetes:…)
 ```
 
 Everything happens inside the lab's namespaces; the machine's own devices are not looked at.
@@ -24,7 +25,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from pycilium.lab import namespaces
 from pycilium.lab.layout import WORLD_IPV4, WORLD_IPV6, LabRecord, NodeRecord
-from pycilium.lab.plan import STORE_ETH0, UNDERLAY, WORLD_ETH0
+from pycilium.lab.plan import LOAD_BALANCERS, STORE_ETH0, UNDERLAY, WORLD_ETH0
 
 _HOST_LEN = {"ipv4": 32, "ipv6": 128}
 _DEFAULT = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
@@ -60,7 +61,7 @@ def make_underlay(record: LabRecord) -> None:
 
 
 def make_world(record: LabRecord) -> None:
-    """The world's eth0, the addresses it answers on, and its routes to the pods."""
+    """The world's eth0, the addresses it answers on, and its routes: pods behind nodes, load balancers on the link."""
     _make_host(record, "world", record.world, WORLD_ETH0, _SYSCTLS_OF_ALL)
 
     def body() -> None:
@@ -70,6 +71,9 @@ def make_world(record: LabRecord) -> None:
                 if family in record.underlay_families:
                     for address in addresses:
                         _add_address(ip, lo, family, address, _HOST_LEN[family])
+            eth0 = _index(ip, "eth0")
+            for family in record.underlay_families:
+                ip.route("replace", dst=LOAD_BALANCERS[family], oif=eth0, family=_FAMILY[family])
             for node in record.nodes:
                 _route_pods_to(ip, node)
 

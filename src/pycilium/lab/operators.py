@@ -1,4 +1,8 @@
-"""The operators of a lab: started, stopped, killed; on none of the nodes, in the underlay's or the gate's namespace."""
+"""The operators of a lab: started, stopped, killed; on none of the nodes, in the underlay's or the gate's namespace.
+
+Every lab begins with one, as clusters do: Services get their load balancers' addresses from it, and of nodes and
+identities nothing is left behind.
+"""
 
 from __future__ import annotations
 
@@ -65,11 +69,12 @@ def _file(layout: LabLayout, name: str, suffix: str) -> Path:
 
 
 def _config(layout: LabLayout, record: LabRecord, name: str) -> bytes:
+    families = record.ip_families if record.ipam == "cluster-pool" else ()
     values = {
         "name": name,
         "store": gate.agents_url(record) if record.gate else layout.store_url,
-        "cluster_pool_ipv4_cidrs": [IPV4_POOL] if "ipv4" in record.ip_families else [],
-        "cluster_pool_ipv6_cidrs": [IPV6_POOL] if "ipv6" in record.ip_families else [],
+        "cluster_pool_ipv4_cidrs": [IPV4_POOL] if "ipv4" in families else [],
+        "cluster_pool_ipv6_cidrs": [IPV6_POOL] if "ipv6" in families else [],
         "lease_name": OPERATOR_LEASE,
         "node_grace_s": NODE_GRACE_S,
         "health_listen": None,  # several share the namespace; the lease in the store says who leads

@@ -2,7 +2,9 @@
 
 ```
    underlay   172.18.0.0/24  fd00:172:18::/64     .1 the world   .2 the store   .11 node 1   .12 node 2 …
+              172.18.1.0/24  fd00:172:18:1::/112  load balancers: on the same link, announced by the nodes
    node N     pods 10.0.N.0/24  fd00:10:0:N::/112
+   services   10.96.0.0/16  fd00:96::/112
 ```
 
 Decimal digits stand for themselves in IPv6 addresses, so that both families show the same number.
@@ -42,6 +44,8 @@ TUNNEL_OVERHEAD_BYTES = {"ipv4": 50, "ipv6": 70}
 WORLD_ETH0 = {"ipv4": "172.18.0.1", "ipv6": "fd00:172:18::1"}
 STORE_ETH0 = {"ipv4": "172.18.0.2", "ipv6": "fd00:172:18::2"}
 UNDERLAY = {"ipv4": ipaddress.ip_network("172.18.0.0/24"), "ipv6": ipaddress.ip_network("fd00:172:18::/64")}
+LOAD_BALANCERS = {"ipv4": "172.18.1.0/24", "ipv6": "fd00:172:18:1::/112"}
+SERVICES = {"ipv4": "10.96.0.0/16", "ipv6": "fd00:96::/112"}
 _FIRST_NODE = 10
 
 

@@ -1,0 +1,92 @@
+"""Node ports and the node's own sockets: the range is reserved, and a socket on a Service's port is named.
+
+Packets to such a port go to the Service, whoever has bound it; so the process behind that socket waits in vain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
+
+import structlog
+
+from pycilium.datapath import node_ports
+from pycilium.errors import DatapathError
+from pycilium.ipam.bands import BandedRange
+from pycilium.model.l4 import Protocol
+from pycilium.model.resources import Service
+
+log = structlog.get_logger()
+
+LOOK_INTERVAL_S = 30.0
+PortKey = tuple[int, Protocol]
+
+
+def node_ports_of(services: Iterable[Service]) -> dict[PortKey, str]:
+    """Which Service has which node port; of two that have one, the first by name."""
+    found: dict[PortKey, str] = {}
+    for service in sorted(services, key=lambda each: each.key):
+        if service.spec.node_ports_wanted:
+            for port in service.spec.ports:
+                if port.node_port:
+                    name = f"{service.metadata.namespace}/{service.metadata.name}"
+                    found.setdefault((port.node_port, Protocol[port.protocol]), name)
+    return found
+
+
+class NodePorts:
+    """Call `changed` whenever `services` may give something else."""
+
+    def __init__(
+        self,
+        services: Callable[[], Iterable[Service]],
+        reserved: BandedRange,
+        *,
+        bound: Callable[[], AbstractSet[PortKey]] = node_ports.bound,
+        reserve: Callable[[int, int], bool] = node_ports.reserve,
+    ) -> None:
+        self._services, self._range = services, reserved
+        self._bound, self._reserve = bound, reserve
+        self._changed = asyncio.Event()
+        self._unreserved = ""
+        self._taken: dict[PortKey, str] = {}
+
+    @property
+    def problems(self) -> list[str]:
+        """What keeps node ports from being what they should be, in words."""
+        taken = (
+            f"node port {port}/{protocol.name} of service {name} is bound by a process on this node too, which gets "
+            f"nothing there: give one of them another port"
+            for (port, protocol), name in sorted(self._taken.items())
+        )
+        return [*([self._unreserved] if self._unreserved else []), *taken]
+
+    def changed(self) -> None:
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            if self._reserve(self._range.first, self._range.last):
+                log.info("node ports reserved", ports=f"{self._range.first}-{self._range.last}")
+        except DatapathError as error:
+            log.warning("node ports not reserved", reason=str(error))
+            self._unreserved = str(error)
+        while True:
+            self._changed.clear()
+            await self.look()
+            try:
+                async with asyncio.timeout(LOOK_INTERVAL_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def look(self) -> None:
+        """See which sockets there are now."""
+        wanted = node_ports_of(self._services())
+        bound = await asyncio.to_thread(self._bound) if wanted else set()
+        taken = {key: name for key, name in wanted.items() if key in bound}
+        for (port, protocol), name in taken.items() - self._taken.items():
+            log.warning("node port is bound by a process", port=port, protocol=protocol.name, service=name)
+        self._taken = taken

@@ -1,0 +1,104 @@
+"""Health checks of Services and their node ports, in a network namespace of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from pycilium.agent.service_health import WEIGHT_HEADER, ServiceHealth
+from pycilium.datapath import netns, node_ports
+from pycilium.model.l4 import Protocol
+
+pytestmark = pytest.mark.root
+
+RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+
+
+@pytest.fixture
+def inside():
+    """Runs a function in a namespace that ends with the test."""
+    fd = netns.nameless()
+    netns.run_in(fd, lambda: subprocess.run(["ip", "link", "set", "lo", "up"], check=True))
+    yield lambda act: netns.run_in(fd, act)
+    os.close(fd)
+
+
+async def asked(port: int, host: str) -> tuple[int, dict, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{host}:{port}/any/path") as answer:
+        return answer.status, await answer.json(), answer.headers[WEIGHT_HEADER]
+
+
+def served(health: ServiceHealth, *ports: int):
+    return lambda: set(health.served) == set(ports)
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110  a condition of sockets
+            await asyncio.sleep(0.01)
+
+
+def test_load_balancers_hear_whether_the_node_has_backends(inside):
+    async def scenario() -> None:
+        ports, backends = {30999: ("default", "web")}, {("default", "web"): 2}
+        health = ServiceHealth(lambda: ports, lambda name: backends.get(name, 0))
+        task = asyncio.create_task(health.run())
+        await until(served(health, 30999))
+
+        body = {"service": {"namespace": "default", "name": "web"}, "serviceProxyHealthy": True}
+        for host in ("127.0.0.1", "[::1]"):
+            assert await asked(30999, host) == (200, body | {"localEndpoints": 2}, "2")
+        backends.clear()
+        assert await asked(30999, "127.0.0.1") == (503, body | {"localEndpoints": 0}, "0")
+
+        taken = socket.create_server(("", 31000))
+        del ports[30999]
+        ports[31000] = ("default", "other")
+        health.changed()
+        await until(lambda: health.problems)
+        assert health.problems == [
+            "health check of service default/other: port 31000 cannot be used: Address already in use"
+        ]
+        assert served(health)()
+        taken.close()
+        health.changed()
+        await until(served(health, 31000))
+        assert not health.problems
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    inside(lambda: asyncio.run(scenario()))
+
+
+def test_node_ports_are_reserved_beside_what_is_reserved_already(inside):
+    def scenario() -> None:
+        RESERVED.write_text("8080")
+
+        assert node_ports.reserve(30000, 32767)
+        assert RESERVED.read_text().strip() == "8080,30000-32767"
+        assert not node_ports.reserve(30000, 32767)
+
+    inside(scenario)
+
+
+def test_sockets_that_wait_for_anybody_are_found(inside):
+    def scenario() -> None:
+        with (
+            socket.create_server(("127.0.0.1", 30080)),
+            socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as udp,
+            socket.socket() as idle,
+        ):
+            udp.bind(("::", 30053))
+            idle.bind(("127.0.0.1", 30099))
+
+            assert node_ports.bound() == {(30080, Protocol.TCP), (30053, Protocol.UDP)}
+
+    inside(scenario)
