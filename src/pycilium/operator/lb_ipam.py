@@ -66,6 +66,7 @@ class LbIpam:
                     changed.set()
 
     async def _follow(self, kind: type[R], known: dict[ResourceKey, R], changed: asyncio.Event) -> None:
+        told = ""
         while True:
             try:
                 async for step in follow(self._store, kind):
@@ -73,8 +74,11 @@ class LbIpam:
                     del step  # the next one may be long in coming
                     self._read.add(kind)
                     changed.set()
+                    told = ""
             except StoreError as error:
-                log.warning("store cannot be read", kind=kind.__name__, error=str(error))
+                if str(error) != told:
+                    log.warning("store cannot be read", kind=kind.__name__, error=str(error))
+                told = str(error)
             await asyncio.sleep(RETRY_S)
 
     async def _settle(self) -> bool:
