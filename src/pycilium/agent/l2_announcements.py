@@ -233,9 +233,7 @@ class L2Announcer:
 
     def _places(self, candidacy: _Candidacy) -> list[tuple[LinkDevice, Address]]:
         return [
-            (self._links[each.device], each.address)
-            for each in sorted(candidacy.announcements)
-            if each.device in self._links
+            (self._links[each.device], each.address) for each in candidacy.announcements if each.device in self._links
         ]
 
     async def _sweep(self) -> None:

@@ -61,7 +61,7 @@ class L2Intent:
     has_local_backend: Callable[[Service], bool] = lambda _: True
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Announcement:
     """One address on one device."""
 

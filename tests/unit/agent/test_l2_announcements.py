@@ -20,9 +20,10 @@ from tests.unit.operator import virtual_time
 from tests.unit.operator.test_election import STATES, Line, OneLease
 
 DURATION_S = 15
-VIP = ip_address("172.18.1.1")
+IPV4_IN_IPV6 = bytes(10) + b"\xff\xff"
+VIPS = {ip_address("172.18.1.1"), ip_address("fd00:172:18:1::1")}
 ETH0 = LinkDevice(7, b"\x02" * 6)
-WEB = L2Intent((service("web", "172.18.1.1"),), (policy(),), {}, ("eth0",))
+WEB = L2Intent((service("web", *map(str, VIPS)),), (policy(),), {}, ("eth0",))
 NOTHING = L2Intent()
 
 
@@ -108,11 +109,13 @@ async def test_one_node_answers_and_tells_its_neighbours_thrice():
     node.start()
     await asyncio.sleep(60)
 
-    (key,) = [key for key, _ in node.map.items()]
-    assert key == layouts.L2AnnouncementKey(7, bytes(10) + b"\xff\xff" + VIP.packed)
+    assert {key for key, _ in node.map.items()} == {
+        layouts.L2AnnouncementKey(7, address.packed if address.version == 6 else IPV4_IN_IPV6 + address.packed)
+        for address in VIPS
+    }
     assert node.answers
-    assert node.told == [(7, [VIP])] * 3
-    assert {str(each.address) for each in node.announcer.announced()["cilium-l2announce-default-web"]} == {str(VIP)}
+    assert [(ifindex, set(addresses)) for ifindex, addresses in node.told] == [(7, VIPS)] * 3
+    assert {each.address for each in node.announcer.announced()["cilium-l2announce-default-web"]} == VIPS
     node.kill()
 
 
@@ -190,7 +193,7 @@ async def test_while_the_store_is_away_the_answers_end_and_come_back_with_it():
 @virtual
 async def test_what_an_earlier_agent_left_is_removed_once_it_has_ended():
     (node,) = machines("a")
-    old = layouts.L2AnnouncementKey(7, bytes(10) + b"\xff\xff" + ip_address("172.18.9.9").packed)
+    old = layouts.L2AnnouncementKey(7, IPV4_IN_IPV6 + ip_address("172.18.9.9").packed)
     node.map.update(old, layouts.L2Announcement(1, b"\x02" * 6))
     node.start()
     await asyncio.sleep(DURATION_S)
