@@ -1,4 +1,4 @@
-"""Node ports and the node's own sockets: the range is reserved, and a socket on a Service's port is named.
+"""Node ports and the node's own sockets: a socket on a Service's port is named.
 
 Packets to such a port go to the Service, whoever has bound it; so the process behind that socket waits in vain.
 """
@@ -11,9 +11,7 @@ from collections.abc import Set as AbstractSet
 
 import structlog
 
-from pycilium.datapath import node_ports
-from pycilium.errors import DatapathError
-from pycilium.ipam.bands import BandedRange
+from pycilium.datapath.bound_ports import bound_ports
 from pycilium.model.l4 import Protocol
 from pycilium.model.resources import Service
 
@@ -39,40 +37,26 @@ class NodePorts:
     """Call `changed` whenever `services` may give something else."""
 
     def __init__(
-        self,
-        services: Callable[[], Iterable[Service]],
-        reserved: BandedRange,
-        *,
-        bound: Callable[[], AbstractSet[PortKey]] = node_ports.bound,
-        reserve: Callable[[int, int], bool] = node_ports.reserve,
+        self, services: Callable[[], Iterable[Service]], bound: Callable[[], AbstractSet[PortKey]] = bound_ports
     ) -> None:
-        self._services, self._range = services, reserved
-        self._bound, self._reserve = bound, reserve
+        self._services, self._bound = services, bound
         self._changed = asyncio.Event()
-        self._unreserved = ""
         self._taken: dict[PortKey, str] = {}
 
     @property
     def problems(self) -> list[str]:
-        """What keeps node ports from being what they should be, in words."""
-        taken = (
+        """The ports that are bound, in words."""
+        return [
             f"node port {port}/{protocol.name} of service {name} is bound by a process on this node too, which gets "
             f"nothing there: give one of them another port"
             for (port, protocol), name in sorted(self._taken.items())
-        )
-        return [*([self._unreserved] if self._unreserved else []), *taken]
+        ]
 
     def changed(self) -> None:
         self._changed.set()
 
     async def run(self) -> None:
         """Until cancelled."""
-        try:
-            if self._reserve(self._range.first, self._range.last):
-                log.info("node ports reserved", ports=f"{self._range.first}-{self._range.last}")
-        except DatapathError as error:
-            log.warning("node ports not reserved", reason=str(error))
-            self._unreserved = str(error)
         while True:
             self._changed.clear()
             await self.look()

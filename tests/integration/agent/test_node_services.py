@@ -7,18 +7,16 @@ import contextlib
 import os
 import socket
 import subprocess
-from pathlib import Path
 
 import aiohttp
 import pytest
 
 from pycilium.agent.service_health import WEIGHT_HEADER, ServiceHealth
-from pycilium.datapath import netns, node_ports
+from pycilium.datapath import netns
+from pycilium.datapath.bound_ports import bound_ports
 from pycilium.model.l4 import Protocol
 
 pytestmark = pytest.mark.root
-
-RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 
 
 @pytest.fixture
@@ -78,17 +76,6 @@ def test_load_balancers_hear_whether_the_node_has_backends(inside):
     inside(lambda: asyncio.run(scenario()))
 
 
-def test_node_ports_are_reserved_beside_what_is_reserved_already(inside):
-    def scenario() -> None:
-        RESERVED.write_text("8080")
-
-        assert node_ports.reserve(30000, 32767)
-        assert RESERVED.read_text().strip() == "8080,30000-32767"
-        assert not node_ports.reserve(30000, 32767)
-
-    inside(scenario)
-
-
 def test_sockets_that_wait_for_anybody_are_found(inside):
     def scenario() -> None:
         with (
@@ -99,6 +86,6 @@ def test_sockets_that_wait_for_anybody_are_found(inside):
             udp.bind(("::", 30053))
             idle.bind(("127.0.0.1", 30099))
 
-            assert node_ports.bound() == {(30080, Protocol.TCP), (30053, Protocol.UDP)}
+            assert bound_ports() == {(30080, Protocol.TCP), (30053, Protocol.UDP)}
 
     inside(scenario)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-
 from pycilium.agent.node_ports import NodePorts, node_ports_of
 from pycilium.agent.service_health import health_check_ports
-from pycilium.errors import DatapathError
-from pycilium.ipam.service_allocation import node_port_range
 from pycilium.model.l4 import Protocol
 from pycilium.model.resources import ObjectMeta, Service
 from pycilium.model.resources.service import ServicePort, ServiceSpec
-
-RANGE = node_port_range("30000-32767")
 
 
 def service(name: str, *ports: int, kind: str = "NodePort", **spec) -> Service:
@@ -27,9 +20,7 @@ def service(name: str, *ports: int, kind: str = "NodePort", **spec) -> Service:
 
 async def test_a_socket_on_a_services_port_is_named_until_it_is_gone():
     sockets = {(30080, Protocol.TCP), (30081, Protocol.TCP), (53, Protocol.UDP)}
-    ports = NodePorts(
-        lambda: [service("web", 30080), service("dns", 30081, kind="ClusterIP")], RANGE, bound=lambda: sockets
-    )
+    ports = NodePorts(lambda: [service("web", 30080), service("dns", 30081, kind="ClusterIP")], bound=lambda: sockets)
 
     await ports.look()
     (problem,) = ports.problems
@@ -37,21 +28,6 @@ async def test_a_socket_on_a_services_port_is_named_until_it_is_gone():
     sockets.clear()
     await ports.look()
     assert ports.problems == []
-
-
-async def test_ports_that_cannot_be_reserved_are_a_problem_and_the_rest_goes_on():
-    def refuse(first: int, last: int) -> bool:
-        raise DatapathError(f"no {first}-{last}")
-
-    looked = asyncio.Event()
-    ports = NodePorts(lambda: looked.set() or [], RANGE, bound=set, reserve=refuse)
-    task = asyncio.create_task(ports.run())
-    await looked.wait()
-
-    assert ports.problems == ["no 30000-32767"]
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 def test_of_two_services_with_one_port_the_first_by_name_has_it():
