@@ -93,6 +93,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Where ClusterIPs are from, at most one of each family."""
     node_port_range: str = "30000-32767"
     """Where node ports are from: first-last."""
+    l2_announcement_lease_s: Annotated[int, Meta(ge=2, le=3600)] = 15
+    """How long the lease lasts by which one node announces a Service's addresses: the most that a takeover waits."""
     load_balancer_algorithm: Literal["random", "maglev"] = "random"
     """How a backend is chosen; maglev: all nodes choose the same for one client. A Service may say otherwise."""
     maglev_table_size: Annotated[int, Meta(ge=251, le=131071)] = 16381

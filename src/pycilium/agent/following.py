@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -76,12 +77,13 @@ async def follow_addresses(intent: Intent, plumbing: Plumbing, control: ControlL
             control.reread_routes()
 
 
-async def follow_links(endpoints: Endpoints) -> None:
+async def follow_links(endpoints: Endpoints, changed: Callable[[], None] = lambda: None) -> None:
     """Give back what endpoints held whose interface is gone, whenever the kernel says that interfaces changed."""
     loop = asyncio.get_running_loop()
     with netlink.link_news() as news:
         while True:
             await endpoints.collect_vanished()
+            changed()
             try:
                 await loop.sock_recv(news, NEWS_BYTES)
             except OSError as error:

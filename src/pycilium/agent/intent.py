@@ -16,7 +16,7 @@ from pycilium.model.identity import Identity
 from pycilium.model.node import Node
 from pycilium.model.policy import Policy
 from pycilium.model.remote_endpoint import RemoteEndpoint
-from pycilium.model.resources import Namespace, Pod, Service
+from pycilium.model.resources import CiliumL2AnnouncementPolicy, Namespace, Pod, Service
 from pycilium.services import PodEndpoint, SliceView
 from pycilium.tables import Database, Table
 
@@ -55,6 +55,7 @@ class Intent:
     slices: Table[SliceView]
     pod_endpoints: Table[PodEndpoint]
     """Of all nodes, as far as Services may select them; empty where others make EndpointSlices."""
+    l2_policies: Table[CiliumL2AnnouncementPolicy]
 
     @classmethod
     def new(cls) -> Self:
@@ -82,6 +83,7 @@ class Intent:
             services=db.table("services", key=lambda service: (service.metadata.namespace, service.metadata.name)),
             slices=db.table("endpoint-slices", key=lambda view: (view.namespace, view.name)),
             pod_endpoints=db.table("pod-endpoints", key=lambda pod: pod.key),
+            l2_policies=db.table("l2-policies", key=lambda policy: policy.metadata.name),
         )
 
 

@@ -16,6 +16,7 @@ from pycilium.agent.health import NodeHealth
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.node_publishing import NodePublisher
+from pycilium.agent.node_services import NodeServices
 from pycilium.agent.operator_lease import OperatorLease
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.sources import Source
@@ -45,5 +46,7 @@ class Parts:
     deadman: Deadman
     sizes: Mapping[str, int]
     """Room of each map, by name."""
+    node_services: NodeServices | None
+    """None: services are off."""
     resources: Mapping[Any, Any]
     """The policies as users wrote them, by key."""

@@ -19,6 +19,7 @@ from pycilium.agent.heartbeat import Heartbeat
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.node_publishing import NodePublisher
+from pycilium.agent.node_services import NodeServices
 from pycilium.agent.publishing import Publisher
 from pycilium.agent.sources import Source
 from pycilium.datapath import process
@@ -38,6 +39,7 @@ async def become_ready(
     node: NodePublisher,
     health: NodeHealth,
     deadman: Deadman,
+    node_services: NodeServices | None,
     started: float,
 ) -> None:
     """Once every source has been read: settle what was restored, let the kernel follow, then keep up with labels."""
@@ -62,6 +64,8 @@ async def become_ready(
         tasks.create_task(publisher.run(), name="publisher")
         tasks.create_task(follow_labels(intent, endpoints), name="labels")
         tasks.create_task(health.run(), name="health")
-        await node.published.wait()  # until then the name, and its lease, may be another machine's
+        await node.published.wait()  # until then the name, and its leases, may be another machine's
+        if node_services is not None:
+            tasks.create_task(node_services.run(), name="services")
         heartbeat = Heartbeat(store, config.node_name, config.node_lease_duration_s, publisher.publish_again)
         tasks.create_task(heartbeat.run(), name="heartbeat")

@@ -228,6 +228,16 @@ class Services:
         return replace(self._settings, zone=zone, addresses=tuple(addresses), nodes=places)
 
 
+def tell_all(*told: Callable[[list[FrontendChange]], None]) -> Callable[[list[FrontendChange]], None]:
+    """One for `on_change` that tells several, in this order."""
+
+    def tell(changes: list[FrontendChange]) -> None:
+        for each in told:
+            each(changes)
+
+    return tell
+
+
 def _serves(address: Address) -> bool:
     """Whether node ports are reached at an address of the node."""
     return not address.is_link_local and not address.is_loopback

@@ -53,6 +53,7 @@ class AgentStatus:
             masquerading=views.masquerading(parts.config),
             kube_proxy_replacement=service_views.kube_proxy_replacement(parts.config),
             services=parts.controller.services.counts() if parts.controller.services is not None else None,
+            l2_announcements=parts.node_services.announcements() if parts.node_services is not None else [],
             node_monitor=messages.MonitorStatus(seen=parts.flows.next, lost=parts.ingestion.lost),
             bpf_maps=messages.BpfMapStatus(
                 maps=[
@@ -90,6 +91,7 @@ class AgentStatus:
         problems += _few(list(parts.controller.cluster.problems()))
         services = parts.controller.services
         problems += _few(list(services.problems())) if services is not None else []
+        problems += _few(parts.node_services.problems) if parts.node_services is not None else []
         problems += [f"policy of {labels}: {why}" for labels, why in parts.controller.engine.problems().items()]
         problems += _few([f"{name}: {key}: {status.error}" for name, key, status in parts.controller.failing()])
         problems += self._too_full()

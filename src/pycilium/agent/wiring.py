@@ -41,6 +41,7 @@ from pycilium.agent.following import (
 from pycilium.agent.health import NodeHealth, probed_nodes
 from pycilium.agent.identities import Identities, insert_reserved
 from pycilium.agent.intent import Intent
+from pycilium.agent.l2_announcements import make_target
 from pycilium.agent.lifelines import lifelines
 from pycilium.agent.link_operations import LinkOperations
 from pycilium.agent.loop import ControlLoop
@@ -56,6 +57,7 @@ from pycilium.agent.node_datapath import (
     refuse_other_addresses,
 )
 from pycilium.agent.node_publishing import NodePublisher
+from pycilium.agent.node_services import NodeServices
 from pycilium.agent.operator_lease import OperatorLease
 from pycilium.agent.parts import Parts
 from pycilium.agent.plumbing import Plumbing
@@ -65,6 +67,7 @@ from pycilium.agent.route_operations import RouteOperations
 from pycilium.agent.service import Service
 from pycilium.agent.service_memory import ServiceMemory, end_sockets_in, forget_in
 from pycilium.agent.service_names import ServiceNames
+from pycilium.agent.services import tell_all
 from pycilium.agent.socket_flows import SocketOwners
 from pycilium.agent.source_kinds import make_sources
 from pycilium.agent.targets import make_targets
@@ -175,8 +178,13 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         ingestion = FlowIngestion(reader, flows, hubble.notify, owners.owners)
         names.before_change = service_names.before_change = ingestion.drain
         memory = ServiceMemory(forget_in(datapath), end_sockets=end_sockets_in(datapath, intent))
+        node_services = None
         if services is not None:
-            services.on_change, services.on_left = service_names.changed, memory.left
+            node_services = NodeServices(
+                config, intent, store, devices, make_target(datapath.map), services.catalogue.backends_here
+            )
+            services.on_change = tell_all(service_names.changed, node_services.frontends_changed)
+            services.on_left = memory.left
 
         # What guards the node against us.
         def given_up(link: str, said: str) -> None:
@@ -210,6 +218,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
                 operator_lease=operator_lease,
                 deadman=deadman,
                 sizes=datapath.sizes(),
+                node_services=node_services,
                 resources=resources,
             )
         )
@@ -233,13 +242,28 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             running.append(tasks.create_task(settle_links(attached, endpoints), name="links"))
             running.append(tasks.create_task(operator_lease.run(), name="operator lease"))
             running.append(tasks.create_task(deadman.run(), name="deadman"))
-            running.append(tasks.create_task(follow_links(endpoints), name="vanished"))
+            running.append(
+                tasks.create_task(
+                    follow_links(endpoints, node_services.changed if node_services else lambda: None), name="vanished"
+                )
+            )
             running.append(tasks.create_task(identities.marks.run(), name="marks"))
             running.append(tasks.create_task(memory.run(), name="memory of services"))
             running.append(tasks.create_task(conntrack_collection(datapath, services), name="conntrack"))
             ready = tasks.create_task(
                 become_ready(
-                    config, intent, sources, endpoints, control, hubble, store, node, health, deadman, started
+                    config,
+                    intent,
+                    sources,
+                    endpoints,
+                    control,
+                    hubble,
+                    store,
+                    node,
+                    health,
+                    deadman,
+                    node_services,
+                    started,
                 ),
                 name="ready",
             )

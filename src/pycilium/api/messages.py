@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from pycilium.api.service_messages import KubeProxyReplacement, ServiceCounts
+from pycilium.api.service_messages import KubeProxyReplacement, L2AnnouncementView, ServiceCounts
 
 Health = Literal["Ok", "Warning", "Failure", "Disabled"]
 
@@ -128,6 +128,8 @@ class StatusResponse(Message, frozen=True):
     kube_proxy_replacement: KubeProxyReplacement | None = None
     services: ServiceCounts | None = None
     """Not in Cilium's shape."""
+    l2_announcements: list[L2AnnouncementView] = []
+    """Ours alone."""
     node_monitor: MonitorStatus | None = msgspec.field(default=None, name="nodeMonitor")
     bpf_maps: BpfMapStatus | None = None
     controllers: list[ControllerStatus] = []

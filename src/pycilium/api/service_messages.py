@@ -115,3 +115,13 @@ class ServiceCounts(Message, frozen=True, omit_defaults=False):
     backends: int = 0
     without_backends: int = 0
     problems: list[str] = []
+
+
+class L2AnnouncementView(Message, frozen=True):
+    """Addresses that one node of several announces on its links."""
+
+    lease: str
+    addresses: list[str] = []
+    devices: list[str] = []
+    announcing: bool = False
+    """Whether it is this node that does."""

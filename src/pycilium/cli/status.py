@@ -45,7 +45,7 @@ class Report:
 @click.option("--wait", is_flag=True, help="Wait until there is neither an error nor a warning.")
 @click.option("--wait-duration", default=300.0, show_default=True, metavar="SECONDS", help="How long to wait.")
 @click.option("--ignore-warnings", is_flag=True, help="Only errors count.")
-@click.option("--verbose", is_flag=True, help="With all that is wrong, and whether every address answers.")
+@click.option("--verbose", is_flag=True, help="With all that is wrong, whether addresses answer, what is announced.")
 @output_option("json", "summary")
 @lab_option
 @node_option
@@ -125,6 +125,8 @@ def _print_report(report: Report, *, verbose: bool) -> None:
     click.echo("")
     for name, value in _details(report):
         click.echo(f"{name + ':':<22}{value}")
+    for line in _announcements(report) if verbose else ():
+        click.echo(line)
     for word, messages in (("Errors", report.errors), ("Warnings", report.warnings)):
         for message in messages:
             click.echo(f"{word + ':':<22}{message}")
@@ -133,6 +135,16 @@ def _print_report(report: Report, *, verbose: bool) -> None:
     if report.health:
         click.echo("")
         click.echo("\n".join(cluster_health(report.health, verbose=verbose)))
+
+
+def _announcements(report: Report) -> list[str]:
+    """What this node announces on its links, and what others do that it may announce too."""
+    lines = []
+    for each in report.answer.get("l2-announcements") or []:
+        who = "this node" if each.get("announcing") else "another node"
+        addresses, devices = " ".join(each.get("addresses") or []), " ".join(each.get("devices") or [])
+        lines.append(f"{'L2 announcement:':<22}{addresses} on {devices} by {who} (lease {each['lease']})")
+    return lines
 
 
 def _details(report: Report) -> list[tuple[str, str]]:

@@ -23,6 +23,8 @@ from pycilium.lab.plan import capacities
 
 READY_TIMEOUT_S = 60.0
 STOP_GRACE_S = 15.0
+L2_LEASE_S = 6
+"""Labs are there to see what happens, and people wait."""
 _POLL_S = 0.02
 
 
@@ -112,6 +114,7 @@ def write_config(layout: LabLayout, record: LabRecord, node: str) -> None:
         "devices": ["eth0"],
         "cgroup_root": str(cgroup) if cgroup and cgroup.is_dir() else None,
         "routing_mode": record.routing_mode,
+        "l2_announcement_lease_s": L2_LEASE_S,
         "underlay_family": record.underlay_family,
         **capacities(record.planned_nodes),
     }

@@ -6,8 +6,8 @@ whole family: whatever else is wrong with them shows only beside other nodes (`a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from pycilium.errors import InvalidResource
@@ -35,6 +35,7 @@ class Node:
     boot_id: str = ""
     zone: str = ""
     """Where it stands, for Services that prefer what is near."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def internal_ip(self, version: int) -> Address | None:
         """The first address of a family on the underlay."""
@@ -59,6 +60,7 @@ def node_of(resource: CiliumNode) -> Node:
         ),
         boot_id=spec.bootid,
         zone=resource.metadata.labels.get(ZONE_LABEL, ""),
+        labels=resource.metadata.labels,
     )
 
 

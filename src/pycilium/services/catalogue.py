@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pycilium.model.resources import EndpointSlice, Service
-from pycilium.model.service import Frontend, FrontendKind, L4Address
+from pycilium.model.service import BackendState, Frontend, FrontendKind, L4Address
 from pycilium.services import frontends
 from pycilium.services.candidates import PodEndpoint, SliceView, slice_view
 from pycilium.services.frontends import NOTHING, HostPortMapping, Reached
@@ -94,6 +94,19 @@ class Catalogue:
             frontend = self.frontend(at)
             if frontend is not None:
                 yield frontend
+
+    def backends_here(self, name: Name) -> int:
+        """How many backends of this node a Service with externalTrafficPolicy Local has that take connections."""
+        reached = self._reached.get(Owner(*name), NOTHING)
+        return len(
+            {
+                backend.at.address
+                for frontend in reached.frontends
+                if frontend.external_local
+                for backend in frontend.outside
+                if backend.state is BackendState.ACTIVE
+            }
+        )
 
     def problems(self) -> dict[str, tuple[str, ...]]:
         """What is wrong, in words, by `namespace/name` of the Service or pod. Sorted."""
