@@ -176,6 +176,8 @@ class _Planning:
         self._shared: dict[str, list[Address]] = {}
         self._given: dict[str, list[Address]] = {}
         self._unsatisfied: dict[str, Unsatisfied] = {}
+        self._refused: dict[str, tuple[AddressRequest, Address]] = {}
+        """The first wish of each owner that cannot be granted; why, is said when all else is decided."""
         self._free = {(pool.name, version): self._unused(pool, version) for pool in self._open for version in (4, 6)}
 
     def keep(self, request: AddressRequest) -> None:
@@ -194,11 +196,10 @@ class _Planning:
         for address in request.wanted:
             if address in self._given.get(request.owner, ()):
                 continue
-            refused = self._why_not(request, address)
-            if refused is None:
+            if self._why_not(request, address) is None:
                 self._give(request, address)
             else:
-                self._unsatisfied.setdefault(request.owner, refused)
+                self._refused.setdefault(request.owner, (request, address))
 
     def give_any(self, request: AddressRequest) -> None:
         had = {address.version for address in self._given.get(request.owner, ())}
@@ -215,6 +216,10 @@ class _Planning:
             self._unsatisfied[request.owner] = self._why_none(request, missing)
 
     def outcome(self, ordered: Iterable[AddressRequest]) -> AddressPlan:
+        for owner, (request, address) in self._refused.items():
+            why = self._why_not(request, address)
+            if why is not None:
+                self._unsatisfied.setdefault(owner, why)
         given = {request.owner: _in_order(request, self._given.get(request.owner, ())) for request in ordered}
         states = {
             pool.name: PoolState(
@@ -249,10 +254,11 @@ class _Planning:
                 f"{address} is wanted, but the serviceSelector of pool {offered[0].name} does not select the Service",
             )
         if not self._can_have(request, address):
-            holders = " and ".join(holder.owner for holder in self._holders[address])
+            strangers = (holder for holder in self._holders[address] if not request.may_share_with(holder))
+            holders = " and ".join(sorted(holder.owner for holder in strangers))
             return Unsatisfied(
                 "already_allocated",
-                f"{address} is {holders}'s: both Services need the same sharing key and different ports to share it",
+                f"{address} is {holders}'s: to share it Services need the same sharing key and different ports",
             )
         return None
 
