@@ -33,9 +33,9 @@ class Node:
     """up, cut or poor."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
-    """Everything that is intended."""
+    """Everything that is intended. Compared by identity: what is derived of a state is remembered."""
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
     pods: Mapping[PodName, Pod] = field(default_factory=dict)

@@ -42,18 +42,17 @@ class Connection:
 
 def allowed(state: State, connection: Connection) -> bool:
     """Whether the state allows it."""
-    return _verdicts([state], connection, Direction.EGRESS) == _verdicts([state], connection, Direction.INGRESS) == {True}
+    return always_allowed((state,), connection)
 
 
 def always_allowed(states: Sequence[State], connection: Connection) -> bool:
     """Whether every combination of them does."""
-    both = (_verdicts(states, connection, way) for way in (Direction.EGRESS, Direction.INGRESS))
-    return all(verdicts == {True} for verdicts in both)
+    return all(all(_verdicts(states, connection, way)) for way in (Direction.EGRESS, Direction.INGRESS))
 
 
 def may_be_denied(states: Sequence[State], connection: Connection, way: Direction, *, heard: bool) -> bool:
     """Whether some combination denies it in that direction; `heard`: whether all know who the peer is."""
-    return False in _verdicts(states, connection, way, heard=heard)
+    return not all(_verdicts(states, connection, way, heard=heard))
 
 
 def identity_labels(state: State, pod: PodName) -> Labels:
@@ -66,33 +65,30 @@ def identity_labels(state: State, pod: PodName) -> Labels:
     return Labels.from_map(labels | {f"k8s:{SERVICE_ACCOUNT_KEY}": "default"})
 
 
-def _verdicts(states: Sequence[State], connection: Connection, way: Direction, *, heard: bool = True) -> set[bool]:
-    """What the combinations say. An end that is outside has no policy, and is always the same."""
-    subject = connection.source if way is Direction.EGRESS else connection.destination
-    if subject is None:
-        return {True}
+def _verdicts(states: Sequence[State], connection: Connection, way: Direction, *, heard: bool = True) -> Iterator[bool]:
+    """What the combinations say, those of the first states first. An end that is outside has no policy."""
+    if (connection.source if way is Direction.EGRESS else connection.destination) is None:
+        return
+    states = tuple(states)
     sources = _ends(states, connection.source, connection.source_address)
     destinations = _ends(states, connection.destination, connection.address)
-    if not heard:
-        nobody = reference.End(UNMANAGED, ip_address(connection.address))
-        unknown = reference.End(Labels(), ip_address(connection.source_address))
-        sources, destinations = (
-            (sources, [*destinations, nobody]) if way is Direction.EGRESS else ([*sources, unknown], destinations)
-        )
+    if not heard and way is Direction.EGRESS:
+        destinations = (*destinations, reference.End(UNMANAGED, ip_address(connection.address)))
+    elif not heard:
+        sources = (*sources, reference.End(Labels(), ip_address(connection.source_address)))
     protocol = PROTOCOLS[connection.protocol]
-    return {
-        _is_allowed(policies, source, destination, way, protocol, connection.port)
-        for policies, source, destination in product(_policy_sets(states), sources, destinations)
-    }
+    for policies, source, destination in product(_policy_sets(states), sources, destinations):
+        yield _is_allowed(policies, source, destination, way, protocol, connection.port)
 
 
-def _ends(states: Sequence[State], pod: PodName | None, address: str) -> list[reference.End]:
+@lru_cache(maxsize=1 << 12)
+def _ends(states: tuple[State, ...], pod: PodName | None, address: str) -> tuple[reference.End, ...]:
     parsed = ip_address(address)
     if pod is None:
         world = ReservedIdentity.WORLD_IPV4 if parsed.version == 4 else ReservedIdentity.WORLD_IPV6
-        return [reference.End(_BY_NUMBER[world], parsed)]
+        return (reference.End(_BY_NUMBER[world], parsed),)
     found = dict.fromkeys(identity_labels(state, pod) for state in states if pod in state.pods)
-    return [reference.End(labels, parsed) for labels in found]
+    return tuple(reference.End(labels, parsed) for labels in found)
 
 
 class _Policies:
@@ -101,21 +97,23 @@ class _Policies:
     def __init__(self, parts: Iterable[Mapping[str, Any]]) -> None:
         self.resources = [*parts]
         self._text = repr(self.resources)
+        self._hash = hash(self._text)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Policies) and self._text == other._text
 
     def __hash__(self) -> int:
-        return hash(self._text)
+        return self._hash
 
 
-def _policy_sets(states: Sequence[State]) -> Iterator[_Policies]:
+@lru_cache(maxsize=1 << 10)
+def _policy_sets(states: tuple[State, ...]) -> tuple[_Policies, ...]:
     kinds = sorted({resource["kind"] for state in states for resource in state.policies.values()})
     by_kind = [dict.fromkeys(_of_kind(state, kind) for state in states) for kind in kinds]
-    for parts in product(*by_kind):
-        yield _Policies(resource for part in parts for resource in part.resources)
+    return tuple(_Policies(resource for part in parts for resource in part.resources) for parts in product(*by_kind))
 
 
+@lru_cache(maxsize=1 << 10)
 def _of_kind(state: State, kind: str) -> _Policies:
     return _Policies(state.policies[name] for name in sorted(state.policies) if state.policies[name]["kind"] == kind)
 
