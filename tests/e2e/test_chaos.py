@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import time
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -205,7 +207,7 @@ class Chaos:
         return self.actor.netns(pod)
 
 
-def test_ten_nodes_survive_chaos_with_every_packet_accounted_for():
+def test_ten_nodes_survive_chaos_with_every_packet_accounted_for(tmp_path):
     print(f"CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:.0f}")
     lab = Lab(f"chaos-{secrets.token_hex(3)}")
     try:
@@ -213,10 +215,20 @@ def test_ten_nodes_survive_chaos_with_every_packet_accounted_for():
         chaos = Chaos(lab)
         try:
             _run(chaos)
+        except BaseException:
+            _keep_logs(chaos, tmp_path)
+            raise
         finally:
             chaos.close()
     finally:
         lab.down()
+
+
+def _keep_logs(chaos: Chaos, folder: Path) -> None:
+    """What agents and operators said is kept for who looks for the cause."""
+    for log in chaos.layout.folder.glob("*/*.log"):
+        shutil.copyfile(log, folder / f"{log.parent.name}-{log.name}")
+    print(f"logs of the lab: {folder}")
 
 
 def _run(chaos: Chaos) -> None:

@@ -15,7 +15,7 @@ import grpc
 
 from pycilium.hubble.proto import flow_pb2, observer_pb2, observer_pb2_grpc
 from pycilium.model.policy import Direction
-from tests.e2e.chaos.history import History
+from tests.e2e.chaos.history import SETTLE_S, History
 from tests.e2e.chaos.model import PodName, State
 from tests.e2e.chaos.verdicts import Connection, may_be_denied
 
@@ -143,6 +143,15 @@ def _gone(drop: Drop, states: list[State], history: History) -> str:
     return ""
 
 
+def _health_endpoint_begins(drop: Drop, states: list[State], history: History) -> str:
+    """The agent of the node began, and its health endpoint heard of others before its own entry was made."""
+    lives = {(node.life, node.agent) if (node := state.nodes.get(drop.node)) else None for state in states}
+    begins = len(lives) > 1 or drop.at < history.stays[0].begin + SETTLE_S
+    if begins and drop.source.endswith((".254", "::ffff")) and drop.source not in history.holders:
+        return "the health endpoint was being made"
+    return ""
+
+
 def _unexplained(*_: object) -> str:
     return ""
 
@@ -151,6 +160,7 @@ _EXPLAINED: dict[str, Callable[[Drop, list[State], History], str]] = {
     # No entry says where the address is, or nobody has it any more.
     "UNKNOWN_L3_TARGET_ADDRESS": _gone,
     "STALE_OR_UNROUTABLE_IP": _gone,
+    "INVALID_SOURCE_IP": _health_endpoint_begins,
     # The pod is being made or unmade.
     "ENDPOINT_NOT_READY": _gone,
     # The address is a node's that has left and that the ipcache still names.
@@ -179,5 +189,5 @@ def _drop(node: str, flow: Any) -> Drop:
         protocol=protocol,
         ports=ports,
         is_reply=flow.is_reply.value if flow.HasField("is_reply") else None,
-        text=f"{ends[0]}:{ports[0]} -> {ends[1]}:{ports[1]} {protocol} {flow.Summary}",
+        text=f"{ends[0]}:{ports[0]} -> {ends[1]}:{ports[1]} {protocol}",
     )

@@ -31,6 +31,8 @@ class Node:
     agent: bool = True
     cable: str = "up"
     """up, cut or poor."""
+    life: int = field(default=0, compare=False)
+    """Counts its reboots."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ def applied(state: State, action: Action) -> State:
             return replace(state, nodes=_without(nodes, subject), pods=left)
         case "reboot node":
             anew = {name: replace(pod, life=pod.life + (pod.node == subject)) for name, pod in pods.items()}
-            return replace(state, nodes={**nodes, subject: Node()}, pods=anew)
+            return replace(state, nodes={**nodes, subject: Node(life=nodes[subject].life + 1)}, pods=anew)
         case "kill agent" | "start agent":
             node = replace(nodes[subject], agent=action.verb == "start agent")
             return replace(state, nodes={**nodes, subject: node})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 
@@ -412,3 +413,20 @@ class TestMuch:
 
             assert (seen.key, listed.unreadable, listed.items) == (broken, (seen,), (made,))
             assert (await store.list(Pod)).unreadable == ()
+
+
+class TestLeftBehind:
+    async def test_a_stream_that_breaks_off_leaves_no_generator_that_asyncio_fails_to_close(self, single):
+        """It was said as `aclose(): asynchronous generator is already running`, in the log of an agent."""
+        said = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        async with opened(single.url) as store, following(store) as table:
+            for name in ("first", "second", "third"):
+                single.members[0].kill()
+                single.start(0)
+                await store.create(pod(name))
+                await table.until_it_has(name)
+            gc.collect()
+            await asyncio.sleep(0.05)
+
+        assert said == []

@@ -248,14 +248,15 @@ class _Stream:
     """Which watches are on one stream, by the numbers that we gave them there, and what is to be sent on it."""
 
     def __init__(self) -> None:
-        self._requests: asyncio.Queue[etcd.WatchRequest] = asyncio.Queue()
+        self._requests: asyncio.Queue[etcd.WatchRequest | None] = asyncio.Queue()
         self._by_id: dict[int, Watch] = {}
         self._asked: deque[int] = deque()
         self._ids = itertools.count(1)
 
     async def requests(self) -> AsyncGenerator[etcd.WatchRequest, None]:
-        while True:
-            yield await self._requests.get()
+        """For gRPC, whose reader of them outlives a call that broke off: it has to be told of the end."""
+        while (request := await self._requests.get()) is not None:
+            yield request
 
     def ask(self, watch: Watch) -> None:
         """Puts a watch onto the stream, from where it has got to."""
@@ -302,6 +303,7 @@ class _Stream:
         for watch in self._by_id.values():
             watch.leave_stream()
         self._by_id.clear()
+        self._requests.put_nowait(None)
 
 
 def _refuse_future(after: int, present: int) -> None:
