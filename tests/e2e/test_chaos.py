@@ -95,7 +95,9 @@ class Chaos:
         for pod, life in list(self._serving.items()):
             if pod not in after.pods or after.pods[pod].life != life:
                 del self._serving[pod]
-                for lasting in [one for one in self.lasting if pod in (one.connection.source, one.connection.destination)]:
+                for lasting in [
+                    one for one in self.lasting if pod in (one.connection.source, one.connection.destination)
+                ]:
                     self._end(lasting)
                 self.traffic.stop_serving(self.actor.netns(pod))
 
@@ -130,11 +132,12 @@ class Chaos:
     def _wait_for_echoes(self, kept: list[Lasting]) -> None:
         echoes = {one: one.echoes for one in kept}
         deadline = time.monotonic() + 20
-        while silent := [one for one in kept if one.echoes == echoes[one]]:
-            if time.monotonic() > deadline or any(one.error for one in silent):
-                self.wrong += [f"connection that was always allowed: {one}: {one.error or 'silent'}" for one in silent]
-                return
+        while silent := [one for one in kept if one.echoes == echoes[one] and not one.error]:
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.05)
+        broken = [one for one in kept if one.error or one in silent]
+        self.wrong += [f"connection that was always allowed: {one}: {one.error or 'silent'}" for one in broken]
 
     def _wait_for_silence(self, revoked: list[Lasting]) -> None:
         deadline = time.monotonic() + 10

@@ -2,18 +2,22 @@
 
        note ──► attach on trial ──► look again and again ──► all well for the window ──► keep
      (what works)                          │
-                                           └── what worked has failed persistently ──► roll back, say so, leave alone
+                                           └── what worked has failed persistently ──► roll back, say so
+                                                                                            │
+              works again soon: the change is to blame; tried once more, then left alone ◄──┤
+              fails on although it is as before: tried again once all works  ◄──────────────┘
 
 Watched are the default gateways and the store. What did not work before is not held against the change, and neither
-is one lost answer, nor a look that came late because this process did not get to run. `Vigil` decides and knows no
-clock; `Deadman` looks.
+is one lost answer, nor a look that came late because this process did not get to run. A store that fails by itself just
+then must not cost the node its programs: hence the second trial. `Vigil` and `Retrial` decide and know no clock;
+`Deadman` looks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -29,6 +33,8 @@ LOOK_TIMEOUT_S = 0.5
 LATE_S = 0.25
 """A look that took this much longer than it may says more of this process than of the node."""
 PATIENCE_S = 1.0
+AGAIN_S = 15.0
+"""After which a change that seems to be to blame gets its second trial."""
 FAILURES = 3
 
 Check = Callable[[], Awaitable[bool]]
@@ -99,8 +105,41 @@ class Vigil:
         )
 
 
+class Retrial:
+    """Whether what was rolled back at `since_s` may be tried again, by what was `lost` and what worked `before` it."""
+
+    def __init__(
+        self, lost: Iterable[str], before: frozenset[str], since_s: float, window_s: float, *, second: bool
+    ) -> None:
+        self._lost, self._before, self._since_s, self._window_s = frozenset(lost), before, since_s, window_s
+        self._second = second
+        """Whether the change had been blamed before."""
+        self._back_s: float | None = None
+
+    @property
+    def is_blamed(self) -> bool:
+        """Whether what was lost came back with the rollback."""
+        return self._back_s is not None and self._back_s - self._since_s < self._window_s
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it will never be tried again."""
+        return self.is_blamed and self._second
+
+    def take(self, look: Look) -> bool:
+        """Whether it may be tried again now."""
+        if self._back_s is None and all(look.works.get(what, False) for what in self._lost):
+            self._back_s = look.at_s
+        if self.is_final or not all(look.works.get(what, False) for what in self._before):
+            return False
+        return not self.is_blamed or look.at_s - self._since_s >= AGAIN_S
+
+
 class Deadman:
-    """Watches over the trials of `attached`; `given_up` is told of each that was rolled back, with the reason."""
+    """Watches over the trials of `attached`.
+
+    `given_up` is told of each that was rolled back, with the reason; `again` is asked for a further trial of all.
+    """
 
     def __init__(
         self,
@@ -108,10 +147,12 @@ class Deadman:
         attached: LinkOperations,
         window_s: float,
         given_up: Callable[[str, str], None],
+        again: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._checks, self._attached, self._window_s = checks, attached, window_s
-        self._given_up, self._clock = given_up, clock
+        self._given_up, self._again, self._clock = given_up, again, clock
+        self._retrial: Retrial | None = None
         self._before: frozenset[str] = frozenset()
         self._began = asyncio.Event()
         self._began_s = 0.0
@@ -130,6 +171,18 @@ class Deadman:
             await self._began.wait()
             while self._attached.trials:
                 await self._watch()
+            while self._retrial is not None and not self._began.is_set():
+                await self._wait_for_retrial(self._retrial)
+
+    async def _wait_for_retrial(self, retrial: Retrial) -> None:
+        """One look after a rollback."""
+        await asyncio.sleep(LOOK_EVERY_S)
+        if retrial.take(await self._look()):
+            log.info("attachment is tried again", links=", ".join(self.problems))
+            self._again()
+            await self._began.wait()
+        elif retrial.is_final:
+            self._retrial = None
 
     async def _watch(self) -> None:
         """One vigil over all that is on trial; what comes to it meanwhile begins another one."""
@@ -148,7 +201,10 @@ class Deadman:
             self._keep()
             await self.note()
         elif verdict is Verdict.ROLL_BACK:
-            self._roll_back(vigil.reason(self._clock()))
+            now = self._clock()
+            blamed = self._retrial is not None and self._retrial.is_blamed
+            self._roll_back(vigil.reason(now))
+            self._retrial = Retrial(vigil.lost(now), self._before, now, self._window_s, second=blamed)
 
     async def _look(self) -> Look:
         started = self._clock()
@@ -162,12 +218,14 @@ class Deadman:
         self._began.set()
 
     def _keep(self) -> None:
+        self._retrial = None
         for name in list(self._attached.trials):
             try:
                 self._attached.confirm(name)
             except DatapathError as error:
                 self._roll_back(str(error))
                 return
+            self.problems.pop(name, None)
 
     def _roll_back(self, reason: str) -> None:
         for name in list(self._attached.trials):

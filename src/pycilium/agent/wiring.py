@@ -192,8 +192,12 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             control.run_now()
             hubble.agent_events.attachment_rolled_back(time.time_ns(), said)
 
+        def tried_again() -> None:
+            desire_node_links(devices, targets, gateway, overlay_ifindex)
+            control.run_now()
+
         checks = lifelines(config, store, echo, devices)
-        deadman = Deadman(checks, attached, config.deadman_window_s, given_up)
+        deadman = Deadman(checks, attached, config.deadman_window_s, given_up, tried_again)
 
         # Who asks.
         resources: dict[ResourceKey, Any] = {}

@@ -86,9 +86,7 @@ def _is_bad(line: str) -> bool:
 
 def _stored(layout: LabLayout) -> Stored:
     with labs.open_store(layout) as store:
-        identities, endpoints, nodes = (
-            store.list(kind).items for kind in (CiliumIdentity, CiliumEndpoint, CiliumNode)
-        )
+        identities, endpoints, nodes = (store.list(kind).items for kind in (CiliumIdentity, CiliumEndpoint, CiliumNode))
     return Stored(
         {int(one.metadata.name): Labels.from_map(one.security_labels) for one in identities},
         {

@@ -102,9 +102,7 @@ def explanation(drop: Drop, history: History) -> str:
     return _EXPLAINED.get(drop.reason, _unexplained)(drop, states, history)
 
 
-def _by_policy(
-    drop: Drop, states: list[State], history: History, source: str, destination: str, port: int
-) -> str:
+def _by_policy(drop: Drop, states: list[State], history: History, source: str, destination: str, port: int) -> str:
     way = Direction.EGRESS if drop.way == "EGRESS" else Direction.INGRESS
     for sender in _holders(history, states, source):
         for receiver in _holders(history, states, destination):

@@ -21,6 +21,8 @@ from tests.e2e.lab import _answer_from, _listener, inside
 
 _TCP_RTO_MAX_MS = 44
 """Since Linux 6.15: a connection whose cable was cut tries again every second, not ever more seldom."""
+_PATIENT_MS = 600_000
+"""It is for us to say that a connection is dead."""
 _EVERY_S = 0.1
 _PKTINFO_BYTES = 20
 
@@ -212,5 +214,6 @@ async def _cancelled(tasks: Iterable[asyncio.Task[None] | None]) -> None:
 
 
 def _try_often(connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _PATIENT_MS)
     with suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, 1000)

@@ -71,9 +71,12 @@ class Switch:
             self.operations,
             WINDOW_S,
             lambda _, said: self.rolled_back.append(said),
+            lambda: self.attach(self._tried),
         )
+        self._tried = ""
 
     def attach(self, program: str) -> None:
+        self._tried = program
         target = LinkTarget(self._ifindex, program, Hook.INGRESS, guarded=True)
         assert self.operations.update({"eth0": target}) == {}
 
@@ -173,6 +176,24 @@ def test_a_program_that_cuts_only_the_store_off_is_taken_back(place, programs, b
 
     assert len(switch.rolled_back) == 1
     assert switch.rolled_back[0].startswith("attachment to eth0 rolled back: store stopped answering")
+
+
+def test_a_store_that_is_away_by_itself_does_not_cost_the_node_its_program(place, programs, bpf_root) -> None:
+    async def body(switch: Switch) -> None:
+        with store_at_gateway(place):
+            await switch.deadman.note()
+        switch.attach("pass_all")
+        await switch.settled()
+        assert switch.attached() == []
+        await asyncio.sleep(WINDOW_S)  # it stays away, although the program is gone
+        with store_at_gateway(place):
+            async with asyncio.timeout(PATIENT_S):
+                while switch.deadman.problems:  # noqa: ASYNC110  what is waited for has no event
+                    await asyncio.sleep(0.02)
+
+    switch = scenario(place, body, programs, bpf_root, "auto")
+
+    assert len(switch.rolled_back) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)

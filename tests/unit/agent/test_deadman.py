@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pycilium.agent.deadman import FAILURES, LOOK_EVERY_S, PATIENCE_S, Look, Verdict, Vigil
+from pycilium.agent.deadman import AGAIN_S, FAILURES, LOOK_EVERY_S, PATIENCE_S, Look, Retrial, Verdict, Vigil
 
 GATEWAY, STORE = "default gateway 172.18.0.1", "store"
 BOTH = frozenset({GATEWAY, STORE})
@@ -88,3 +88,32 @@ def test_it_rolls_back_exactly_when_failures_last_too_long(history):
         lost = since is not None and times >= FAILURES and now - since >= PATIENCE_S
         assert not lost or number == len(counted)
     assert (bool(verdicts) and verdicts[-1] is Verdict.ROLL_BACK) == lost
+
+
+NO_STORE = {GATEWAY: True, STORE: False}
+
+
+def tried_again_at(looks, *, second: bool) -> float | None:
+    """When a change that was rolled back at 0 for want of the store is tried again; looks are spans and what works."""
+    retrial = Retrial([STORE], BOTH, 0.0, WINDOW_S, second=second)
+    at = 0.0
+    for span_s, works in looks:
+        for _ in range(round(span_s / LOOK_EVERY_S)):
+            at += LOOK_EVERY_S
+            if retrial.take(Look(at, works)):
+                return at
+    return None
+
+
+def test_a_store_that_stays_away_after_the_rollback_was_not_cut_off_by_the_change():
+    for second in (False, True):
+        assert tried_again_at([(2 * WINDOW_S, NO_STORE), (60, FINE)], second=second) == 2 * WINDOW_S + LOOK_EVERY_S
+
+
+def test_a_change_that_seems_to_be_to_blame_is_tried_once_more_and_then_left_alone():
+    assert tried_again_at([(1, NO_STORE), (60, FINE)], second=False) == AGAIN_S
+    assert tried_again_at([(1, NO_STORE), (60, FINE)], second=True) is None
+
+
+def test_nothing_is_tried_again_while_something_that_worked_before_does_not():
+    assert tried_again_at([(2 * WINDOW_S, NO_STORE), (60, CUT_OFF)], second=False) is None
