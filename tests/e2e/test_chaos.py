@@ -22,15 +22,15 @@ from tests.e2e.chaos.drops import Drops, explanation
 from tests.e2e.chaos.history import History
 from tests.e2e.chaos.model import Action, Node, PodName, State, applied
 from tests.e2e.chaos.planning import NODES, first_actions, next_round
-from tests.e2e.chaos.policies import NAMESPACES, PORTS
+from tests.e2e.chaos.policies import PORTS
 from tests.e2e.chaos.traffic import Lasting, Traffic, reached
 from tests.e2e.chaos.verdicts import Connection, allowed, always_allowed
 from tests.e2e.lab import WORLD, Lab
 
 pytestmark = pytest.mark.root
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "75"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
 SEED = int(os.environ.get("CHAOS_SEED", "0")) or secrets.randbelow(1_000_000) + 1
-IN_SYNC_S = 60.0
+IN_SYNC_S = 90.0
 LASTING, PROBES = 40, 250
 
 
@@ -84,11 +84,19 @@ class Chaos:
         self._check_lasting()
         self._check_probes()
         self._check_drops()
-        self.wrong += self.logs.complaints(self.state.nodes)
+        self._check_logs()
         if self.wrong:
             raise AssertionError(f"seed {SEED}:\n" + "\n".join(self.wrong))
         self._quiet_at = time.time()
         self._open_lasting()
+
+    def wait_for_collection(self) -> None:
+        """Until the operator has collected the identities that no pod has any more."""
+        deadline = time.monotonic() + IN_SYNC_S
+        while found := identities_nobody_has(self.layout, self.state):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"seed {SEED}: identities that were not collected:\n" + "\n".join(found))
+            time.sleep(0.5)
 
     def _leave(self, before: State, after: State) -> None:
         """Servers end before the pod that they are in."""
@@ -187,6 +195,13 @@ class Chaos:
             if not why:
                 self.wrong.append(f"unexplained drop: {drop}")
 
+    def _check_logs(self) -> None:
+        for complaint in self.logs.complaints(self.state.nodes):
+            why = complaint.excuse(self.history)
+            self.explained[f"{complaint.event}: {why}"] += 1
+            if not why:
+                self.wrong.append(str(complaint))
+
     def _some_connection(self, protocol: str = "") -> Connection:
         source, destination = self._random.sample(sorted(self.state.pods), 2)
         family = self._random.choice((0, 1))
@@ -245,5 +260,6 @@ def _run(chaos: Chaos) -> None:
         for action in next_round(SEED, number, chaos.state):
             chaos.do(action)
         chaos.be_quiet()
+    chaos.wait_for_collection()
     print(dict(chaos.counts))
     print(dict(chaos.explained))

@@ -17,7 +17,7 @@ from tests.e2e.chaos.model import Action, Node, PodName, State
 from tests.e2e.lab import Lab
 
 _OPERATOR = {"lease_duration_s": 4, "lease_renew_deadline_s": 3.0, "lease_retry_period_s": 1.0}
-_OPERATOR |= {"identity_gc_interval_s": 5.0, "identity_grace_s": 10.0, "node_grace_s": 300.0, "health_listen": None}
+_OPERATOR |= {"identity_gc_interval_s": 2.0, "identity_grace_s": 8.0, "node_grace_s": 300.0, "health_listen": None}
 """So that what takes hours happens within the test."""
 
 

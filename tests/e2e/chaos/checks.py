@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pycilium.lab.layout import LabLayout
 from pycilium.model.identity import CLUSTER_IDENTITIES, NODE_LOCAL_IDENTITIES
 from pycilium.model.labels import Labels
 from pycilium.model.resources import CiliumEndpoint, CiliumIdentity, CiliumNode
+from tests.e2e.chaos.history import History
 from tests.e2e.chaos.model import PodName, State
 from tests.e2e.chaos.verdicts import identity_labels
 from tests.e2e.lab import inside
@@ -55,6 +58,32 @@ def identities_nobody_has(layout: LabLayout, state: State) -> list[str]:
     return [f"{number} ({labels})" for number, labels in _stored(layout).identities.items() if labels not in used]
 
 
+@dataclass(frozen=True)
+class Complaint:
+    """A line that should not be in a log, unless something excuses it."""
+
+    log: Path
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.log.parent.name}/{self.log.name}: {self.line}"
+
+    @property
+    def event(self) -> str:
+        return next((event for event in _EXCUSED if event in self.line), self.line)
+
+    def excuse(self, history: History) -> str:
+        """What was broken on purpose at that time and explains it; empty if nothing does."""
+        said = re.search(r"timestamp=(\S+)", self.line)
+        if self.event not in _EXCUSED or said is None:
+            return ""
+        states = history.in_force(datetime.fromisoformat(said[1]).timestamp())
+        return "" if all(state.healthy for state in states) else _EXCUSED[self.event]
+
+
+_EXCUSED = {"attachment rolled back": "store or cable failed just after an agent had begun"}
+
+
 class Logs:
     """Reads what agents and operators said since it was asked last."""
 
@@ -62,11 +91,11 @@ class Logs:
         self._layout = layout
         self._read: dict[tuple[Path, int], int] = {}
 
-    def complaints(self, nodes: Iterable[str]) -> list[str]:
+    def complaints(self, nodes: Iterable[str]) -> list[Complaint]:
         """Errors and tracebacks."""
         logs = [agents.log_of(self._layout, node) for node in nodes]
         logs += [operators.log_of(self._layout, name) for name in operators.names(self._layout)]
-        return [f"{log.parent.name}/{log.name}: {line}" for log in logs for line in self._new(log) if _is_bad(line)]
+        return [Complaint(log, line) for log in logs for line in self._new(log) if _is_bad(line)]
 
     def _new(self, log: Path) -> list[str]:
         try:
