@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -285,7 +286,7 @@ class Endpoints:
                 ipv4=addresses.ipv4,
                 ipv6=addresses.ipv6,
                 mtu_bytes=self._plumbing.pod_mtu_bytes,
-                pod_name=request.pod_name or (request.container_id[:12] if is_pod else ""),
+                pod_name=request.pod_name or (name_of_container(request.container_id) if is_pod else ""),
                 namespace=request.pod_namespace or ("default" if is_pod else ""),
                 labels=labels,
                 sec_identity=await identity,
@@ -370,3 +371,8 @@ class Endpoints:
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+def name_of_container(container_id: str) -> str:
+    """What a container without a pod's name is called: as a Kubernetes object may be. Container ids may be more."""
+    return re.sub("[^a-z0-9]", "-", container_id.lower())[:12].strip("-")

@@ -40,8 +40,10 @@ async def publishing(store: SqliteStore, *endpoints):
             txn.insert(node.intent.endpoints, endpoint)
     publisher = Publisher(CONFIG, node.intent, store, AgentEventLog(), node.publisher)
     source = Source(CiliumEndpoint, node.intent.remote_endpoints, remote_endpoint_of)
-    tasks = [asyncio.create_task(publisher.run()), asyncio.create_task(source.run(store, node.intent.db))]
+    tasks = [asyncio.create_task(source.run(store, node.intent.db))]
     try:
+        await source.synced.wait()  # an agent publishes nothing before it has read
+        tasks.append(asyncio.create_task(publisher.run()))
         yield node
     finally:
         for task in tasks:

@@ -1,0 +1,11 @@
+"""What every tier needs."""
+
+from __future__ import annotations
+
+import signal
+
+
+def pytest_configure() -> None:
+    """Who is started with SIGINT ignored, as a shell does in the background, passes that on to all it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
