@@ -234,7 +234,7 @@ def test_ten_nodes_survive_chaos_with_every_packet_accounted_for(tmp_path):
         try:
             _run(chaos)
         except BaseException:
-            _keep_logs(chaos, tmp_path)
+            _keep_logs(chaos, Path(os.environ.get("CHAOS_LOGS", tmp_path)))
             raise
         finally:
             chaos.close()

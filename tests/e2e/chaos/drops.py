@@ -41,7 +41,7 @@ class Drop:
 
     def __str__(self) -> str:
         reply = " reply" if self.is_reply else ""
-        return f"{self.at:.3f} {self.node} {self.reason} {self.way}{reply} {self.text}"
+        return f"{self.at:.6f} {self.node} {self.reason} {self.way}{reply} {self.text}"
 
 
 class Drops:
@@ -110,16 +110,21 @@ def _by_policy(drop: Drop, states: list[State], history: History, source: str, d
             if may_be_denied(states, connection, way, heard=True):
                 return "a policy denies it"
             peer = receiver if way is Direction.EGRESS else sender
-            if _is_news(states, peer) and may_be_denied(states, connection, way, heard=False):
-                return "the peer was new or relabelled, and a policy denies who is not known"
+            if (_is_news(states, peer) or _is_gone(states, peer)) and may_be_denied(
+                states, connection, way, heard=False
+            ):
+                return "the peer was new, relabelled or gone, and a policy denies who is not known"
     return ""
 
 
 def _holders(history: History, states: list[State], address: str) -> list[PodName | None]:
-    """Who may have had the address in these states; the world has all that no pod ever had."""
+    """Who may have had the address in these states; the world has all that no pod ever had.
+
+    Of a pod that is gone packets may still be on their way, or its peer's kernel may not give up.
+    """
     if address not in history.holders:
         return [None]
-    return [pod for pod in history.holders[address] if any(pod in state.pods for state in states)]
+    return sorted(history.holders[address])
 
 
 def _is_news(states: list[State], pod: PodName | None) -> bool:
@@ -128,6 +133,11 @@ def _is_news(states: list[State], pod: PodName | None) -> bool:
         return False
     seen = {repr((state.pods.get(pod), state.namespaces.get(pod[0]))) for state in states}
     return len(seen) > 1
+
+
+def _is_gone(states: list[State], pod: PodName | None) -> bool:
+    """Whether the pod had gone before these states."""
+    return pod is not None and not any(pod in state.pods for state in states)
 
 
 def _gone(drop: Drop, states: list[State], history: History) -> str:
@@ -142,12 +152,17 @@ def _gone(drop: Drop, states: list[State], history: History) -> str:
 
 
 def _health_endpoint_begins(drop: Drop, states: list[State], history: History) -> str:
-    """The agent of the node began, and its health endpoint heard of others before its own entry was made."""
+    """It lives and dies with its agent, and is asked by others before its own entry is made."""
     lives = {(node.life, node.agent) if (node := state.nodes.get(drop.node)) else None for state in states}
     begins = len(lives) > 1 or drop.at < history.stays[0].begin + SETTLE_S
-    if begins and drop.source.endswith((".254", "::ffff")) and drop.source not in history.holders:
+    own = [address for address in (drop.source, drop.destination) if address not in history.holders]
+    if begins and any(address.endswith((".254", "::ffff")) for address in own):
         return "the health endpoint was being made"
     return ""
+
+
+def _gone_or_health(drop: Drop, states: list[State], history: History) -> str:
+    return _gone(drop, states, history) or _health_endpoint_begins(drop, states, history)
 
 
 def _unexplained(*_: object) -> str:
@@ -156,11 +171,12 @@ def _unexplained(*_: object) -> str:
 
 _EXPLAINED: dict[str, Callable[[Drop, list[State], History], str]] = {
     # No entry says where the address is, or nobody has it any more.
-    "UNKNOWN_L3_TARGET_ADDRESS": _gone,
-    "STALE_OR_UNROUTABLE_IP": _gone,
+    "UNKNOWN_L3_TARGET_ADDRESS": _gone_or_health,
+    "STALE_OR_UNROUTABLE_IP": _gone_or_health,
+    # A health endpoint answers before its own entry is made.
     "INVALID_SOURCE_IP": _health_endpoint_begins,
     # The pod is being made or unmade.
-    "ENDPOINT_NOT_READY": _gone,
+    "ENDPOINT_NOT_READY": _gone_or_health,
     # The address is a node's that has left and that the ipcache still names.
     "NO_TUNNEL_OR_ENCAPSULATION_ENDPOINT": _gone,
 }
