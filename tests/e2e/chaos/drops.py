@@ -146,6 +146,9 @@ def _gone(drop: Drop, states: list[State], history: History) -> str:
         for pod in history.holders.get(address, ()):
             if len({state.pods[pod].life if pod in state.pods else -1 for state in states}) > 1:
                 return "the pod came or went"
+    holders = history.holders.get(drop.destination, ())
+    if holders and all(_is_gone(states, pod) for pod in holders):
+        return "the pod is gone, and its peer's kernel does not give up"
     if len({frozenset(state.nodes) for state in states}) > 1:
         return "a node came or went"
     return ""
