@@ -92,9 +92,12 @@ class Publisher:
         if here != self._node_ip:
             self._node_ip = here
             self._want_all()
-        lost = {change.key for change in self._published.drain() if change.new is None}
+        snapshot = self._intent.db.snapshot()
+        # Also what came and went before anybody looked.
+        touched = self._published.drain_keys()
+        lost = {key for key in touched if snapshot.get(self._intent.remote_endpoints, key) is None}
         if lost:
-            for endpoint in self._intent.db.snapshot().all(self._intent.endpoints):
+            for endpoint in snapshot.all(self._intent.endpoints):
                 if _key(endpoint) in lost:
                     self._want(endpoint)
         for pod in filter(_port_names_differ, self._pods.drain()):

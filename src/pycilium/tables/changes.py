@@ -38,6 +38,11 @@ class Changes(Generic[T]):
         changes = (Change(key, old, self._get(key)) for key, old in backlog.items())
         return [change for change in changes if change.old != change.new]
 
+    def drain_keys(self) -> list[Hashable]:
+        """The keys that were touched since the last call, also of objects that came and went meanwhile."""
+        backlog, self._backlog = self._backlog, {}
+        return list(backlog)
+
     def __bool__(self) -> bool:
         """Whether there may be something to drain."""
         return bool(self._backlog)

@@ -31,8 +31,8 @@ async def store(tmp_path):
 
 
 @contextlib.asynccontextmanager
-async def publishing(store: SqliteStore, *endpoints):
-    """A node that publishes and reads what is published."""
+async def publishing(store: SqliteStore, *endpoints, reading: bool = True):
+    """A node that publishes and, with `reading`, reads what is published."""
     node = Publishing(store, hosts=(GATEWAY, UNDERLAY))
     await node.publisher.try_to_publish()
     with node.intent.db.write() as txn:
@@ -40,9 +40,10 @@ async def publishing(store: SqliteStore, *endpoints):
             txn.insert(node.intent.endpoints, endpoint)
     publisher = Publisher(CONFIG, node.intent, store, AgentEventLog(), node.publisher)
     source = Source(CiliumEndpoint, node.intent.remote_endpoints, remote_endpoint_of)
-    tasks = [asyncio.create_task(source.run(store, node.intent.db))]
+    tasks = [asyncio.create_task(source.run(store, node.intent.db))] if reading else []
     try:
-        await source.synced.wait()  # an agent publishes nothing before it has read
+        if reading:
+            await source.synced.wait()  # an agent publishes nothing before it has read
         tasks.append(asyncio.create_task(publisher.run()))
         yield node
     finally:
@@ -104,6 +105,21 @@ async def test_the_names_of_a_pods_ports_are_published_also_when_the_pod_is_know
         found = await published(store, lambda found: found["web"].status.named_ports)
 
     assert found["web"].status.named_ports == (NamedPort(name="http", protocol="TCP", port=8080),)
+
+
+async def test_what_came_and_was_lost_before_anybody_looked_is_published_again(store):
+    async with publishing(store, WEB) as node:
+        found = await published(store, lambda found: "web" in found)
+    seen = remote_endpoint_of(found["web"])
+    async with publishing(store, WEB, reading=False) as node:
+        await published(store, lambda found: "web" in found)
+        await asyncio.sleep(0.05)
+        await store.delete(CiliumEndpoint, "web", "default")
+        with node.intent.db.write() as txn:
+            txn.insert(node.intent.remote_endpoints, seen)
+        with node.intent.db.write() as txn:
+            txn.delete(node.intent.remote_endpoints, found["web"].key)
+        await published(store, lambda found: "web" in found)
 
 
 @pytest.mark.parametrize(
