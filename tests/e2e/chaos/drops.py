@@ -104,27 +104,24 @@ def explanation(drop: Drop, history: History) -> str:
 
 def _by_policy(drop: Drop, states: list[State], history: History, source: str, destination: str, port: int) -> str:
     way = Direction.EGRESS if drop.way == "EGRESS" else Direction.INGRESS
-    for sender in _holders(history, states, source):
-        for receiver in _holders(history, states, destination):
+    for sender, sent in _holders(history, source):
+        for receiver, received in _holders(history, destination):
             connection = Connection(sender, receiver, source, destination, port, drop.protocol)
             if may_be_denied(states, connection, way, heard=True):
                 return "a policy denies it"
-            peer = receiver if way is Direction.EGRESS else sender
-            if (_is_news(states, peer) or _is_gone(states, peer)) and may_be_denied(
-                states, connection, way, heard=False
-            ):
+            peer, life = (receiver, received) if way is Direction.EGRESS else (sender, sent)
+            unheard = _is_news(states, peer) or _is_gone(states, peer, life)
+            if unheard and may_be_denied(states, connection, way, heard=False):
                 return "the peer was new, relabelled or gone, and a policy denies who is not known"
     return ""
 
 
-def _holders(history: History, states: list[State], address: str) -> list[PodName | None]:
-    """Who may have had the address in these states; the world has all that no pod ever had.
+def _holders(history: History, address: str) -> list[tuple[PodName | None, int]]:
+    """Who had the address at any time, and in which life; the world has all that no pod ever had.
 
     Of a pod that is gone packets may still be on their way, or its peer's kernel may not give up.
     """
-    if address not in history.holders:
-        return [None]
-    return sorted(history.holders[address])
+    return sorted(history.holders.get(address, ())) or [(None, 0)]
 
 
 def _is_news(states: list[State], pod: PodName | None) -> bool:
@@ -135,19 +132,23 @@ def _is_news(states: list[State], pod: PodName | None) -> bool:
     return len(seen) > 1
 
 
-def _is_gone(states: list[State], pod: PodName | None) -> bool:
-    """Whether the pod had gone before these states."""
-    return pod is not None and not any(pod in state.pods for state in states)
+def _lives(states: list[State], pod: PodName) -> set[int]:
+    """Its lives in these states; 0 stands for those in which it is not there."""
+    return {state.pods[pod].life if pod in state.pods else 0 for state in states}
+
+
+def _is_gone(states: list[State], pod: PodName | None, life: int) -> bool:
+    """Whether that life of the pod had ended before these states."""
+    return pod is not None and life not in _lives(states, pod)
 
 
 def _gone(drop: Drop, states: list[State], history: History) -> str:
     """To an address whose pod came, went or was on a node that came, went or was rebooted."""
     for address in (drop.destination, drop.source):
-        for pod in history.holders.get(address, ()):
-            if len({state.pods[pod].life if pod in state.pods else -1 for state in states}) > 1:
-                return "the pod came or went"
+        if any(len(_lives(states, pod)) > 1 for pod, _ in history.holders.get(address, ())):
+            return "the pod came or went"
     holders = history.holders.get(drop.destination, ())
-    if holders and all(_is_gone(states, pod) for pod in holders):
+    if holders and all(_is_gone(states, pod, life) for pod, life in holders):
         return "the pod is gone, and its peer's kernel does not give up"
     if len({frozenset(state.nodes) for state in states}) > 1:
         return "a node came or went"

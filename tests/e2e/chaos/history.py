@@ -28,7 +28,8 @@ class History:
     """Every state there was, and who had which address."""
 
     stays: list[Stay] = field(default_factory=list)
-    holders: dict[str, set[PodName]] = field(default_factory=dict)
+    holders: dict[str, set[tuple[PodName, int]]] = field(default_factory=dict)
+    """By address: pods, each with the life in which it had it."""
 
     @property
     def now(self) -> State:
@@ -44,7 +45,7 @@ class History:
             self.stays[-2].end = at
 
     def hold(self, address: str, pod: PodName) -> None:
-        self.holders.setdefault(address, set()).add(pod)
+        self.holders.setdefault(address, set()).add((pod, self.now.pods[pod].life))
 
     def in_force(self, at: float) -> list[State]:
         """Those that some node may go by: of the last seconds, and of the whole time that something was broken."""

@@ -21,7 +21,7 @@ class Pod:
     node: str
     labels: Labels
     life: int = 0
-    """Counts its sandboxes: a reboot of its node gives it another one."""
+    """Of its sandbox: another one when its node reboots, and when a pod of its name comes again."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class State:
     store: str = "up"
     """up, cut, frozen or killed."""
     operators: Mapping[str, bool] = field(default_factory=dict)
+    lives: int = 0
+    """How many lives of pods there have been."""
 
     @property
     def healthy(self) -> bool:
@@ -88,8 +90,10 @@ def applied(state: State, action: Action) -> State:
             left = {name: pod for name, pod in pods.items() if pod.node != subject}
             return replace(state, nodes=_without(nodes, subject), pods=left)
         case "reboot node":
-            anew = {name: replace(pod, life=pod.life + (pod.node == subject)) for name, pod in pods.items()}
-            return replace(state, nodes={**nodes, subject: Node(life=nodes[subject].life + 1)}, pods=anew)
+            life = state.lives + 1
+            anew = {name: replace(pod, life=life if pod.node == subject else pod.life) for name, pod in pods.items()}
+            rebooted = {**nodes, subject: Node(life=nodes[subject].life + 1)}
+            return replace(state, nodes=rebooted, pods=anew, lives=life)
         case "kill agent" | "start agent":
             node = replace(nodes[subject], agent=action.verb == "start agent")
             return replace(state, nodes={**nodes, subject: node})
@@ -102,7 +106,8 @@ def applied(state: State, action: Action) -> State:
         case "kill operator" | "start operator":
             return replace(state, operators={**state.operators, subject: action.verb == "start operator"})
         case "add pod":
-            return replace(state, pods={**pods, action.pod: Pod(subject, action.labels)})
+            life = state.lives + 1
+            return replace(state, pods={**pods, action.pod: Pod(subject, action.labels, life)}, lives=life)
         case "remove pod":
             return replace(state, pods=_without(pods, action.pod))
         case "label pod":
