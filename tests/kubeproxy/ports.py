@@ -57,6 +57,8 @@ class ProxyPort:
     """Whether there is one for anybody anywhere: without, clients are refused; else at worst their packets are dropped."""
     cluster: tuple[Endpoint, ...]
     local: tuple[Endpoint, ...]
+    serving: tuple[Endpoint, ...]
+    """All that still answer, new connections or not: UDP flows to others are forgotten."""
 
     @property
     def protocol(self) -> str:
@@ -162,6 +164,7 @@ def _port(
         any_endpoint=bool(_usable(known)),
         cluster=_addresses(_hinted(ready, node) or _usable(known)),
         local=_addresses(_usable([each for each in known if each[1].node_name == node.name])),
+        serving=_addresses(each for each in known if each[1].serving),
     )
 
 
