@@ -50,7 +50,11 @@ def base(node: NodeFacts, family: Family, service_cidr: str = "") -> str:
     node_ips = f"elements = {{ {', '.join(primary)} }}" if primary else ""
     unallocated = f"ct state new {ip} daddr {service_cidr} drop" if service_cidr else ""
     chains = {
-        "filter-prerouting": ("type filter hook prerouting priority dstnat - 10;", "ct state new jump firewall-check"),
+        "filter-prerouting-pre-dnat": (
+            "type filter hook prerouting priority -110;",
+            "ct state new jump firewall-check",
+        ),
+        "filter-output-pre-dnat": ("type filter hook output priority -110;", "ct state new jump firewall-check"),
         "filter-input": (
             "type filter hook input priority 0;",
             "ct state new jump nodeport-endpoints-check",
@@ -62,11 +66,10 @@ def base(node: NodeFacts, family: Family, service_cidr: str = "") -> str:
             "ct state new jump cluster-ips-check",
         ),
         "filter-output": (
-            "type filter hook output priority -110;",
+            "type filter hook output priority 0;",
             "ct state new jump service-endpoints-check",
-            "ct state new jump firewall-check",
+            "ct state new jump cluster-ips-check",
         ),
-        "filter-output-post-dnat": ("type filter hook output priority -90;", "ct state new jump cluster-ips-check"),
         "nat-prerouting": ("type nat hook prerouting priority dstnat;", "jump services"),
         "nat-output": ("type nat hook output priority -100;", "jump services"),
         "nat-postrouting": ("type nat hook postrouting priority srcnat;", "jump masquerading"),
@@ -123,9 +126,7 @@ def _element_changes(name: str, before: Content, after: Content) -> Iterator[str
     for group in sorted(before.elements.keys() | after.elements.keys()):
         old, new = before.elements.get(group, {}), after.elements.get(group, {})
         gone = [key for key, verdict in old.items() if new.get(key) != verdict]
-        come = [
-            f"{key} : {verdict}" if verdict else key for key, verdict in new.items() if old.get(key) != verdict
-        ]
+        come = [f"{key} : {verdict}" if verdict else key for key, verdict in new.items() if old.get(key) != verdict]
         if gone:
             yield f"delete element {name} {group} {{ {', '.join(gone)} }}"
         if come:

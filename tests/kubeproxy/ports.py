@@ -158,7 +158,9 @@ def _port(
         external_ips=of_family(service.spec.external_ips),
         load_balancer_ips=of_family(service.ingress_ips),
         source_ranges=tuple(
-            str(ip_network(each.strip())) for each in service.spec.load_balancer_source_ranges if family_of(each) == family
+            str(ip_network(each.strip()))
+            for each in service.spec.load_balancer_source_ranges
+            if family_of(each) == family
         ),
         node_port=spec.node_port if service.spec.node_ports_wanted else 0,
         any_endpoint=bool(_usable(known)),

@@ -1,4 +1,4 @@
-"""What is tried, as values: way in × protocol × family × client × behaviour of the Service, and changes of backends under
+"""What is tried, as values: each way in, protocol, family, client and behaviour of the Service, and changes of backends under
 a connection that is held. Pure.
 
 Pods `one` and `client` are on the first node, `two` is on the second (in a lab of one node all are on that). `outside`

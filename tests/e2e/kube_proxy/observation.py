@@ -7,7 +7,7 @@ client's own addresses, else the name of the node or pod that has it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -22,10 +22,18 @@ class Seen:
     shown: tuple[str, ...] = ()
     """Other addresses than the one that was asked, which the client's socket gave for the one that answered."""
 
+    @property
+    def by_number(self) -> Seen:
+        """Where chance decides who answers: how many they are instead of who, and nothing that follows from who it is."""
+        many = ("always the same one" if len(self.backends) == 1 else "different ones",) if self.backends else ()
+        return replace(self, backends=many, sources=())
+
     def __str__(self) -> str:
         text = " or ".join(self.outcomes)
         if self.backends:
-            text = f"{text} {', '.join(self.backends)} as {' or '.join(self.sources)}"
+            text = f"{text} {', '.join(self.backends)}"
+        if self.sources:
+            text = f"{text} as {' or '.join(self.sources)}"
         return f"{text}, answered by {', '.join(self.shown)}" if self.shown else text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
@@ -21,17 +21,12 @@ from pycilium.model.resources.endpoint_slice import EndpointSlice
 from pycilium.model.resources.service import Service
 from tests.e2e.kube_proxy import services
 from tests.e2e.kube_proxy.probes import Probe
-from tests.e2e.kube_proxy.side import PODS, WORLD
+from tests.e2e.kube_proxy.side import PODS, WORLD, ip_batch, quiet_about_nothing, route_services, run_with
 from tests.kubeproxy import conntrack, iptables, nftables
 from tests.kubeproxy.ports import NodeFacts, ProxyPort, ports_of
 
 Mode = Literal["iptables", "nftables"]
 CLUSTER = {4: "10.0.0.0/16", 6: "fd00:10::/48"}
-_SYSCTLS = {
-    "net.ipv4.conf.all.route_localnet": "1",
-    "net.ipv4.icmp_ratelimit": "0",  # each refusal is to be seen
-    "net.ipv6.icmp.ratelimit": "0",
-}
 _PROGRAMS = {4: "iptables-restore", 6: "ip6tables-restore"}
 
 
@@ -59,7 +54,7 @@ class Twin:
             _prepare(node, record)
         for pod, index in PODS.items():
             self._add_pod(pod, record.nodes[min(index, len(record.nodes) - 1)], stack)
-        _route_services(record)
+        route_services(record)
         self.names = self._named()
         self._facts = {node.name: _facts(node) for node in record.nodes}
         self._written: dict[tuple[str, int], set[str] | nftables.Content] = {}
@@ -85,38 +80,38 @@ class Twin:
             chains = iptables.chain_names(ports)
             ended = sorted(before - chains) if isinstance(before, set) else []
             text = iptables.rules(ports, facts, family, ended=ended)
-            _load(node, (_PROGRAMS[family], "--noflush", "-w"), text)
+            run_with(node.namespace, (_PROGRAMS[family], "--noflush", "-w"), text)
             self._written[key] = set(_own_chains(text))
         else:
             after = nftables.content(ports, facts, family)
             known = before if isinstance(before, nftables.Content) else nftables.Content({}, {}, {})
-            _load(node, ("nft", "-f", "-"), nftables.change(family, known, after))
+            run_with(node.namespace, ("nft", "-f", "-"), nftables.change(family, known, after))
             self._written[key] = after
         namespaces.run_in(node.namespace, lambda: conntrack.forget_stale_flows(ports, family))
 
     def _start_proxy(self, node: NodeRecord) -> None:
         for family in (4, 6):
             if self._mode == "iptables":
-                _load(node, (_PROGRAMS[family], "--noflush", "-w"), iptables.jumps())
+                run_with(node.namespace, (_PROGRAMS[family], "--noflush", "-w"), iptables.jumps())
             else:
                 base = nftables.base(self._facts[node.name], family, services.CLUSTER_CIDRS[family])
-                _load(node, ("nft", "-f", "-"), base)
+                run_with(node.namespace, ("nft", "-f", "-"), base)
 
     def _add_pod(self, pod: str, node: NodeRecord, stack: ExitStack) -> None:
         netns, host = f"{self._record.name}-{pod}", len(self.pods) + 10
         addresses = {4: f"10.0.{node.number}.{host}", 6: f"fd00:10:0:{node.number}::{host:x}"}
         namespaces.create(netns)
         stack.callback(namespaces.delete, netns)
-        _ip(node.namespace, f"link add pod{host} type veth peer name eth0 netns {netns}\nlink set pod{host} up")
-        _ip(netns, "link set lo up\nlink set eth0 up")
+        ip_batch(node.namespace, f"link add pod{host} type veth peer name eth0 netns {netns}\nlink set pod{host} up")
+        ip_batch(netns, "link set lo up\nlink set eth0 up")
         for family, address in addresses.items():
             whole, gateway = (32, f"10.0.{node.number}.1") if family == 4 else (128, f"fd00:10:0:{node.number}::1")
             nodad = "nodad" if family == 6 else ""
-            _ip(
+            ip_batch(
                 node.namespace,
                 f"address add {gateway}/{whole} dev pod{host} {nodad}\nroute add {address}/{whole} dev pod{host}",
             )
-            _ip(
+            ip_batch(
                 netns,
                 f"address add {address}/{whole} dev eth0 {nodad}\nroute add {gateway}/{whole} dev eth0\n"
                 f"route add default via {gateway} dev eth0",
@@ -134,11 +129,11 @@ class Twin:
 
 def _prepare(node: NodeRecord, record: LabRecord) -> None:
     """What kube-proxy and a network plugin set on their node, and the ways to the other nodes' pods."""
-    for name, value in _SYSCTLS.items():
-        namespaces.run_in(node.namespace, lambda name=name, value=value: namespaces.write_sysctl(name, value))
+    namespaces.run_in(node.namespace, lambda: namespaces.write_sysctl("net.ipv4.conf.all.route_localnet", "1"))
+    quiet_about_nothing(node.namespace)
     for family, program, cidr in ((4, "iptables", node.ipv4_pod_cidr), (6, "ip6tables", node.ipv6_pod_cidr)):
         rule = f"-t nat -A POSTROUTING -s {cidr} ! -d {CLUSTER[family]} -j MASQUERADE"
-        _load(node, (program, "-w", *rule.split()), "")
+        run_with(node.namespace, (program, "-w", *rule.split()), "")
     routes = [
         f"route add {cidr} via {gateway}"
         for other in record.nodes
@@ -146,20 +141,7 @@ def _prepare(node: NodeRecord, record: LabRecord) -> None:
         for cidr, gateway in ((other.ipv4_pod_cidr, other.ipv4), (other.ipv6_pod_cidr, other.ipv6))
     ]
     if routes:
-        _ip(node.namespace, "\n".join(routes))
-
-
-def _route_services(record: LabRecord) -> None:
-    """The world sends what is for Services to the first node."""
-    node = record.nodes[0]
-    _ip(record.world, "\n".join(f"route add {cidr} via {gateway}" for cidr, gateway in service_routes(node)))
-
-
-def service_routes(node: NodeRecord) -> Iterator[tuple[str, str]]:
-    """Every prefix of Services' addresses, and the node's address of that family."""
-    for cidrs in (services.CLUSTER_CIDRS, services.BALANCED_CIDRS, services.EXTERNAL_CIDRS):
-        yield cidrs[4], str(node.ipv4)
-        yield cidrs[6], str(node.ipv6)
+        ip_batch(node.namespace, "\n".join(routes))
 
 
 def _facts(node: NodeRecord) -> NodeFacts:
@@ -173,26 +155,10 @@ def _own_chains(text: str) -> Iterator[str]:
             yield line[1:].split()[0]
 
 
-def _starter(netns: str) -> object:
+def _starter(netns: str) -> Callable[[Sequence[str]], subprocess.Popen[str]]:
     def start(argv: Sequence[str]) -> subprocess.Popen[str]:
         return namespaces.run_in(
             netns, lambda: subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         )
 
     return start
-
-
-def _load(node: NodeRecord, argv: Sequence[str], text: str) -> None:
-    done = _run(node.namespace, argv, text)
-    if done.returncode:
-        raise RuntimeError(f"{argv[0]} on {node.name}: {done.stderr[:2000]}")
-
-
-def _ip(netns: str, batch: str) -> None:
-    done = _run(netns, ("ip", "-batch", "-"), batch)
-    if done.returncode:
-        raise RuntimeError(f"ip in {netns}: {done.stderr}\n{batch}")
-
-
-def _run(netns: str, argv: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
-    return namespaces.run_in(netns, lambda: subprocess.run(argv, input=text, capture_output=True, text=True, check=False))
