@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pycilium.lab import cgroups
+
 HERE = Path(__file__).parent
 PORT = 9000
 CPU = str(max(os.sched_getaffinity(0)))
@@ -63,6 +65,10 @@ class Pair:
     server: str
     ipv4: str
     ipv6: str
+    port: int = PORT
+    """That the client asks for; the server's is PORT."""
+    cgroup: Path | None = None
+    """Where the client runs, if its sockets are to be those of a pod."""
 
     @contextmanager
     def serving(self, traffic: Path) -> Iterator[None]:
@@ -85,18 +91,29 @@ class Pair:
 
     def measure(self, traffic: Path, mode: str, seconds: float, *, family: int = 4) -> float:
         """Transactions (rr, crr) or bits (stream) per second, client and server on one CPU."""
-        with self.load(traffic, mode, seconds, family=family) as load:
+        result = self.result(traffic, mode, seconds, family=family)
+        return float(result["per_second"]) * (8 if mode == "stream" else 1)
+
+    def result(self, traffic: Path, mode: str, seconds: float, *, family: int = 4, addresses: int = 1) -> dict[str, Any]:
+        """All that traffic.c says of a measurement without errors; each connection to one of so many addresses in a row."""
+        with self.load(traffic, mode, seconds, family=family, addresses=addresses) as load:
             result = load.result(stop=False)
         if result["errors"]:
             raise RuntimeError(f"{self.name} {mode}: {result['errors']} errors")
-        return float(result["per_second"]) * (8 if mode == "stream" else 1)
+        return result
 
     @contextmanager
-    def load(self, traffic: Path, mode: str, seconds: float, *, family: int = 4) -> Iterator[Load]:
+    def load(
+        self, traffic: Path, mode: str, seconds: float, *, family: int = 4, addresses: int = 1
+    ) -> Iterator[Load]:
         """Traffic that goes on beside what the block does; ended with it at the latest."""
         address = self.ipv4 if family == 4 else self.ipv6
-        command = ["taskset", "-c", CPU, str(traffic), mode, address, str(PORT), str(seconds)]
-        process = subprocess.Popen([*_inside(self.client), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        where = address if addresses == 1 else f"{address}+{addresses}"
+        command = ["taskset", "-c", CPU, str(traffic), mode, where, str(self.port), str(seconds)]
+        with cgroups.inside(self.cgroup):
+            process = subprocess.Popen(
+                [*_inside(self.client), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
         try:
             yield Load(f"{self.name} {mode}", process)
         finally:

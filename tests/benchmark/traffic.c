@@ -6,15 +6,23 @@
  *   traffic rr  ADDRESS PORT SECONDS            transactions on one connection
  *   traffic crr ADDRESS PORT SECONDS            connect, one transaction, close
  *   traffic stream ADDRESS PORT SECONDS         bytes one way, as fast as they go
+ *   traffic udp-rr ADDRESS PORT SECONDS         transactions of datagrams on one socket
+ *   traffic first  ADDRESS PORT SECONDS         one transaction of datagrams each on a new socket: a flow's first packet
+ *   traffic flood  ADDRESS PORT SECONDS         datagrams one way, as fast as they go; the server swallows them
+ *
+ * ADDRESS+N means N addresses in a row, of which each connection or socket takes one at random.
  *
  * Ends after SECONDS or with SIGTERM and prints one JSON line: {"mode", "count", "seconds", "per_second", "errors",
- * "slowest_ms"}; stream counts bytes. An error is a connection that could not be made or that broke.
+ * "slowest_ms", "p50_us", "p99_us"}; stream counts bytes. An error is a connection that could not be made or that broke,
+ * or a datagram that nobody answered within a second. The percentiles are of the time that a connection (crr) or a
+ * whole transaction (first) took.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,8 +31,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CHUNK = 131072, EVENTS = 64 };
+enum { CHUNK = 131072, EVENTS = 64, TIMES = 1 << 22, FLOOD_BYTES = 64 };
 static char chunk[CHUNK];
+static float times_us[TIMES];
+static unsigned int addresses = 1;
 static volatile sig_atomic_t ended;
 
 static void end(int number)
@@ -47,11 +57,16 @@ static void die(const char *what)
 	exit(1);
 }
 
-static socklen_t parse_address(const char *text, int port, struct sockaddr_storage *out)
+static socklen_t parse_address(char *text, int port, struct sockaddr_storage *out)
 {
+	char *plus = strchr(text, '+');
 	struct sockaddr_in *v4 = (void *)out;
 	struct sockaddr_in6 *v6 = (void *)out;
 
+	if (plus) {
+		*plus = 0;
+		addresses = atoi(plus + 1);
+	}
 	memset(out, 0, sizeof(*out));
 	if (inet_pton(AF_INET, text, &v4->sin_addr) == 1) {
 		v4->sin_family = AF_INET;
@@ -67,14 +82,31 @@ static socklen_t parse_address(const char *text, int port, struct sockaddr_stora
 	exit(2);
 }
 
-static int connect_to(const struct sockaddr_storage *address, socklen_t length)
+/* The address, or that of the row that chance takes. */
+static struct sockaddr_storage one_of(const struct sockaddr_storage *first)
 {
-	int fd = socket(address->ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+	struct sockaddr_storage address = *first;
+	struct in6_addr *v6 = &((struct sockaddr_in6 *)&address)->sin6_addr;
+	uint32_t *last = address.ss_family == AF_INET6 ? &v6->s6_addr32[3] : &((struct sockaddr_in *)&address)->sin_addr.s_addr;
+
+	if (addresses > 1)
+		*last = htonl(ntohl(*last) + rand() % addresses);
+	return address;
+}
+
+static int connect_to(const struct sockaddr_storage *first, socklen_t length, int kind)
+{
+	struct sockaddr_storage address = one_of(first);
+	int fd = socket(address.ss_family, kind | SOCK_CLOEXEC, 0), one = 1;
+	struct timeval second = {.tv_sec = 1};
 
 	if (fd < 0)
 		return -1;
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (connect(fd, (const void *)address, length) < 0) {
+	if (kind == SOCK_STREAM)
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	else
+		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &second, sizeof(second));
+	if (connect(fd, (const void *)&address, length) < 0) {
 		close(fd);
 		return -1;
 	}
@@ -87,6 +119,35 @@ static void add(int epoll, int fd)
 
 	if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
 		die("epoll_ctl");
+}
+
+/* As answer(), from the address that was asked. */
+static void answer_datagrams(int fd)
+{
+	char control[CMSG_SPACE(sizeof(struct in6_pktinfo))];
+	struct sockaddr_storage peer;
+	struct iovec data = {.iov_base = chunk, .iov_len = CHUNK};
+
+	for (;;) {
+		struct msghdr message = {.msg_name = &peer,
+					 .msg_namelen = sizeof(peer),
+					 .msg_iov = &data,
+					 .msg_iovlen = 1,
+					 .msg_control = control,
+					 .msg_controllen = sizeof(control)};
+		ssize_t got;
+
+		data.iov_len = CHUNK;
+		got = recvmsg(fd, &message, MSG_DONTWAIT);
+		if (got < 0)
+			return;
+		if (got > 1)
+			continue;
+		data.iov_len = 1;
+		if (CMSG_FIRSTHDR(&message))
+			((struct in6_pktinfo *)CMSG_DATA(CMSG_FIRSTHDR(&message)))->ipi6_ifindex = 0;
+		sendmsg(fd, &message, MSG_DONTWAIT);
+	}
 }
 
 /* Requests are one byte; larger reads are a stream and are swallowed. */
@@ -107,6 +168,7 @@ static void answer(int fd)
 static __attribute__((noreturn)) void serve(int port)
 {
 	int listener = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1, zero = 0, epoll = epoll_create1(0);
+	int datagrams = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
 	struct epoll_event ready[EVENTS];
 
@@ -115,10 +177,19 @@ static __attribute__((noreturn)) void serve(int port)
 	if (bind(listener, (void *)&any, sizeof(any)) < 0 || listen(listener, 4096) < 0)
 		die("listen");
 	add(epoll, listener);
+	setsockopt(datagrams, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
+	setsockopt(datagrams, IPPROTO_IPV6, IPV6_RECVPKTINFO, &one, sizeof(one));
+	if (bind(datagrams, (void *)&any, sizeof(any)) < 0)
+		die("bind");
+	add(epoll, datagrams);
 	for (;;) {
 		int count = epoll_wait(epoll, ready, EVENTS, -1);
 
 		for (int i = 0; i < count; i++) {
+			if (ready[i].data.fd == datagrams) {
+				answer_datagrams(datagrams);
+				continue;
+			}
 			if (ready[i].data.fd != listener) {
 				answer(ready[i].data.fd);
 				continue;
@@ -142,53 +213,105 @@ static int transact(int fd, int last)
 	return last && recv(fd, &byte, 1, 0) != 0 ? -1 : 0;
 }
 
-static int run(const char *mode, const char *address_text, int port, double seconds)
+static int compare(const void *left, const void *right)
+{
+	float a = *(const float *)left, b = *(const float *)right;
+
+	return (a > b) - (a < b);
+}
+
+static float percentile_us(unsigned int taken, double share)
+{
+	return taken ? times_us[(unsigned int)((taken - 1) * share)] : 0;
+}
+
+/* Nothing but sending; what a full device or a refusal takes is no error of ours. */
+static unsigned long long flood(int fd, double until)
+{
+	unsigned long long count = 0;
+
+	while (!ended && now_s() < until)
+		for (int i = 0; i < EVENTS; i++)
+			count += send(fd, chunk, FLOOD_BYTES, 0) == FLOOD_BYTES;
+	return count;
+}
+
+static unsigned long long stream(int fd, double until)
+{
+	unsigned long long count = 0;
+
+	while (!ended && now_s() < until) {
+		ssize_t sent = send(fd, chunk, sizeof(chunk), MSG_NOSIGNAL);
+
+		if (sent < 0 && !ended)
+			die("send");
+		if (sent > 0)
+			count += sent;
+	}
+	return count;
+}
+
+static int run(const char *mode, char *address_text, int port, double seconds)
 {
 	struct sockaddr_storage address;
 	socklen_t length = parse_address(address_text, port, &address);
 	unsigned long long count = 0, errors = 0;
-	int crr = !strcmp(mode, "crr"), stream = !strcmp(mode, "stream"), fd = -1;
+	int crr = !strcmp(mode, "crr"), first = !strcmp(mode, "first"), anew = crr || first, fd = -1;
+	int kind = first || !strcmp(mode, "udp-rr") || !strcmp(mode, "flood") ? SOCK_DGRAM : SOCK_STREAM;
 	double start = now_s(), last = start, now, slowest = 0;
+	unsigned int taken = 0;
 
+	srand(getpid());
 	while (!ended && (now = now_s()) < start + seconds) {
 		if (now - last > slowest)
 			slowest = now - last;
 		last = now;
-		if (fd < 0 && (fd = connect_to(&address, length)) < 0) {
+		if (fd < 0 && (fd = connect_to(&address, length, kind)) < 0) {
 			if (ended)
 				break;
 			if (++errors > 1000)
 				die("connect");
 			continue;
 		}
-		if (stream) {
-			ssize_t sent = send(fd, chunk, sizeof(chunk), MSG_NOSIGNAL);
-
-			if (sent < 0 && ended)
-				break;
-			if (sent < 0)
-				die("send");
-			count += sent;
-			continue;
+		if (crr && taken < TIMES)
+			times_us[taken++] = (now_s() - now) * 1e6;
+		if (!strcmp(mode, "stream") || !strcmp(mode, "flood")) {
+			count = kind == SOCK_STREAM ? stream(fd, start + seconds) : flood(fd, start + seconds);
+			break;
 		}
 		if (transact(fd, crr) < 0) {
 			if (ended)
 				break;
-			errors++;
+			if (++errors > 1000)
+				die("transaction");
 			close(fd);
 			fd = -1;
 			continue;
 		}
+		if (first && taken < TIMES)
+			times_us[taken++] = (now_s() - now) * 1e6;
 		count++;
-		if (crr) {
+		if (anew) {
 			close(fd);
 			fd = -1;
 		}
 	}
 	seconds = now_s() - start;
+	qsort(times_us, taken, sizeof(*times_us), compare);
 	printf("{\"mode\": \"%s\", \"count\": %llu, \"seconds\": %.3f, \"per_second\": %.1f, \"errors\": %llu, "
-	       "\"slowest_ms\": %.3f}\n",
-	       mode, count, seconds, count / seconds, errors, slowest * 1e3);
+	       "\"slowest_ms\": %.3f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n",
+	       mode, count, seconds, count / seconds, errors, slowest * 1e3, percentile_us(taken, 0.5),
+	       percentile_us(taken, 0.99));
+	return 0;
+}
+
+static int is_mode(const char *word)
+{
+	static const char *const modes[] = {"rr", "crr", "stream", "udp-rr", "first", "flood"};
+
+	for (unsigned int i = 0; i < sizeof(modes) / sizeof(*modes); i++)
+		if (!strcmp(word, modes[i]))
+			return 1;
 	return 0;
 }
 
@@ -201,8 +324,8 @@ int main(int argc, char **argv)
 		serve(atoi(argv[2]));
 	sigaction(SIGTERM, &ending, NULL);
 	sigaction(SIGINT, &ending, NULL);
-	if (argc == 5 && (!strcmp(argv[1], "rr") || !strcmp(argv[1], "crr") || !strcmp(argv[1], "stream")))
+	if (argc == 5 && is_mode(argv[1]))
 		return run(argv[1], argv[2], atoi(argv[3]), atof(argv[4]));
-	fprintf(stderr, "usage: traffic server PORT | traffic rr|crr|stream ADDRESS PORT SECONDS\n");
+	fprintf(stderr, "usage: traffic server PORT | traffic rr|crr|stream|udp-rr|first|flood ADDRESS PORT SECONDS\n");
 	return 2;
 }
