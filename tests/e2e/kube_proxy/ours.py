@@ -74,11 +74,16 @@ class Ours:
 
     def apply(self, resources: Sequence[Resource]) -> None:
         self._marked += 1
-        wanted = [*resources, *_marker(self._marked, self.pods)]
-        keys = {each.key for each in wanted}
+        marker = _marker(self._marked, self.pods)
+        wanted = {each.key for each in (*resources, *marker)}
         known = [each.key for kind in (Service, EndpointSlice) for each in self._store.list(kind).items]
-        self._store.delete_all([key for key in known if key not in keys])
-        self._store.apply(sorted(wanted, key=lambda each: each.metadata.name.startswith(MARKER)))
+        self._store.delete_all([key for key in known if key not in wanted])
+        self._store.apply(resources)
+        for each in resources:
+            if isinstance(each, Service):
+                status = to_plain(each)["status"]
+                self._store.patch_status(Service, each.metadata.name, each.metadata.namespace, status)
+        self._store.apply(marker)
         for node in self.node_names:
             self._wait_until_in_force(node)
 
