@@ -30,6 +30,7 @@ from tests.benchmark import (
     row_reach,
     row_restart,
     row_scale,
+    row_services,
 )
 from tests.benchmark.figures import Figure, Options
 
@@ -43,6 +44,7 @@ ROWS = {
     "memory": row_memory.measure,
     "reach": row_reach.measure,
     "scale": row_scale.measure,
+    "services": row_services.measure,
 }
 QUICK = Options(turns=1, seconds=0.3, quick=True)
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pycilium.api.client import AgentClient
-from pycilium.lab import agents, labs, namespaces, pods
+from pycilium.datapath import layouts
+from pycilium.datapath.maps import Map
+from pycilium.lab import agents, cgroups, labs, namespaces, pods
 from pycilium.lab.layout import LabLayout, LabRecord, PodRecord
 from pycilium.lab.plan import UpOptions
 from pycilium.model.resources import Resource, decode_object
@@ -22,6 +24,7 @@ from tests.benchmark.peers import PORT, Pair, run
 NODE = "node1"
 APPLY_AT_ONCE = 1000
 REACHABLE_S = 30.0
+IN_KERNEL_S = 300.0
 
 
 class Lab:
@@ -35,6 +38,9 @@ class Lab:
 
     def add_pod(self, name: str, namespace: str = "default", node: str = NODE, **labels: str) -> PodRecord:
         return pods.add(self.layout, self.record, name=name, namespace=namespace, node=node, labels=labels)
+
+    def cgroup_of(self, pod: PodRecord) -> Path | None:
+        return cgroups.of_pod(self.layout.name, pod.node, pod.namespace, pod.name)
 
     def apply(self, resources: Sequence[Resource | Mapping[str, Any]]) -> None:
         decoded = [each if isinstance(each, Resource) else decode_object(dict(each)) for each in resources]
@@ -101,6 +107,16 @@ def pods_of_two_nodes(tell: Tell, routing_mode: str) -> Iterator[tuple[Lab, Pair
         _wait_until_reachable(pair)
         _check_denied(pair)
         yield made, pair
+
+
+def wait_for_services(made: Lab, frontends: int) -> None:
+    """Until the kernel of the first node has at least so many IPv4 frontends."""
+    deadline = time.monotonic() + IN_KERNEL_S
+    with Map.open(made.bpf_root / "maps" / layouts.SERVICES4.name, layouts.SERVICES4) as opened:
+        while sum(1 for _ in opened.items()) < frontends:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the kernel did not have {frontends} frontends after {IN_KERNEL_S:.0f} s")
+            time.sleep(0.05)
 
 
 def policy() -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""A client's way to a Service: new connections and first datagrams to the last of so many Services and to random ones, and
+requests on a connection that is kept, from a pod to a pod of the same node.
+
+Ours is beside kube-proxy's two sets of rules, and beside ourselves with a single Service; all four are there at the same
+time and are measured in turns.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.benchmark import service_set
+from tests.benchmark.figures import Aim, Figure, Options, Tell, in_turns
+from tests.benchmark.ours import NODE, lab, wait_for_services
+from tests.benchmark.peers import PORT, Pair, built_traffic
+from tests.benchmark.peers_services import kube_proxy
+from tests.benchmark.row_memory import use_default_sizes
+
+COUNTS, QUICK_COUNTS = (1, 100, 1_000, 10_000, 30_000), (1, 50)
+WARM_UP_S = 0.2
+
+
+class Way(NamedTuple):
+    """One thing that is measured, and which of traffic.c's numbers it is."""
+
+    mode: str
+    field: str
+    random: bool
+    name: str
+    unit: str
+
+
+CRR = Way("crr", "per_second", False, "TCP_CRR, last", "/s")
+CONNECT = Way("crr", "p50_us", False, "connection made, p50, last", "us")
+FIRST = Way("first", "p50_us", False, "first datagram answered, p50, last", "us")
+RANDOM = Way("crr", "per_second", True, "TCP_CRR, a random one", "/s")
+KEPT = Way("rr", "per_second", False, "TCP_RR, last", "/s")
+WAYS = (CRR, CONNECT, FIRST, RANDOM, KEPT)
+AIMS = {
+    (1, "iptables"): Aim("ratio", "≥", 1.4),
+    (1, "nftables"): Aim("ratio", "≥", 1.4),
+    (10_000, "iptables"): Aim("ratio", "≥", 4.0),
+    (10_000, "nftables"): Aim("ratio", "≥", 1.2),
+    (10_000, "ourselves"): Aim("ratio", "≥", 0.97),
+}
+"""Of new connections, by the number of Services and whom beside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Who is measured: `pair` reaches the last Service."""
+
+    beside: str
+    pair: Pair
+    count: int
+
+    def of(self, way: Way) -> tuple[Pair, int]:
+        """Whom the client asks, and of how many in a row."""
+        if not way.random:
+            return self.pair, 1
+        return replace(self.pair, ipv4=service_set.cluster_ip(0, 4)), self.count
+
+
+def measure(options: Options, tell: Tell) -> list[Figure]:
+    counts = QUICK_COUNTS if options.quick else COUNTS
+    figures: list[Figure] = []
+    with ExitStack() as stack:
+        traffic = stack.enter_context(built_traffic())
+        single = stack.enter_context(services_of_ours(tell, 1, "one"))
+        for count in counts:
+            figures += _measure_count(count, single, traffic, options, tell)
+    return figures
+
+
+def _measure_count(count: int, single: Pair, traffic: Path, options: Options, tell: Tell) -> list[Figure]:
+    with ExitStack() as stack:
+        tell(f"making {count} Services")
+        mine = Side("", stack.enter_context(services_of_ours(tell, count, "many")), count)
+        others = [Side("ourselves", single, 1)] if count > 1 else []
+        for mode in ("iptables", "nftables"):
+            tell(f"making {count} Services for kube-proxy, {mode}")
+            others.append(Side(mode, stack.enter_context(kube_proxy(mode, count)), count))
+        sides = [mine, *others]
+        for side in sides:
+            stack.enter_context(side.pair.serving(traffic))
+            side.pair.measure(traffic, "crr", WARM_UP_S)
+        found = _in_turns(sides, traffic, options, tell)
+    return [_figure(found, way, mine, other) for way in WAYS for other in others if not (way.random and count == 1)]
+
+
+def _in_turns(
+    sides: Sequence[Side], traffic: Path, options: Options, tell: Tell
+) -> dict[tuple[Way, str], list[float]]:
+    found: dict[tuple[Way, str], list[float]] = defaultdict(list)
+    for turn in range(options.turns):
+        for mode, random in dict.fromkeys((way.mode, way.random) for way in WAYS):
+            ways = [way for way in WAYS if (way.mode, way.random) == (mode, random)]
+            first = turn % len(sides)
+            for side in [*sides[first:], *sides[:first]]:
+                tell(f"turn {turn + 1} of {options.turns}: {ways[0].name} of {side.count}, {side.pair.name}")
+                pair, addresses = side.of(ways[0])
+                result: dict[str, Any] = pair.result(traffic, mode, options.seconds, addresses=addresses)
+                for way in ways:
+                    found[way, side.beside].append(float(result[way.field]))
+    return found
+
+
+def _figure(found: dict[tuple[Way, str], list[float]], way: Way, mine: Side, other: Side) -> Figure:
+    aim = AIMS.get((mine.count, other.beside)) if way is CRR else None
+    peer = "1 service" if other.beside == "ourselves" else other.pair.name
+    name = f"{way.name} of {mine.count:,}"
+    return in_turns("services", name, way.unit, found[way, ""], peer, found[way, other.beside], aim)
+
+
+@contextmanager
+def services_of_ours(tell: Tell, count: int, suffix: str) -> Iterator[Pair]:
+    """Two pods of a lab and so many Services whose only endpoint is the server; the pair's address is the last one's."""
+    with lab(tell, suffix) as made:
+        use_default_sizes(made)
+        client, server = (made.add_pod(name) for name in ("client", "server"))
+        made.apply(service_set.services(count, [server.ipv4 or ""], PORT, NODE))
+        tell(f"waiting until {count} Services are in the kernel")
+        wait_for_services(made, 2 * count)
+        yield Pair(
+            *("pycilium", client.netns, server.netns, service_set.cluster_ip(count - 1, 4), ""),
+            port=service_set.PORT,
+            cgroup=made.cgroup_of(client),
+        )
