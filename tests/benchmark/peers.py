@@ -94,7 +94,9 @@ class Pair:
         result = self.result(traffic, mode, seconds, family=family)
         return float(result["per_second"]) * (8 if mode == "stream" else 1)
 
-    def result(self, traffic: Path, mode: str, seconds: float, *, family: int = 4, addresses: int = 1) -> dict[str, Any]:
+    def result(
+        self, traffic: Path, mode: str, seconds: float, *, family: int = 4, addresses: int = 1
+    ) -> dict[str, Any]:
         """All that traffic.c says of a measurement without errors; each connection to one of so many addresses in a row."""
         with self.load(traffic, mode, seconds, family=family, addresses=addresses) as load:
             result = load.result(stop=False)
@@ -115,9 +117,7 @@ class Pair:
         return result | {"per_cpu_second": result["count"] / spent}
 
     @contextmanager
-    def load(
-        self, traffic: Path, mode: str, seconds: float, *, family: int = 4, addresses: int = 1
-    ) -> Iterator[Load]:
+    def load(self, traffic: Path, mode: str, seconds: float, *, family: int = 4, addresses: int = 1) -> Iterator[Load]:
         """Traffic that goes on beside what the block does; ended with it at the latest."""
         address = self.ipv4 if family == 4 else self.ipv6
         where = address if addresses == 1 else f"{address}+{addresses}"

@@ -10,6 +10,10 @@ import pytest
 from tests.e2e.lab import Lab
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole-matrix", action="store_true", help="every case of Services against kube-proxy's rules")
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     lab = Lab(f"e2e-{secrets.token_hex(3)}")

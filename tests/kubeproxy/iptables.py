@@ -91,14 +91,10 @@ def rules(
     return "\n".join([*filter_.lines("filter", ()), *nat.lines("nat", ended), ""])
 
 
-def chain_names(ports: Iterable[ProxyPort]) -> set[str]:
-    """The chains that ports have of their own: those of another time that are not among them have ended."""
-    names: set[str] = set()
-    for port in ports:
-        if port.any_endpoint:
-            names |= {_chain("SVC", port), _chain("SVL", port), _chain("EXT", port), _chain("FW", port)}
-            names |= {_endpoint_chain(port, each) for each in port.endpoints}
-    return names
+def own_chains(text: str) -> set[str]:
+    """The chains of single ports that rules declare: those of rules before that are not among them have ended."""
+    own = (":KUBE-SVC-", ":KUBE-SVL-", ":KUBE-EXT-", ":KUBE-FW-", ":KUBE-SEP-")
+    return {line[1:].split()[0] for line in text.splitlines() if line.startswith(own)}
 
 
 def _masquerading(nat: _Table) -> None:

@@ -59,13 +59,17 @@ def _table(sides: Mapping[str, Seen]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.e2e.kube_proxy", description="The matrix against kube-proxy.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.e2e.kube_proxy", description="The matrix against kube-proxy."
+    )
     parser.add_argument("--store", default="sqlite", choices=("sqlite", "etcd"))
     parser.add_argument("--nodes", type=int, default=3, metavar="N")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name has the text")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="of the agents' configuration")
     parser.add_argument("--table", type=Path, metavar="FILE", help="every case with what all sides saw")
-    parser.add_argument("--twins", action="store_true", help="only kube-proxy's two modes, the second against the first")
+    parser.add_argument(
+        "--twins", action="store_true", help="only kube-proxy's two modes, the second against the first"
+    )
     return parser
 
 

@@ -161,14 +161,19 @@ def change_cases(node_count: int) -> list[tuple[Case, Change]]:
 
 
 def sampled(cases: Sequence[Case]) -> list[Case]:
-    """A part of the whole in which every way, client, transport and behaviour is met: IPv6 where IPv4 is left out."""
+    """A part of the whole in which every way, client, transport and behaviour is met, each with one of the families."""
     return [
         case
         for case in cases
-        if case.behaviour.affinity
-        or case.transport == Transport.UDP_UNCONNECTED
-        or (case.number + (case.family == 6) + (case.transport == Transport.UDP)) % 2
+        if case.transport == Transport.UDP_UNCONNECTED
+        or (case.number + list(Client).index(case.client) + (case.family == 6) + (case.transport == Transport.UDP)) % 2
     ]
+
+
+def sampled_changes(held: Sequence[tuple[Case, Change]]) -> list[tuple[Case, Change]]:
+    """As `sampled`."""
+    wanted = set(sampled([case for case, _ in held]))
+    return [(case, change) for case, change in held if case in wanted]
 
 
 def _ways(behaviour: Behaviour, node_count: int) -> Iterator[tuple[Way, Client]]:

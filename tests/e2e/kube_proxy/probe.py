@@ -26,6 +26,7 @@ _WORDS = {
     errno.ECONNRESET: "reset",
     errno.ECONNABORTED: "ended",
     errno.EPIPE: "ended",
+    errno.EDESTADDRREQ: "ended",  # of a socket that is connected to nothing any more
     errno.ETIMEDOUT: "timeout",
 }
 

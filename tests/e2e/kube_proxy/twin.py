@@ -77,11 +77,11 @@ class Twin:
         facts, key = self._facts[node.name], (node.name, family)
         before = self._written.get(key)
         if self._mode == "iptables":
-            chains = iptables.chain_names(ports)
+            chains = iptables.own_chains(iptables.rules(ports, facts, family))
             ended = sorted(before - chains) if isinstance(before, set) else []
             text = iptables.rules(ports, facts, family, ended=ended)
             run_with(node.namespace, (_PROGRAMS[family], "--noflush", "-w"), text)
-            self._written[key] = set(_own_chains(text))
+            self._written[key] = chains
         else:
             after = nftables.content(ports, facts, family)
             known = before if isinstance(before, nftables.Content) else nftables.Content({}, {}, {})
@@ -146,13 +146,6 @@ def _prepare(node: NodeRecord, record: LabRecord) -> None:
 
 def _facts(node: NodeRecord) -> NodeFacts:
     return NodeFacts(node.name, node.addresses, CLUSTER)
-
-
-def _own_chains(text: str) -> Iterator[str]:
-    """Chains of single ports, of those that a text declares."""
-    for line in text.splitlines():
-        if line.startswith((":KUBE-SVC-", ":KUBE-SVL-", ":KUBE-EXT-", ":KUBE-FW-", ":KUBE-SEP-")):
-            yield line[1:].split()[0]
 
 
 def _starter(netns: str) -> Callable[[Sequence[str]], subprocess.Popen[str]]:
