@@ -27,6 +27,7 @@ from tests.benchmark import (
     row_memory,
     row_nodes,
     row_pod,
+    row_programming,
     row_reach,
     row_restart,
     row_scale,
@@ -45,6 +46,7 @@ ROWS = {
     "reach": row_reach.measure,
     "scale": row_scale.measure,
     "services": row_services.measure,
+    "programming": row_programming.measure,
 }
 QUICK = Options(turns=1, seconds=0.3, quick=True)
 

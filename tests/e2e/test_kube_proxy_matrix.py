@@ -52,9 +52,7 @@ def kube_proxy(run: Callable[[Side], Seen]) -> Callable[[int], list[Seen]]:
     return seen
 
 
-@pytest.mark.parametrize(
-    ("store", "node_count"), [("sqlite", 1), ("etcd", 1), ("sqlite", 3), ("etcd", 3)], ids=str
-)
+@pytest.mark.parametrize(("store", "node_count"), [("sqlite", 1), ("etcd", 1), ("sqlite", 3), ("etcd", 3)], ids=str)
 def test_what_differs_from_kube_proxy_is_explained(
     run: Callable[[Side], Seen],
     kube_proxy: Callable[[int], list[Seen]],

@@ -1,0 +1,115 @@
+"""What it takes to bring Services in force: 10,000 with 10 endpoints each from nothing, and one endpoint more.
+
+Ours: from the first write into the store until the kernel has the last frontend, the way through a running agent; the
+peers are the programs that kube-proxy hands its rules to, without the time that kube-proxy itself takes to follow the
+cluster and to make their text. Then what all of it takes of memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pycilium.datapath import layouts
+from pycilium.datapath.maps import Map
+from pycilium.model.resources import Resource
+from tests.benchmark import service_set
+from tests.benchmark.figures import Aim, Figure, Options, Tell, alone, in_turns
+from tests.benchmark.ours import Lab, lab, wait_for_services
+from tests.benchmark.peers import PORT
+from tests.benchmark.peers_services import FACTS, Proxy, proxied_node
+from tests.benchmark.row_memory import use_default_sizes
+
+ENDPOINTS = 10
+PATIENCE_S = 60.0
+MB = 1024
+MAPS = (
+    layouts.SERVICES4,
+    layouts.SERVICES6,
+    layouts.SERVICE_SLOTS,
+    layouts.BACKENDS,
+    layouts.SOURCE_RANGES4,
+    layouts.SOURCE_RANGES6,
+)
+FASTER, AT_ONCE = Aim("ratio", "<", 1.0), Aim("ours", "<", 5)
+
+
+def measure(options: Options, tell: Tell) -> list[Figure]:
+    count, changes = options.sized(10_000, 100), options.sized(10, 3)
+    what = f"{count:,} services of {ENDPOINTS} endpoints"
+    theirs = {}
+    for mode in ("iptables", "nftables"):
+        tell(f"{what}: {mode}")
+        with proxied_node(mode) as (proxy, _):
+            theirs[mode] = _programmed(proxy, count, changes)
+    with lab(tell, "prog") as made:
+        use_default_sizes(made)
+        empty = made.resident_kb()["VmRSS"]
+        tell(f"{what}: ours")
+        began = time.monotonic()
+        made.apply(_resources(count))
+        written_s = time.monotonic() - began
+        wait_for_services(made, 2 * count)
+        took_s = time.monotonic() - began
+        tell("one endpoint more")
+        changed_ms = [_change(made, number) for number in range(changes)]
+        full = made.resident_kb()["VmRSS"]
+        sizes = _map_mb(made)
+    note = f"the writing took {written_s:.1f} s of it"
+    figures = [
+        in_turns("programming", what, "s", [took_s], mode, [theirs[mode][0]], FASTER, note) for mode in theirs
+    ] + [
+        in_turns("programming", "one endpoint more", "ms", changed_ms, mode, theirs[mode][1], AT_ONCE)
+        for mode in theirs
+    ]
+    return [
+        *figures,
+        alone("programming", "agent's RSS with them", "MB", [full / MB], note=f"{empty / MB:.0f} MB without"),
+        alone("programming", "maps of Services in the kernel", "MB", [sizes]),
+    ]
+
+
+def _resources(count: int) -> list[Resource]:
+    """Every endpoint has an address of its own."""
+    return [each for number in range(count) for each in _with_endpoints(number, ENDPOINTS)]
+
+
+def _with_endpoints(number: int, endpoints: int) -> Sequence[Resource]:
+    addresses = [f"10.{100 + host}.{number // 250}.{number % 250 + 1}" for host in range(endpoints)]
+    return service_set.one_service(number, addresses, PORT, FACTS.name)
+
+
+def _programmed(proxy: Proxy, count: int, changes: int) -> tuple[float, list[float]]:
+    """Seconds for all of them, and milliseconds for each endpoint more."""
+    resources = _resources(count)
+    proxy.apply(resources)
+    whole_s, changed_ms = proxy.seconds, []
+    for number in range(changes):
+        resources[2 * number : 2 * number + 2] = _with_endpoints(number, ENDPOINTS + 1)
+        proxy.apply(resources, changed=f"service-{number}")
+        changed_ms.append(proxy.seconds * 1e3)
+    return whole_s, changed_ms
+
+
+def _change(made: Lab, number: int) -> float:
+    """Milliseconds from the call that writes the slice until the frontend has one backend more."""
+    _, grown = _with_endpoints(number, ENDPOINTS + 1)
+    key = layouts.Service4Key(address=int(service_set.FIRST[4]) + number, port=service_set.PORT, protocol=6)
+    with Map.open(made.bpf_root / "maps" / layouts.SERVICES4.name, layouts.SERVICES4) as services:
+        began = time.perf_counter()
+        made.apply([grown])
+        while (found := services.lookup(key)) is None or found.inside.slots <= ENDPOINTS:
+            if time.perf_counter() - began > PATIENCE_S:
+                raise RuntimeError(f"service {number} never had {ENDPOINTS + 1} backends in the kernel")
+        return (time.perf_counter() - began) * 1e3
+
+
+def _map_mb(made: Lab) -> float:
+    """What the kernel says that they take."""
+    total = 0
+    for spec in MAPS:
+        with Map.open(made.bpf_root / "maps" / spec.name, spec) as opened:
+            lines = Path(f"/proc/self/fdinfo/{opened.fd}").read_text(encoding="ascii").splitlines()
+            total += int(next(line.split()[1] for line in lines if line.startswith("memlock:")))
+    return total / MB / MB
