@@ -107,6 +107,19 @@ DIFFERENCES: tuple[Difference, ...] = (
         lambda case, _, ours: case.way == Way.NODE_PORT_LOOPBACK and "reached" in ours,
     ),
     Difference(
+        "With internalTrafficPolicy Local, who has no backend on his node is told so",
+        "what is for the cluster IP is dropped; a datagram of the node itself is an error at once",
+        "connections and datagrams are refused",
+        "waiting for a timeout helps nobody: no other node's backend would ever answer",
+        lambda case, theirs, ours: (
+            case.way == Way.CLUSTER_IP
+            and case.behaviour.policy == "Local"
+            and _in_cluster(case)
+            and any(condition != "not ready" for _, condition in case.behaviour.backends)
+            and (ours == "refused" or (case.transport != Transport.TCP and theirs == "refused"))
+        ),
+    ),
+    Difference(
         "A connected UDP socket ends with its backend",
         "the socket goes on: to another backend once the flow was forgotten, and to the old one if none is left",
         "its next call fails, and a new socket has another backend at once",
