@@ -25,6 +25,7 @@ from tests.benchmark import (
     row_flows,
     row_identity,
     row_memory,
+    row_node_port,
     row_nodes,
     row_pod,
     row_programming,
@@ -46,6 +47,7 @@ ROWS = {
     "reach": row_reach.measure,
     "scale": row_scale.measure,
     "services": row_services.measure,
+    "nodeport": row_node_port.measure,
     "programming": row_programming.measure,
 }
 QUICK = Options(turns=1, seconds=0.3, quick=True)

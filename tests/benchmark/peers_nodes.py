@@ -74,6 +74,30 @@ def flannel_host_gw() -> Iterator[Pair]:
         yield from _checked("flannel, host-gw", client, server)
 
 
+@contextmanager
+def joined_nodes(name: str) -> Iterator[tuple[str, Node, Node]]:
+    """The underlay's namespace and two nodes with a pod each and a plain route to each other's, and no rules."""
+    with _nodes(name) as (first, second):
+        for node in (first, second):
+            _make_pod(node, UNDERLAY_MTU_BYTES)
+        for node, other in ((first, second), (second, first)):
+            for family, cidr in other.pod_cidrs.items():
+                run("ip", f"-{family}", "route", "add", cidr, "via", other.addresses[family], netns=node.netns)
+        yield first.netns.removesuffix("-n1") + "-u", first, second
+
+
+@contextmanager
+def outside_host(underlay: str) -> Iterator[str]:
+    """A host on the underlay that is no node; gives its namespace."""
+    netns = f"{underlay}-outside"
+    with namespaces(netns):
+        peer = ("type", "veth", "peer", "name", "outside", "netns", underlay)
+        run("ip", "link", "add", "eth0", "netns", netns, *peer)
+        run("ip", "link", "set", "outside", "master", "br0", "up", netns=underlay)
+        _give(netns, "eth0", "192.168.9.200/24", "fd00:9:9::200/64")
+        yield netns
+
+
 def _checked(name: str, client: Node, server: Node) -> Iterator[Pair]:
     yield Pair(name, client.pod, server.pod, server.pod_address(4, 2), server.pod_address(6, 2))
     for program in ("iptables", "ip6tables"):

@@ -21,6 +21,8 @@ from pycilium.model.resources.endpoint_slice import EndpointSlice
 from pycilium.model.resources.service import Service
 from tests.benchmark import service_set
 from tests.benchmark.peers import PORT, Pair, namespaces, run
+from tests.benchmark.peers_nodes import CLUSTER as NODES_CLUSTER
+from tests.benchmark.peers_nodes import joined_nodes, outside_host
 from tests.kubeproxy import iptables, nftables
 from tests.kubeproxy.ports import NodeFacts, ProxyPort, ports_of
 
@@ -37,6 +39,7 @@ class Proxy:
 
     mode: Mode
     netns: str
+    facts: NodeFacts = FACTS
     before: nftables.Content | None = None
     seconds: float = 0.0
     """What the program took that loaded the last rules, without making their text."""
@@ -45,16 +48,16 @@ class Proxy:
         if self.mode == "iptables":
             self._load(("iptables-restore", "--noflush", "-w"), iptables.jumps())
         else:
-            self._load(("nft", "-f", "-"), nftables.base(FACTS, 4))
+            self._load(("nft", "-f", "-"), nftables.base(self.facts, 4))
 
     def apply(self, resources: Sequence[Resource], changed: str = "") -> None:
         """`changed`: the name of the one Service that is not as it was."""
-        ports = proxy_ports(resources)
+        ports = proxy_ports(resources, self.facts)
         if self.mode == "iptables":
             some = [port for port in ports if port.service.metadata.name == changed] if changed else None
-            self._load(("iptables-restore", "--noflush", "-w"), iptables.rules(ports, FACTS, 4, changed=some))
+            self._load(("iptables-restore", "--noflush", "-w"), iptables.rules(ports, self.facts, 4, changed=some))
             return
-        after = nftables.content(ports, FACTS, 4)
+        after = nftables.content(ports, self.facts, 4)
         self._load(("nft", "-f", "-"), nftables.change(4, self.before or nftables.Content({}, {}, {}), after))
         self.before = after
 
@@ -72,11 +75,11 @@ class Proxy:
             raise RuntimeError(f"{argv[0]}: exit {done.returncode}: {done.stderr[:2000]}")
 
 
-def proxy_ports(resources: Sequence[Resource]) -> list[ProxyPort]:
+def proxy_ports(resources: Sequence[Resource], facts: NodeFacts) -> list[ProxyPort]:
     return ports_of(
         [each for each in resources if isinstance(each, Service)],
         [each for each in resources if isinstance(each, EndpointSlice)],
-        FACTS,
+        facts,
         4,
     )
 
@@ -103,6 +106,25 @@ def proxied_node(mode: Mode) -> Iterator[tuple[Proxy, Pair]]:
         proxy = Proxy(mode, node)
         proxy.start()
         yield proxy, Pair(f"kube-proxy, {mode}", client, server, f"10.9.0.{_HOSTS['server']}", "")
+
+
+@contextmanager
+def kube_proxy_node_port(mode: Mode, *, elsewhere: bool) -> Iterator[Pair]:
+    """A client outside who asks the first node's port; the server's pod is on that node or, `elsewhere`, on the second.
+
+    Nodes have a plain route to each other's pods. The Service that has the port is the only one.
+    """
+    with joined_nodes(f"np{mode[:1]}{elsewhere:d}") as (underlay, first, second):
+        place = second if elsewhere else first
+        server = place.pod_address(4, 2)
+        facts = NodeFacts("node1", (first.addresses[4],), NODES_CLUSTER)
+        proxy = Proxy(mode, first.netns, facts)
+        proxy.start()
+        proxy.apply(service_set.services(1, [server], PORT, "node2" if elsewhere else "node1", node_port=True))
+        with outside_host(underlay) as client:
+            pair = Pair(f"kube-proxy, {mode}", client, place.pod, first.addresses[4], "")
+            yield replace(pair, port=service_set.NODE_PORT)
+            _check_translated(first.netns, first.addresses[4], server)
 
 
 def _join(node: str, pod: str, host: int) -> None:

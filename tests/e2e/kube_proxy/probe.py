@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 PKTINFO_BYTES = 20
-ASKING_AT_ONCE = 16
+ASKING_AT_ONCE = 64
 Answer = dict[str, Any]
 _WORDS = {
     errno.ECONNREFUSED: "refused",
