@@ -105,16 +105,16 @@ class Pair:
         return result
 
     def result_per_cpu_second(
-        self, traffic: Path, mode: str, seconds: float, server: int, *, addresses: int = 1
+        self, traffic: Path, mode: str, seconds: float, server: int, *, family: int = 4, addresses: int = 1
     ) -> dict[str, Any]:
         """As `result`, with `per_cpu_second`: how much was done in a second of the processor time of both sides.
 
         What the kernel does for their packets counts as theirs, so that it means the same on a busy machine.
         """
         before = _processor_s(server)
-        result = self.result(traffic, mode, seconds, addresses=addresses)
+        result = self.result(traffic, mode, seconds, family=family, addresses=addresses)
         spent = result["cpu_s"] + _processor_s(server) - before
-        return result | {"per_cpu_second": result["count"] / spent}
+        return result | {"per_cpu_second": result["count"] * (8 if mode == "stream" else 1) / spent}
 
     @contextmanager
     def load(self, traffic: Path, mode: str, seconds: float, *, family: int = 4, addresses: int = 1) -> Iterator[Load]:
