@@ -1,6 +1,8 @@
 """Results for people: a table on the terminal, and the one in docs/benchmarks.md.
 
-python -m tests.benchmark.report bench/results/DATE.json     writes the table into docs/benchmarks.md
+python -m tests.benchmark.report bench/results/DATE.json ...     writes a table of each into docs/benchmarks.md
+
+A row that several of them have is taken from the last one.
 """
 
 from __future__ import annotations
@@ -116,14 +118,25 @@ def _reached(figure: dict[str, Any]) -> str:
     return f"missed by {share:.0%}" if share >= 0.1 else f"missed by {share:.1%}"
 
 
+def newest(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results with each row in the last one that has it; those that have none left are gone."""
+    last = {figure["row"]: number for number, result in enumerate(results) for figure in result["figures"]}
+    kept = [
+        result | {"figures": [figure for figure in result["figures"] if last[figure["row"]] == number]}
+        for number, result in enumerate(results)
+    ]
+    return [result for result in kept if result["figures"]]
+
+
 def main() -> int:
-    result = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    results = newest([json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:]])
     before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
         print(f"{DOCUMENT}: the lines {BEGIN} and {END} are missing", file=sys.stderr)
         return 1
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{markdown(result)}\n{END}{after}", encoding="utf-8")
+    tables = "\n".join(markdown(result) for result in results)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
     return 0
 
 
