@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, KeysView, Mapping
 from types import MappingProxyType
-from typing import Final, Generic, TypeVar, final
+from typing import Final, Generic, TypeVar, cast, final
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -33,6 +33,7 @@ class Uncertain:
 
 
 UNCERTAIN: Final = Uncertain()
+_ABSENT: Final = object()
 
 
 class DeltaTracker(Generic[K, V]):
@@ -103,14 +104,15 @@ class DeltaTracker(Generic[K, V]):
             self.delete_realized(key)
 
     def _compare(self, key: K) -> None:
-        wanted = key in self._desired
-        if wanted and (key not in self._realized or self._realized[key] != self._desired[key]):
-            self._pending_updates[key] = self._desired[key]
-        else:
+        # One look at each: the keys of big tables are addresses, whose hashes are Python's work each time.
+        wanted, there = self._desired.get(key, _ABSENT), self._realized.get(key, _ABSENT)
+        if wanted is not _ABSENT and there != wanted:
+            self._pending_updates[key] = cast("V", wanted)
+        elif self._pending_updates:
             self._pending_updates.pop(key, None)
-        if not wanted and key in self._realized:
+        if wanted is _ABSENT and there is not _ABSENT:
             self._pending_deletions[key] = None
-        else:
+        elif self._pending_deletions:
             self._pending_deletions.pop(key, None)
 
     def __repr__(self) -> str:
