@@ -44,11 +44,11 @@ packages() {
         lacks etcd etcd-server
         lacks etcdctl etcd-client
         lacks openssl openssl
+        lacks iptables iptables
+        lacks nft nftables
         ;;
     esac
     if [ "$1" = bench ]; then
-        lacks iptables iptables
-        lacks nft nftables
         [ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
     fi
     # shellcheck disable=SC2086 # a list of words
