@@ -19,9 +19,11 @@ from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
 from pycilium.agent.controller import Controller
+from pycilium.agent.earlier_agent import numbers_in_use
 from pycilium.agent.intent import HostAddress, Intent
+from pycilium.agent.ipcache import IpcacheTarget
 from pycilium.agent.link_operations import LinkTarget
-from pycilium.agent.targets import IpcacheTarget, make_targets, numbers_in_use
+from pycilium.agent.targets import make_targets
 from pycilium.datapath.layouts import EventType, FlowEvent, VerdictFlags
 from pycilium.model.endpoint import Endpoint, EndpointState
 from pycilium.model.identity import RESERVED_IDENTITIES, ReservedIdentity
