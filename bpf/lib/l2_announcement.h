@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Answers to those who ask on a link of the node for an address that it announces (l2_announcements), also to those who
+/* Answers to those who ask on a link of the node for an address that it announces (l2_announced), also to those who
  * ask whether somebody has it because they would like to have it (RFC 5227, RFC 4862). All else is the stack's.
  */
 #pragma once
@@ -13,7 +13,7 @@ static __always_inline const struct l2_announcement *l2_announcement_of(struct _
 {
 	struct l2_announcement_key key = {.ifindex = skb->ifindex, .address = *address};
 
-	const struct l2_announcement *announcement = bpf_map_lookup_elem(&l2_announcements, &key);
+	const struct l2_announcement *announcement = bpf_map_lookup_elem(&l2_announced, &key);
 
 	return announcement && announcement->until_ns > bpf_ktime_get_boot_ns() ? announcement : 0;
 }

@@ -14,4 +14,4 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct l2_announcement_key);
 	__type(value, struct l2_announcement);
-} l2_announcements SEC(".maps");
+} l2_announced SEC(".maps");

@@ -41,7 +41,7 @@ SMALL_MAPS = {
     "masquerade": 16,
     "no_masquerade4": 64,
     "no_masquerade6": 64,
-    "l2_announcements": 64,
+    "l2_announced": 64,
     "endpoints4": 64,
     "endpoints6": 64,
     "ipcache4": 1024,

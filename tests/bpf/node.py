@@ -113,7 +113,7 @@ class Node:
             *(layouts.CT4, layouts.CT6, layouts.FRAGMENTS, layouts.ENDPOINTS4, layouts.ENDPOINTS6, layouts.IPCACHE4),
             *(layouts.IPCACHE6, layouts.POLICIES, layouts.IDENTITY_BITS, layouts.POLICY_ROWS, layouts.NAT4),
             *(layouts.NAT6, layouts.MASQUERADE, layouts.NO_MASQUERADE4, layouts.NO_MASQUERADE6),
-            layouts.L2_ANNOUNCEMENTS,
+            layouts.L2_ANNOUNCED,
         ):
             assert not self.map(spec).delete_batch([key for key, _ in self.map(spec).items()])
         for spec, nothing in ((layouts.NODES, layouts.NodeEntry()), (layouts.PATH_MTUS, layouts.PathMtuEntry())):
@@ -237,7 +237,7 @@ class Node:
         """The node answers on the device's link for this address of a service."""
         key = layouts.L2AnnouncementKey(self.devices[device], packed(address))
         until_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(lasts_s * 1e9)
-        self.map(layouts.L2_ANNOUNCEMENTS).update(key, layouts.L2Announcement(until_ns, mac(DEVICES[device])))
+        self.map(layouts.L2_ANNOUNCED).update(key, layouts.L2Announcement(until_ns, mac(DEVICES[device])))
 
     # -- packets -------------------------------------------------------------------------------------------------
 

@@ -72,8 +72,8 @@ Target = Reconciler[AnnouncementKey, AnnouncementValue]
 
 
 def make_target(open_map: Callable[[MapSpec[Any, Any]], AnyMap[Any, Any]]) -> Target:
-    """The reconciler of the map `l2_announcements`."""
-    return Reconciler("l2 announcements", MapOperations(open_map(layouts.L2_ANNOUNCEMENTS), _TRANSLATION))
+    """The reconciler of the map `l2_announced`."""
+    return Reconciler("l2 announcements", MapOperations(open_map(layouts.L2_ANNOUNCED), _TRANSLATION))
 
 
 @dataclass(slots=True)

@@ -2762,8 +2762,8 @@ IPCACHE4: Final[MapSpec[Ipcache4Key, IpcacheEntry]] = MapSpec(
 IPCACHE6: Final[MapSpec[Ipcache6Key, IpcacheEntry]] = MapSpec(
     "ipcache6", MapType.LPM_TRIE, _Ipcache6Key, _IpcacheEntry, 524288
 )
-L2_ANNOUNCEMENTS: Final[MapSpec[L2AnnouncementKey, L2Announcement]] = MapSpec(
-    "l2_announcements", MapType.HASH, _L2AnnouncementKey, _L2Announcement, 16384
+L2_ANNOUNCED: Final[MapSpec[L2AnnouncementKey, L2Announcement]] = MapSpec(
+    "l2_announced", MapType.HASH, _L2AnnouncementKey, _L2Announcement, 16384
 )
 MASQUERADE: Final[MapSpec[int, MasqueradeEntry]] = MapSpec(
     "masquerade", MapType.HASH, U32, _MasqueradeEntry, 256
@@ -2842,7 +2842,7 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "identity_bits": IDENTITY_BITS,
     "ipcache4": IPCACHE4,
     "ipcache6": IPCACHE6,
-    "l2_announcements": L2_ANNOUNCEMENTS,
+    "l2_announced": L2_ANNOUNCED,
     "masquerade": MASQUERADE,
     "metrics": METRICS,
     "nat4": NAT4,

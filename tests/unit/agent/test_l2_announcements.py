@@ -33,7 +33,7 @@ class Machine:
     def __init__(self, name: str, shared: OneLease, chance: random.Random) -> None:
         self.name, self.chance = name, chance
         self.line = Line(shared, chance)
-        self.map = FakeMap(layouts.L2_ANNOUNCEMENTS)
+        self.map = FakeMap(layouts.L2_ANNOUNCED)
         self.intent = WEB
         self.told: list[tuple[int, list]] = []
         self.faulty = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,11 +18,18 @@ STRUCTS = [getattr(layouts, "".join(part.capitalize() for part in name.split("_"
 def random_bytes(layout: type[Any], seed: int) -> bytes:
     """Random content with zeros where the padding is."""
     raw = bytearray(random.Random(seed).randbytes(layout.SIZE))
-    for name, (_, offset) in (layout.DTYPE.fields or {}).items():
-        if name.startswith("pad"):
-            width = layout.DTYPE[name].itemsize
-            raw[offset : offset + width] = bytes(width)
+    for offset, width in padding(layout.DTYPE):
+        raw[offset : offset + width] = bytes(width)
     return bytes(raw)
+
+
+def padding(dtype: Any, start: int = 0) -> Iterator[tuple[int, int]]:
+    """(offset, width), also of the structures within."""
+    for name, (inner, offset, *_) in (dtype.fields or {}).items():
+        if name.startswith("pad"):
+            yield start + offset, inner.itemsize
+        else:
+            yield from padding(inner, start + offset)
 
 
 @pytest.mark.parametrize("layout", STRUCTS, ids=lambda layout: layout.__name__)
