@@ -36,7 +36,7 @@ FASTER, AT_ONCE = Aim("ratio", "<", 1.0), Aim("ours", "<", 5)
 
 
 def measure(options: Options, tell: Tell) -> list[Figure]:
-    count, changes = options.sized(10_000, 100), options.sized(10, 3)
+    count, changes = options.sized(10_000, 100), options.sized(5, 2)
     what = f"{count:,} services of {ENDPOINTS} endpoints"
     theirs = {}
     for mode in ("iptables", "nftables"):
@@ -50,7 +50,7 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
         began = time.monotonic()
         made.apply(_resources(count))
         written_s = time.monotonic() - began
-        wait_for_services(made, 2 * count)
+        wait_for_services(made, count)
         took_s = time.monotonic() - began
         tell("one endpoint more")
         changed_ms = [_change(made, number) for number in range(changes)]

@@ -127,7 +127,7 @@ def services_of_ours(tell: Tell, count: int, suffix: str) -> Iterator[Pair]:
         client, server = (made.add_pod(name) for name in ("client", "server"))
         made.apply(service_set.services(count, [server.ipv4 or ""], PORT, NODE))
         tell(f"waiting until {count} Services are in the kernel")
-        wait_for_services(made, 2 * count)
+        wait_for_services(made, count + 1)
         yield Pair(
             *("pycilium", client.netns, server.netns, service_set.cluster_ip(count - 1, 4), ""),
             port=service_set.PORT,

@@ -13,7 +13,7 @@ from pycilium.model.resources.endpoint_slice import (
     EndpointSlice,
     SliceEndpoint,
 )
-from pycilium.model.resources.service import Service, ServicePort, ServiceSpec
+from pycilium.model.resources.service import Service, ServicePort, ServiceSpec, TransportProtocol
 
 NAMESPACE = "default"
 PORT = 80
@@ -30,16 +30,28 @@ def cluster_ip(number: int, family: int) -> str:
 def services(
     count: int, endpoints: Sequence[str], port: int, node: str, *, family: int = 4, node_port: bool = False
 ) -> list[Resource]:
-    """`count` Services of one family, TCP and UDP, each with these endpoints; those who come first have lower addresses."""
+    """`count` Services of one family with one TCP port each, and the last one with UDP too; they have these endpoints."""
     return [
         each
         for number in range(count)
-        for each in one_service(number, endpoints, port, node, family=family, node_port=node_port and number == 0)
+        for each in one_service(
+            *(number, endpoints, port, node),
+            family=family,
+            protocols=("TCP", "UDP") if number == count - 1 else ("TCP",),
+            node_port=node_port and number == 0,
+        )
     ]
 
 
 def one_service(
-    number: int, endpoints: Sequence[str], port: int, node: str, *, family: int = 4, node_port: bool = False
+    number: int,
+    endpoints: Sequence[str],
+    port: int,
+    node: str,
+    *,
+    family: int = 4,
+    protocols: Sequence[TransportProtocol] = ("TCP",),
+    node_port: bool = False,
 ) -> tuple[Service, EndpointSlice]:
     name, address = f"service-{number}", cluster_ip(number, family)
     ports = tuple(
@@ -50,7 +62,7 @@ def one_service(
             target_port=port,
             node_port=NODE_PORT if node_port else 0,
         )
-        for protocol in ("TCP", "UDP")
+        for protocol in protocols
     )
     service = Service(
         metadata=ObjectMeta(name=name, namespace=NAMESPACE),
