@@ -5,15 +5,14 @@ A Service that has nobody left is left alone. To be called inside the node's net
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
-from pyroute2.conntrack import Conntrack
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
 from tests.kubeproxy.ports import Endpoint, Family, ProxyPort
 
@@ -38,10 +37,13 @@ def forget_stale_flows(ports: Iterable[ProxyPort], family: Family) -> int:
         if serving and answering not in serving:
             stale.append(asked)
     if stale:
-        with Conntrack() as table:
+        with NFCTSocket(nfgen_family=_FAMILIES[family]) as table:
             for asked in stale:
-                with suppress(NetlinkError):  # it may have ended by itself
+                try:
                     table.entry("del", tuple_orig=asked)
+                except NetlinkError as error:
+                    if error.code != errno.ENOENT:  # it may have ended by itself
+                        raise
     return len(stale)
 
 
