@@ -31,6 +31,8 @@ CLUSTER = {4: "10.9.0.0/16", 6: "fd00:9::/48"}
 FACTS = NodeFacts("node1", ("192.168.9.1", "fd00:9:9::1"), CLUSTER)
 RESTORE = "iptables-legacy-restore"
 """The better peer: with thousands of chains the one that translates for nf_tables takes a hundred times as long to load."""
+AT_ONCE = 1000
+"""Services that nft is given at once, as what it takes grows with the square of them."""
 _CONNTRACK = {"net.netfilter.nf_conntrack_tcp_timeout_time_wait": "10", "net.netfilter.nf_conntrack_max": "1048576"}
 _HOSTS = {"client": 1, "server": 2}
 
@@ -90,7 +92,10 @@ def proxy_ports(resources: Sequence[Resource], facts: NodeFacts) -> list[ProxyPo
 def kube_proxy(mode: Mode, count: int) -> Iterator[Pair]:
     """Two pods and `count` Services whose only endpoint is the server; the pair's address is that of the last Service."""
     with proxied_node(mode) as (proxy, pair):
-        proxy.apply(service_set.services(count, [pair.ipv4], PORT, FACTS.name))
+        resources = service_set.services(count, [pair.ipv4], PORT, FACTS.name)
+        steps = range(AT_ONCE, count, AT_ONCE) if mode == "nftables" else ()
+        for step in (*steps, count):
+            proxy.apply(resources[: 2 * step])
         yield replace(pair, ipv4=service_set.cluster_ip(count - 1, 4), port=service_set.PORT)
         _check_translated(proxy.netns, service_set.cluster_ip(count - 1, 4), pair.ipv4)
 
