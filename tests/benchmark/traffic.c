@@ -22,6 +22,7 @@
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,11 +96,13 @@ static socklen_t parse_address(char *text, int port, struct sockaddr_storage *ou
 static struct sockaddr_storage one_of(const struct sockaddr_storage *first)
 {
 	struct sockaddr_storage address = *first;
-	struct in6_addr *v6 = &((struct sockaddr_in6 *)&address)->sin6_addr;
-	uint32_t *last = address.ss_family == AF_INET6 ? &v6->s6_addr32[3] : &((struct sockaddr_in *)&address)->sin_addr.s_addr;
+	size_t last = address.ss_family == AF_INET6 ? offsetof(struct sockaddr_in6, sin6_addr) + 12 :
+						      offsetof(struct sockaddr_in, sin_addr);
+	uint32_t word;
 
-	if (addresses > 1)
-		*last = htonl(ntohl(*last) + rand() % addresses);
+	memcpy(&word, (char *)&address + last, sizeof(word));
+	word = htonl(ntohl(word) + rand() % addresses);
+	memcpy((char *)&address + last, &word, sizeof(word));
 	return address;
 }
 
