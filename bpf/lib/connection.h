@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include "aggregation.h"
 #include "announced.h"
 #include "clock.h"
 #include "conntrack.h"
@@ -39,18 +40,18 @@ static __always_inline bool connection_identities_current(const struct ct_entry 
 /* The port that policy is about: of the end that was connected to; for ICMP the type that opened the exchange. */
 static __always_inline __be16 connection_policy_port(const struct flow *flow, bool is_reply)
 {
-	if (flow->tuple.protocol == (flow->family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+	if (flow->tuple.protocol == icmp_protocol(flow->family))
 		return be16(is_reply ? icmp_echo_request(flow->family) : flow->icmp_type);
 	return is_reply ? flow->tuple.source_port : flow->tuple.destination_port;
 }
 
 /* One policy's word on the connection; what it decided goes into the flow's verdict. */
-static __noinline int connection_judge_side(struct flow *flow, const struct end *subject, const struct end *peer,
-					    __u8 direction, __be16 port)
+static __always_inline int connection_judge_side(struct flow *flow, const struct end *subject, const struct end *peer,
+						 __u8 direction, __be16 port)
 {
 	union policy_where where = {.direction = direction, .protocol = flow->tuple.protocol, .port = port};
 	union policy_answer answer = {
-	    .word = policy_decide(subject->endpoint->policy_id, peer->sec_identity, peer->cidr_identity, where.word)};
+	    .word = policy_decide(subject->endpoint.policy_id, peer->sec_identity, peer->cidr_identity, where.word)};
 
 	if (direction == DIRECTION_EGRESS) {
 		flow->verdict.egress_row = answer.row_id;
@@ -67,18 +68,23 @@ static __noinline int connection_judge_side(struct flow *flow, const struct end 
 }
 
 /* Every local policy's word, in the direction in which the connection was opened. */
-static __noinline int connection_judge(struct flow *flow, bool is_reply)
+__noinline int connection_judge(__u32 is_reply)
 {
-	const struct end *origin = is_reply ? &flow->destination : &flow->source;
-	const struct end *target = is_reply ? &flow->source : &flow->destination;
-	__be16 port = connection_policy_port(flow, is_reply);
+	struct flow *flow = flow_here();
+	const struct end *origin, *target;
 	int reason = STEP_DONE;
+	__be16 port;
 
+	if (!flow)
+		return DROP_NO_CONFIG;
+	origin = is_reply ? &flow->destination : &flow->source;
+	target = is_reply ? &flow->source : &flow->destination;
+	port = connection_policy_port(flow, is_reply);
 	if (flow->source.announced)
-		reason = end_complete(&flow->source, &flow->tuple.source, flow->family);
-	if (!reason && origin->endpoint)
+		reason = end_complete_source();
+	if (!reason && end_is_local(origin))
 		reason = connection_judge_side(flow, origin, target, DIRECTION_EGRESS, port);
-	if (!reason && target->endpoint)
+	if (!reason && end_is_local(target))
 		reason = connection_judge_side(flow, target, origin, DIRECTION_INGRESS, port);
 	return reason;
 }
@@ -100,20 +106,14 @@ static __always_inline void connection_update(struct ct_entry *entry, const stru
 	entry->ingress_revision = target->revision;
 }
 
-static __noinline int connection_rejudge(struct flow *flow, struct ct_entry *entry, bool is_reply)
+/* Case 3. Not static, as all that is seldom (flow.h). */
+__noinline int connection_open(void)
 {
-	int reason = connection_judge(flow, is_reply);
+	int reason = connection_judge(false);
+	struct flow *flow = flow_here();
 
-	if (!reason)
-		connection_update(entry, flow, is_reply);
-	return reason;
-}
-
-/* Case 3. */
-static __noinline int connection_open(struct flow *flow)
-{
-	int reason = connection_judge(flow, false);
-
+	if (!flow)
+		return DROP_CT_INSERT_FAILED;
 	flow->is_reply = IS_REPLY_NO;
 	if (reason)
 		return reason;
@@ -124,10 +124,39 @@ static __noinline int connection_open(struct flow *flow)
 	return flow->error ? DROP_CT_INSERT_FAILED : STEP_DONE;
 }
 
+/* Case 2. The entry may be gone since it was found: then it may as well have been so before. */
+__noinline int connection_rejudge(void)
+{
+	struct flow *flow = flow_here();
+	struct ct_entry *entry;
+	bool is_reply;
+	int reason;
+
+	if (!flow)
+		return DROP_CT_INSERT_FAILED;
+	entry = ct_lookup(&flow->tuple, flow->family, flow->now_s, &is_reply);
+	if (!entry)
+		return connection_open();
+	reason = connection_judge(is_reply);
+	if (!reason)
+		connection_update(entry, flow, is_reply);
+	return reason;
+}
+
+/* What conntrack remembers of the decision. */
+static __always_inline void connection_recall(struct flow *flow, const struct ct_entry *entry)
+{
+	flow->verdict.egress_row = entry->egress_row;
+	flow->verdict.ingress_row = entry->ingress_row;
+	flow->verdict.egress_selector = entry->egress_selector;
+	flow->verdict.ingress_selector = entry->ingress_selector;
+	flow->ct_flags = entry->flags;
+}
+
 /* Case 4. The error goes to the sender of the packet that it quotes, so the tuple is turned round to be the error's.
  * A pod speaks for itself alone; routers between (not local) speak of connections of others.
  */
-static __noinline bool connection_relates(struct __sk_buff *skb, struct flow *flow)
+static __always_inline bool connection_relates(struct __sk_buff *skb, struct flow *flow)
 {
 	struct ct_entry *entry;
 	struct tuple quoted = {};
@@ -136,23 +165,25 @@ static __noinline bool connection_relates(struct __sk_buff *skb, struct flow *fl
 	if (!icmp_quoted(skb, flow->l4_offset, flow->family, &quoted) ||
 	    !address_equal(&quoted.source, &flow->tuple.destination))
 		return false;
-	if (flow->source.endpoint && !address_equal(&quoted.destination, &flow->tuple.source))
+	if (end_is_local(&flow->source) && !address_equal(&quoted.destination, &flow->tuple.source))
 		return false;
 	entry = ct_lookup(&quoted, flow->family, flow->now_s, &is_reply);
 	if (!entry || !connection_revisions_current(entry, flow, !is_reply))
 		return false;
-	flow->entry = entry;
+	connection_recall(flow, entry);
 	flow->is_reply = is_reply ? IS_REPLY_NO : IS_REPLY_YES;
 	flow->reason = TRACE_REASON_RELATED;
 	return true;
 }
 
 /* Cases 4 and 5. */
-static __noinline int connection_admit_icmp(struct __sk_buff *skb, struct flow *flow)
+__noinline int connection_admit_icmp(struct __sk_buff *skb)
 {
-	if (flow->tracking == TRACKING_RELATED && connection_relates(skb, flow))
+	struct flow *flow = flow_here();
+
+	if (flow && flow->tracking == TRACKING_RELATED && connection_relates(skb, flow))
 		return STEP_DONE;
-	return connection_judge(flow, false);
+	return connection_judge(false);
 }
 
 /* 0 or a drop reason; the ends must be known. */
@@ -164,20 +195,21 @@ static __always_inline int connection_admit(struct __sk_buff *skb, struct flow *
 
 	flow->now_s = clock_now_s();
 	if (unlikely(flow->tracking >= TRACKING_RELATED))
-		return connection_admit_icmp(skb, flow);
+		return connection_admit_icmp(skb);
 	entry = ct_lookup(&flow->tuple, family, flow->now_s, &is_reply);
 	if (!entry || ct_is_foreign(entry, flow, is_reply))
-		return connection_open(flow);
+		return connection_open();
 
 	flow->is_reply = is_reply;
 	if (unlikely(!connection_revisions_current(entry, flow, is_reply) ||
 		     !connection_identities_current(entry, flow, is_reply))) {
-		reason = connection_rejudge(flow, entry, is_reply);
+		reason = connection_rejudge();
 		if (reason)
 			return reason;
 	}
-	flow->entry = entry;
+	connection_recall(flow, entry);
 	flow->reason = is_reply ? TRACE_REASON_REPLY : TRACE_REASON_ESTABLISHED;
 	ct_refresh(entry, flow, is_reply);
+	flow->no_news = aggregation_covers(entry, flow, is_reply);
 	return STEP_DONE;
 }

@@ -152,10 +152,8 @@ static __always_inline __u8 ct_first_state(const struct flow *flow)
 	return flow->tcp_flags & TCP_FIN ? CT_STATE_CLOSING : CT_STATE_OPENING;
 }
 
-/* Makes the entry of a connection whose first packet, `flow`, may pass; 0 or what the kernel said. Unused by programs that
- * only look.
- */
-static __noinline __attribute__((unused)) long ct_create(const struct flow *flow)
+/* Makes the entry of a connection whose first packet, `flow`, may pass; 0 or what the kernel said. */
+static __always_inline long ct_create(const struct flow *flow)
 {
 	bool source_is_high = tuple_source_is_high(&flow->tuple, flow->family);
 	struct ct_entry entry = {

@@ -18,7 +18,7 @@ enum identity_scope {
 	IDENTITY_SHARED_BITS = 24, /* numbers that all nodes share fit into a VNI */
 };
 
-/* `address` must lie on the stack. */
+/* `address` must lie on the stack or in a map. */
 static __always_inline const struct endpoint_entry *endpoint_lookup(const struct ipv6_addr *address, __u8 family)
 {
 	if (family == FAMILY_IPV4)
@@ -26,26 +26,38 @@ static __always_inline const struct endpoint_entry *endpoint_lookup(const struct
 	return bpf_map_lookup_elem(&endpoints6, address);
 }
 
+static __always_inline bool end_is_local(const struct end *end)
+{
+	return end->endpoint.ifindex;
+}
+
 static __always_inline void end_set_local(struct end *end, const struct endpoint_entry *endpoint)
 {
 	const struct policy_entry *policy;
 	__u32 policy_id = endpoint->policy_id;
 
-	end->endpoint = endpoint;
+	end->endpoint = *endpoint;
 	end->sec_identity = endpoint->sec_identity;
 	end->cidr_identity = endpoint->cidr_identity;
-	end->node_id = NODE_ID_NONE; /* it is already; where it is said, the verifier has a third less to look at */
+	end->node_id = NODE_ID_NONE;
 	end->announced = false;
 	policy = bpf_map_lookup_elem(&policies, &policy_id);
 	end->revision = likely(policy && policy->revision) ? policy->revision : REVISION_MISSING;
+}
+
+/* What of a copy is asked of an end that is not local. */
+static __always_inline void end_set_elsewhere(struct end *end)
+{
+	end->endpoint.ifindex = 0;
+	end->endpoint.endpoint_id = 0;
+	end->revision = REVISION_NOT_LOCAL;
 }
 
 static __always_inline void end_set_remote(struct end *end, const struct ipv6_addr *address, __u8 family)
 {
 	const struct ipcache_entry *entry = ipcache_lookup(address, family);
 
-	end->endpoint = 0;
-	end->revision = REVISION_NOT_LOCAL;
+	end_set_elsewhere(end);
 	end->sec_identity = family == FAMILY_IPV4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
 	end->cidr_identity = 0;
 	end->node_id = NODE_ID_NONE;

@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* What a program knows of the packet in hand. One struct flow lives on the stack of each entry program; parsing
- * fills it from the packet, the maps fill in who the ends are, policy and conntrack add what they decided.
- * Addresses of both families have one form (IPv4 mapped), so all that follows parsing is written once.
+/* What a program knows of the packet in hand: parsing fills it from the packet, the maps fill in who the ends are,
+ * policy and conntrack add what they decided. Addresses of both families have one form (IPv4 mapped), so all that
+ * follows parsing is written once.
+ *
+ * It lives in a map (maps/flow.h), because of verifiers before Linux 6.4. They follow each value that a program has put
+ * on its stack or into a register, and look at what follows once for each; what lies in a map they ask nothing of. And
+ * a function that is not static they look at once, apart from its callers, but before Linux 5.12 it takes nothing but the
+ * packet and numbers: it finds the flow by itself. So what is seldom is such a function, and what is inlined hands the flow
+ * on.
  */
 #pragma once
 
-#include "../abi/conntrack.h"
 #include "../abi/drop_reason.h"
-#include "../abi/endpoint.h"
 #include "../abi/events.h"
+#include "../maps/flow.h"
 #include "helpers.h"
 
 enum family {
@@ -44,59 +49,17 @@ enum is_reply {
 	IS_REPLY_UNKNOWN = 2,
 };
 
-/* Ports as conntrack has them: an ICMP echo has its identifier on the side of the request's sender. */
-struct tuple {
-	struct ipv6_addr source;
-	struct ipv6_addr destination;
-	__be16 source_port;
-	__be16 destination_port;
-	__u8 protocol;
-};
-
-struct end {
-	const struct endpoint_entry *endpoint; /* 0: not a local endpoint */
-	__u32 sec_identity;
-	__u32 cidr_identity;
-	__u32 revision; /* of the endpoint's policy; 0: not local */
-	__u16 node_id;  /* of the node that has it; 0: this one, or none */
-	bool announced; /* the identity came with the packet, and the ipcache has not been asked */
-};
-
-/* The policy decisions behind the packet's connection, as they go into conntrack and events. */
-struct verdict {
-	__u32 egress_row;
-	__u32 ingress_row;
-	__u16 egress_selector;
-	__u16 ingress_selector;
-	__u8 flags; /* enum verdict_flags */
-};
-
-struct flow {
-	struct tuple tuple;
-	struct end source;
-	struct end destination;
-	struct verdict verdict;
-	struct ct_entry *entry; /* of the connection; 0: none yet, or not tracked */
-	__u32 now_s;            /* CLOCK_MONOTONIC; from connection_admit() on */
-	__u32 bytes;            /* whole packet, Ethernet header too */
-	__u32 identification;   /* of fragments; as in the packet's bytes */
-	__u16 l4_offset;
-	__u8 family;
-	__u8 fragment;
-	__u8 tracking;
-	__u8 hop_limit;
-	__u8 tcp_flags;
-	__u8 icmp_type;
-	__u8 icmp_code;
-	__u8 is_reply;       /* as in struct flow_event */
-	__u8 reason;         /* enum trace_reason */
-	__u8 drop_direction; /* enum direction */
-	bool translated;     /* the packet has other addresses than the network knows */
-	bool for_service;    /* and they are those of this CPU's service_draft */
-	__s32 error;         /* of the helper behind a drop */
-};
-
-static __always_inline struct flow flow_of(const struct __sk_buff *skb)
+/* This CPU's. It is always there, but the verifier cannot know. */
+static __always_inline struct flow *flow_here(void)
 {
-	return (struct flow){.bytes = skb->len, .is_reply = IS_REPLY_UNKNOWN};
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&packet_flow, &zero);
+}
+
+static __always_inline void flow_begin(struct flow *flow, const struct __sk_buff *skb)
+{
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->bytes = skb->len;
+	flow->is_reply = IS_REPLY_UNKNOWN;
 }

@@ -20,30 +20,35 @@ static __always_inline void fragment_key_of(const struct flow *flow, struct frag
 }
 
 /* A full or busy map costs this packet its later fragments, which are then counted as such. */
-static __noinline int fragment_remember(const struct flow *flow)
+__noinline int fragment_remember(void)
 {
-	struct fragment_entry entry = {flow->tuple.source_port, flow->tuple.destination_port};
+	const struct flow *flow = flow_here();
+	struct fragment_entry entry;
 	struct fragment_key key;
 
-	if (flow->tracking > TRACKING_REPLY)
+	if (!flow || flow->tracking > TRACKING_REPLY)
 		return 0;
+	entry = (struct fragment_entry){flow->tuple.source_port, flow->tuple.destination_port};
 	fragment_key_of(flow, &key);
 	return bpf_map_update_elem(&fragments, &key, &entry, BPF_ANY);
 }
 
-static __noinline int fragment_recall(struct flow *flow)
+__noinline int fragment_recall(void)
 {
+	struct flow *flow = flow_here();
 	const struct fragment_entry *entry;
 	struct fragment_key key;
-	__u8 icmp = flow->family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
 
+	if (!flow)
+		return DROP_FRAGMENT_NOT_FOUND;
 	fragment_key_of(flow, &key);
 	entry = bpf_map_lookup_elem(&fragments, &key);
 	if (!entry)
 		return DROP_FRAGMENT_NOT_FOUND;
 	flow->tuple.source_port = entry->source_port;
 	flow->tuple.destination_port = entry->destination_port;
-	if (flow->tuple.protocol == icmp) { /* only echoes are remembered; a reply's identifier is the destination's */
+	if (flow->tuple.protocol ==
+	    icmp_protocol(flow->family)) { /* only echoes are remembered; a reply's identifier is the destination's */
 		flow->tracking = entry->destination_port ? TRACKING_REPLY : TRACKING_REQUEST;
 		flow->icmp_type =
 		    entry->destination_port ? icmp_echo_reply(flow->family) : icmp_echo_request(flow->family);
@@ -57,7 +62,7 @@ static __always_inline int fragment_track(struct flow *flow)
 	if (likely(flow->fragment == FRAGMENT_NONE))
 		return 0;
 	if (flow->fragment == FRAGMENT_LATER)
-		return fragment_recall(flow);
-	fragment_remember(flow);
+		return fragment_recall();
+	fragment_remember();
 	return 0;
 }

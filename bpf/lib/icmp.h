@@ -40,6 +40,11 @@ enum icmp_bytes {
 	ICMP_QUOTED_L4 = 8,    /* what is quoted at least behind its IP header (RFC 792) */
 };
 
+static __always_inline __u8 icmp_protocol(__u8 family)
+{
+	return family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+}
+
 static __always_inline bool icmp_is_error(__u8 family, __u8 type)
 {
 	if (family == FAMILY_IPV4)
@@ -125,7 +130,7 @@ static __always_inline int icmp_quoted(struct __sk_buff *skb, __u32 l4_offset, _
 	    family == FAMILY_IPV4 ? icmp_quoted_ipv4(skb, offset, quoted) : icmp_quoted_ipv6(skb, offset, quoted);
 	if (inner_offset < 0 || bpf_skb_load_bytes(skb, inner_offset, &head, ICMP_QUOTED_L4))
 		return 0;
-	if (quoted->protocol == (family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
+	if (quoted->protocol == icmp_protocol(family)) {
 		icmp_ports(quoted, icmp_tracking(family, *(__u8 *)&head.first), head.third);
 		return inner_offset;
 	}

@@ -84,8 +84,6 @@ static __always_inline int parse_icmp(struct __sk_buff *skb, struct flow *flow, 
 /* 0 or a drop reason; a later fragment has nothing here to read. */
 static __always_inline int parse_l4(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	const __u8 icmp = family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
-
 	if (unlikely(flow->fragment == FRAGMENT_LATER))
 		return 0;
 	if (likely(flow->tuple.protocol == IPPROTO_TCP))
@@ -94,7 +92,7 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct flow *flow, __
 		return parse_ports(skb, flow, family, UDP_HEADER_BYTES);
 	if (flow->tuple.protocol == IPPROTO_SCTP)
 		return parse_ports(skb, flow, family, SCTP_HEADER_BYTES);
-	if (flow->tuple.protocol == icmp)
+	if (flow->tuple.protocol == icmp_protocol(family))
 		return parse_icmp(skb, flow, family);
 	return 0; /* any other protocol is tracked by its addresses alone */
 }

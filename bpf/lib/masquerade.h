@@ -95,8 +95,8 @@ static __always_inline bool masquerade_is_whole(const struct tuple *tuple, const
 	return true;
 }
 
-static __noinline int masquerade_rewrite(struct __sk_buff *skb, struct flow *flow, const struct nat_entry *out,
-					 __be16 port)
+static __always_inline int masquerade_rewrite(struct __sk_buff *skb, struct flow *flow, const struct nat_entry *out,
+					      __be16 port)
 {
 	return nat_rewrite(skb, flow, NAT_SOURCE, &out->address, port);
 }
@@ -123,8 +123,8 @@ static __always_inline int masquerade_draft(const struct flow *flow, const struc
 }
 
 /* Case 2, or STEP_UNMAPPED; `out` is what was found of the flow's mapping. */
-static __noinline int masquerade_translate(struct __sk_buff *skb, struct flow *flow, const struct ipv6_addr *outside,
-					   struct nat_entry *out)
+static __always_inline int masquerade_translate(struct __sk_buff *skb, struct flow *flow,
+						const struct ipv6_addr *outside, struct nat_entry *out)
 {
 	struct nat6_key key;
 
@@ -137,39 +137,40 @@ static __noinline int masquerade_translate(struct __sk_buff *skb, struct flow *f
 	return masquerade_draft(flow, outside, &key);
 }
 
-static __noinline int masquerade_first(struct __sk_buff *skb, struct flow *flow)
+/* Case 4, after STEP_UNMAPPED: 0 or a drop reason. */
+__noinline int masquerade_open(struct __sk_buff *skb)
 {
+	int reason = nat_find_port(skb);
+	struct flow *flow = flow_here();
 	const struct nat_entry *out;
 	struct nat6_key key;
 
-	nat_key_out(&key, &flow->tuple);
-	out = nat_find(&key, flow->family);
-	return out ? masquerade_rewrite(skb, flow, out, out->port) : DROP_NAT_NO_MAPPING;
-}
-
-/* Case 4, after STEP_UNMAPPED. In steps, not nested: the search needs the stack that the decision has used. */
-static __always_inline int masquerade_open(struct __sk_buff *skb, struct flow *flow)
-{
-	int reason = nat_find_port(skb);
-
+	if (!flow)
+		return DROP_NAT_NO_MAPPING;
 	if (reason)
 		return reason;
 	nat_commit(flow->now_s);
-	return masquerade_first(skb, flow);
+	nat_key_out(&key, &flow->tuple);
+	out = nat_find(&key, flow->family);
+	return out ? masquerade_rewrite(skb, flow, out, out->port) : DROP_NAT_NO_MAPPING;
 }
 
 /* A pod's error about a packet that came to it from outside. The one that it quotes came by a mapping, which it now
  * goes back by; or it belongs to a connection that was opened from outside (case 1). The node's own (not `is_due`) is
  * only of interest for services.
  */
-static __noinline int masquerade_error(struct __sk_buff *skb, struct flow *flow, bool is_due)
+__noinline int masquerade_error(struct __sk_buff *skb, __u32 is_due)
 {
+	struct flow *flow = flow_here();
 	struct tuple quoted = {};
 	struct nat_entry *out;
 	struct nat6_key key;
 	bool is_reply;
-	int l4_offset = icmp_quoted(skb, flow->l4_offset, flow->family, &quoted);
+	int l4_offset;
 
+	if (!flow)
+		return DROP_NAT_NO_MAPPING;
+	l4_offset = icmp_quoted(skb, flow->l4_offset, flow->family, &quoted);
 	if (!l4_offset)
 		return is_due ? DROP_NAT_NO_MAPPING : STEP_IGNORE;
 	flow->now_s = clock_now_s();
@@ -188,21 +189,25 @@ static __noinline int masquerade_error(struct __sk_buff *skb, struct flow *flow,
 
 static __always_inline bool masquerade_is_supported(const struct flow *flow)
 {
-	if (flow->tuple.protocol == nat_icmp(flow->family))
+	if (flow->tuple.protocol == icmp_protocol(flow->family))
 		return flow->tracking == TRACKING_REQUEST;
 	return nat_has_ports(flow->tuple.protocol);
 }
 
 /* The packet of a local endpoint, no ICMP error. */
-static __noinline int masquerade_endpoint(struct __sk_buff *skb, struct flow *flow)
+__noinline int masquerade_endpoint(struct __sk_buff *skb)
 {
+	struct flow *flow = flow_here();
 	const struct ipv6_addr *outside;
 	struct nat_entry *out;
 	struct ct_entry *connection;
 	struct nat6_key key;
 	bool is_reply = false;
-	int reason = fragment_track(flow);
+	int reason;
 
+	if (!flow)
+		return DROP_NAT_NO_MAPPING;
+	reason = fragment_track(flow);
 	if (reason)
 		return reason;
 	flow->now_s = clock_now_s();
@@ -219,23 +224,29 @@ static __noinline int masquerade_endpoint(struct __sk_buff *skb, struct flow *fl
 	return outside ? masquerade_translate(skb, flow, outside, out) : DROP_NAT_NO_MAPPING;
 }
 
-/* The node's own packet has met the mapping of a pod: it gets one itself, with another port of the same address. */
-static __noinline int masquerade_own_translate(struct __sk_buff *skb, struct flow *flow, struct nat_entry *out)
+/* The node's own packet that has met a mapping: a backend in the node's own network namespace answers as the service
+ * (lib/service_packet.h); what has met that of a pod gets one itself, with another port of the same address.
+ */
+__noinline int masquerade_own_translate(struct __sk_buff *skb)
 {
-	struct ipv6_addr outside = flow->tuple.source;
+	struct flow *flow = flow_here();
+	struct nat_entry *out;
+	struct nat6_key key;
+	bool is_answer;
 
+	if (!flow)
+		return DROP_NAT_NO_MAPPING;
+	nat_key_out(&key, &flow->tuple);
+	out = nat_find(&key, flow->family);
+	is_answer = out && out->flags & NAT_SERVICE;
+	if (!is_answer && !config_masquerade)
+		return STEP_IGNORE;
 	flow->now_s = clock_now_s();
 	if (flow->fragment == FRAGMENT_FIRST)
-		fragment_remember(flow);
-	return masquerade_translate(skb, flow, &outside, out);
-}
-
-/* A backend in the node's own network namespace answers as the service (lib/service_packet.h). */
-static __noinline int masquerade_answer(struct __sk_buff *skb, struct flow *flow, struct nat_entry *out)
-{
-	if (flow->fragment == FRAGMENT_FIRST)
-		fragment_remember(flow);
-	nat_touch(out, clock_now_s());
+		fragment_remember();
+	if (!is_answer)
+		return masquerade_translate(skb, flow, &flow->tuple.source, out);
+	nat_touch(out, flow->now_s);
 	return masquerade_rewrite(skb, flow, out, out->port);
 }
 
@@ -244,25 +255,21 @@ static __noinline int masquerade_answer(struct __sk_buff *skb, struct flow *flow
  */
 static __always_inline int masquerade_own(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	struct nat_entry *out;
 	struct nat6_key key;
 
 	if (unlikely(flow->tracking == TRACKING_RELATED))
-		return masquerade_error(skb, flow, false);
+		return masquerade_error(skb, false);
 	if (flow->tracking > TRACKING_REQUEST || nat_is_overlay(&flow->tuple))
 		return STEP_IGNORE;
-	if (unlikely(flow->fragment == FRAGMENT_LATER) && fragment_recall(flow))
+	if (unlikely(flow->fragment == FRAGMENT_LATER) && fragment_recall())
 		return STEP_IGNORE;
 	nat_key_out(&key, &flow->tuple);
-	out = nat_find(&key, family);
-	if (unlikely(out && out->flags & NAT_SERVICE))
-		return masquerade_answer(skb, flow, out);
+	if (unlikely(nat_find(&key, family)))
+		return masquerade_own_translate(skb);
 	if (!config_masquerade)
 		return STEP_IGNORE;
-	if (unlikely(out))
-		return masquerade_own_translate(skb, flow, out);
 	key.direction = NAT_IN;
 	if (likely(!nat_find(&key, family)) || !skb->sk)
 		return STEP_IGNORE;
-	return masquerade_own_translate(skb, flow, 0);
+	return masquerade_own_translate(skb);
 }

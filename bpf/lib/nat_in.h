@@ -40,19 +40,24 @@ static __always_inline struct nat_entry *nat_find_in(const struct nat6_key *key,
 	return address_equal(&inside, &key->local) || endpoint_lookup(&inside, family) ? entry : 0;
 }
 
-static __noinline int nat_turn(struct __sk_buff *skb, struct flow *flow, const struct nat_entry *entry, __be16 port)
+static __always_inline int nat_turn(struct __sk_buff *skb, struct flow *flow, const struct nat_entry *entry,
+				    __be16 port)
 {
 	return nat_rewrite(skb, flow, NAT_DESTINATION, &entry->address, port);
 }
 
 /* An error that quotes what a pod has sent, as the network has seen it. */
-static __noinline int nat_error_in(struct __sk_buff *skb, struct flow *flow)
+__noinline int nat_error_in(struct __sk_buff *skb)
 {
+	struct flow *flow = flow_here();
 	struct tuple quoted = {};
 	struct nat_entry *entry;
 	struct nat6_key key;
-	int l4_offset = icmp_quoted(skb, flow->l4_offset, flow->family, &quoted);
+	int l4_offset;
 
+	if (!flow)
+		return STEP_IGNORE;
+	l4_offset = icmp_quoted(skb, flow->l4_offset, flow->family, &quoted);
 	if (!l4_offset || !address_equal(&quoted.source, &flow->tuple.destination))
 		return STEP_IGNORE;
 	nat_key_out(&key, &quoted);
@@ -69,20 +74,21 @@ static __noinline int nat_error_in(struct __sk_buff *skb, struct flow *flow)
 	return nat_turn(skb, flow, entry, flow->tuple.destination_port);
 }
 
-static __noinline int nat_reply_in(struct __sk_buff *skb, struct flow *flow)
+__noinline int nat_reply_in(struct __sk_buff *skb)
 {
+	struct flow *flow = flow_here();
 	struct nat_entry *entry;
 	struct nat6_key key;
 	int reason;
 
-	if (flow->fragment == FRAGMENT_LATER && fragment_recall(flow))
+	if (!flow || (flow->fragment == FRAGMENT_LATER && fragment_recall()))
 		return STEP_IGNORE;
 	nat_key_in(&key, &flow->tuple);
 	entry = nat_find_in(&key, flow->family);
 	if (!entry)
 		return STEP_IGNORE;
 	if (flow->fragment == FRAGMENT_FIRST)
-		fragment_remember(flow);
+		fragment_remember();
 	nat_touch(entry, clock_now_s());
 	if (entry->flags & NAT_SERVICE)
 		return STEP_SERVICE;
@@ -97,6 +103,6 @@ static __always_inline int nat_in(struct __sk_buff *skb, struct flow *flow, __u8
 	if (!(config_masquerade || config_services) || parse_l4(skb, flow, family) || nat_is_overlay(&flow->tuple))
 		return STEP_IGNORE;
 	if (likely(flow->tracking == TRACKING_CONNECTION || flow->tracking == TRACKING_REPLY))
-		return nat_reply_in(skb, flow);
-	return flow->tracking == TRACKING_RELATED ? nat_error_in(skb, flow) : STEP_IGNORE;
+		return nat_reply_in(skb);
+	return flow->tracking == TRACKING_RELATED ? nat_error_in(skb) : STEP_IGNORE;
 }

@@ -25,11 +25,6 @@ enum nat_end {
 	NAT_DESTINATION,
 };
 
-static __always_inline __u8 nat_icmp(__u8 family)
-{
-	return family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
-}
-
 static __always_inline bool nat_has_ports(__u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
@@ -58,7 +53,7 @@ static __always_inline __u32 nat_checksum_offset(__u8 protocol, __u8 family)
 		return NAT_CSUM_TCP;
 	if (protocol == IPPROTO_UDP)
 		return NAT_CSUM_UDP;
-	return protocol == nat_icmp(family) ? NAT_CSUM_ICMP : 0;
+	return protocol == icmp_protocol(family) ? NAT_CSUM_ICMP : 0;
 }
 
 /* What matters of a packet here. */

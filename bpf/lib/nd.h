@@ -56,11 +56,12 @@ static __always_inline bool nd_is_message(struct __sk_buff *skb, const struct fl
 }
 
 /* STEP_ANSWERED, or the reason to drop it. */
-static __noinline int nd_handle(struct __sk_buff *skb, struct flow *flow)
+__noinline int nd_handle(struct __sk_buff *skb)
 {
+	struct flow *flow = flow_here();
 	struct nd_message message = {};
 
-	if (bpf_skb_load_bytes(skb, flow->l4_offset, &message, ICMP_HEADER_BYTES))
+	if (!flow || bpf_skb_load_bytes(skb, flow->l4_offset, &message, ICMP_HEADER_BYTES))
 		return DROP_INVALID_PACKET;
 	flow->icmp_type = message.type;
 	flow->icmp_code = message.code;

@@ -130,12 +130,17 @@ static __always_inline void ipv6_note_fragment(struct flow *flow, const struct i
 }
 
 /* Walks to the payload's header; behind the fragment header of a later fragment there is none to walk to. */
-static __noinline int parse_ipv6_extensions(struct __sk_buff *skb, struct flow *flow)
+__noinline int parse_ipv6_extensions(struct __sk_buff *skb)
 {
-	__u8 protocol = flow->tuple.protocol;
-	__u32 offset = flow->l4_offset;
+	struct flow *flow = flow_here();
 	struct ipv6_extension header;
+	__u32 offset;
+	__u8 protocol;
 
+	if (!flow)
+		return DROP_INVALID_PACKET;
+	protocol = flow->tuple.protocol;
+	offset = flow->l4_offset;
 	for (int i = 0; i < IPV6_MAX_EXTENSIONS; i++) {
 		if (!ipv6_is_extension(protocol) || flow->fragment == FRAGMENT_LATER)
 			break;
@@ -165,7 +170,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct flow *flow)
 	flow->tuple.protocol = ip->nexthdr;
 	flow->hop_limit = ip->hop_limit;
 	flow->l4_offset = ETH_HLEN + sizeof(*ip);
-	return unlikely(ipv6_is_extension(ip->nexthdr)) ? parse_ipv6_extensions(skb, flow) : 0;
+	return unlikely(ipv6_is_extension(ip->nexthdr)) ? parse_ipv6_extensions(skb) : 0;
 }
 
 static __always_inline int parse_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)

@@ -87,7 +87,7 @@ static __always_inline void refuse_turn(struct __sk_buff *skb, __u8 family)
 	draft->packet.source = draft->to.destination;
 	draft->packet.destination = draft->to.source;
 	draft->packet.source_port = draft->packet.destination_port = 0;
-	draft->packet.protocol = nat_icmp(family);
+	draft->packet.protocol = icmp_protocol(family);
 	draft->where = 0;
 	draft->fragment = FRAGMENT_NONE;
 	draft->l4_offset = ETH_HLEN + (family == FAMILY_IPV4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));

@@ -60,16 +60,17 @@ static __always_inline void service_take(struct flow *flow, const struct service
 /* Does the packet belong to a connection that was translated, and has not been so itself? */
 static __always_inline bool service_is_due(const struct flow *flow)
 {
-	return flow->entry && unlikely(flow->entry->flags & CT_TRANSLATED) && !flow->for_service;
+	return unlikely(flow->ct_flags & CT_TRANSLATED) && !flow->for_service;
 }
 
 /* Of a packet for which that is so; STEP_IGNORE if there is nothing to turn: it was sent to the backend itself. */
-static __always_inline int service_back(struct __sk_buff *skb, struct flow *flow)
+__noinline int service_back(struct __sk_buff *skb)
 {
 	struct service_draft *draft = service_draft_here();
+	struct flow *flow = flow_here();
 	int step;
 
-	if (!draft)
+	if (!draft || !flow)
 		return STEP_IGNORE;
 	service_draft_flow(draft, flow);
 	draft->where = 0;

@@ -7,35 +7,28 @@
 #include "events.h"
 #include "service_path.h"
 
-/* Is the packet's event due, as trace() would say? */
-static __always_inline bool service_is_news(struct service_draft *draft, struct ct_entry *entry)
-{
-	struct flow flow = {.entry = entry, .is_reply = IS_REPLY_YES, .reason = TRACE_REASON_REPLY};
-
-	flow.tuple.protocol = draft->packet.protocol;
-	flow.tcp_flags = draft->tcp_flags;
-	flow.now_s = draft->now_s;
-	ct_refresh(entry, &flow, true);
-	return trace_is_due(&flow);
-}
-
 /* STEP_IGNORE unless it is of a connection that both conntrack and service_flows4/6 know; or as service_turn(). */
 __noinline int service_hear(void)
 {
-	struct service_draft *draft = service_draft_here();
+	const struct service_draft *draft = service_draft_here();
+	struct flow *flow = flow_here();
 	struct ct_entry *entry;
 	bool is_reply = false;
 
-	if (!draft)
+	if (!draft || !flow)
 		return STEP_IGNORE;
 	if (draft->hop_limit <= 1)
 		return DROP_TTL_EXCEEDED;
-	draft->is_news = true;
+	flow->now_s = draft->now_s;
+	flow->is_reply = IS_REPLY_YES;
+	flow->reason = TRACE_REASON_REPLY;
 	if (draft->tracking == TRACKING_RELATED)
 		return STEP_DONE;
 	entry = service_connection(draft, &is_reply);
-	if (entry && is_reply)
-		draft->is_news = service_is_news(draft, entry);
+	if (entry && is_reply) {
+		ct_refresh(entry, flow, true);
+		flow->no_news = aggregation_covers(entry, flow, true);
+	}
 	return STEP_DONE;
 }
 
@@ -51,28 +44,21 @@ __noinline int service_return(struct __sk_buff *skb)
 	return step ? step : STEP_BACK;
 }
 
-/* The flow begins anew, as with service_begin(). */
-static __always_inline int service_returned(struct __sk_buff *skb, struct flow *flow)
+/* The same, and the flow is of what the packet has become. */
+__noinline int service_returned(struct __sk_buff *skb)
 {
-	struct service_draft *draft = service_draft_here();
+	const struct service_draft *draft = service_draft_here();
+	struct flow *flow = flow_here();
 	int step = service_return(skb);
 
-	*flow = flow_of(skb);
-	if (!draft)
+	if (!draft || !flow)
 		return STEP_IGNORE;
-	flow->is_reply = IS_REPLY_YES;
-	flow->reason = TRACE_REASON_REPLY;
 	flow->for_service = true;
-	flow->tuple.protocol = draft->packet.protocol;
-	flow->family = draft->family;
-	flow->tcp_flags = draft->tcp_flags;
-	flow->icmp_type = draft->icmp_type;
-	flow->icmp_code = draft->icmp_code;
 	if (step == STEP_BACK)
 		service_take(flow, draft);
 	flow->source.sec_identity = draft->client_identity;
 	end_set_remote(&flow->destination, &flow->tuple.destination, draft->family);
-	if (step == STEP_BACK && draft->is_news)
-		event_send(skb, flow, EVENT_TRACE, TRACE_TO_NETWORK);
+	if (step == STEP_BACK)
+		trace(skb, flow, TRACE_TO_NETWORK);
 	return step;
 }

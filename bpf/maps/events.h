@@ -19,14 +19,6 @@ struct {
 	__type(value, __u64);
 } events_lost SEC(".maps");
 
-/* The event that each CPU is putting together (lib/events.h); nobody else reads it. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct flow_event);
-} event_draft SEC(".maps");
-
 /* One time (CLOCK_MONOTONIC, ns): when this CPU last woke the reader. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -5,22 +5,12 @@
 #include "../abi/service.h"
 #include "../lib/helpers.h"
 
-/* Who has an address of the packet that it has become (struct end). */
-struct service_end {
-	__u32 sec_identity;
-	__u32 cidr_identity;
-	__u32 revision;
-	__u32 node_id;
-};
-
 struct service_draft {
 	struct service_flow6_key packet; /* its tuple; IPv4 in mapped form, here and in all that follows */
 	struct service_flow_entry to;    /* what it becomes */
 	struct service_flow6_key back;   /* the tuple of what comes back */
 	struct service_flow_entry back_to;
 	struct service_entry service; /* that it is for */
-	struct service_end source;    /* of what it has become */
-	struct service_end destination;
 	__u32 now_s;
 	__u32 ifindex;         /* by which packets from outside come; of a pod 0 */
 	__u32 client_identity; /* of a client outside of the node */
@@ -32,9 +22,8 @@ struct service_draft {
 	__u8 icmp_type;
 	__u8 icmp_code;
 	__u8 hop_limit;
-	__u8 where;   /* enum service_where */
-	__u8 is_news; /* its event is due */
-	__u8 pad;
+	__u8 where; /* enum service_where */
+	__u8 pad[2];
 };
 
 /* Nobody else reads it. */

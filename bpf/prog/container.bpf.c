@@ -41,7 +41,7 @@ static __always_inline int container_check_source(struct __sk_buff *skb, struct 
 /* Nobody's pod has an address of a service. What another node has may be its NodePort. */
 static __always_inline bool container_may_be_for_service(const struct flow *flow)
 {
-	return config_services && !flow->destination.endpoint &&
+	return config_services && !end_is_local(&flow->destination) &&
 	       (!flow->destination.node_id || flow->destination.sec_identity == IDENTITY_REMOTE_NODE);
 }
 
@@ -53,13 +53,13 @@ static __always_inline enum service_where container_where(const struct flow *flo
 }
 
 /* The answer of a backend, to a client here or to where it came from: it goes on with container_back(). */
-static __noinline int container_answer(struct __sk_buff *skb, struct flow *flow)
+static __always_inline int container_answer(struct __sk_buff *skb, const struct flow *flow)
 {
-	int step = service_back(skb, flow);
+	int step = service_back(skb);
 
 	if (step)
 		return step == STEP_IGNORE ? STEP_DONE : step;
-	trace(skb, flow, flow->destination.endpoint ? TRACE_TO_ENDPOINT : TRACE_TO_NETWORK);
+	trace(skb, flow, end_is_local(&flow->destination) ? TRACE_TO_ENDPOINT : TRACE_TO_NETWORK);
 	return STEP_BACK;
 }
 
@@ -71,7 +71,7 @@ static __always_inline int container_admit(struct __sk_buff *skb, struct flow *f
 	if (reason)
 		return reason;
 	if (family == FAMILY_IPV6 && unlikely(nd_is_message(skb, flow)))
-		return nd_handle(skb, flow);
+		return nd_handle(skb);
 	if (unlikely(address_is_multicast(&flow->tuple.destination, family)))
 		return DROP_MULTICAST_HANDLED; /* nobody but us is on the link, and multicast is not routed */
 	reason = parse_l4(skb, flow, family);
@@ -87,7 +87,7 @@ static __always_inline int container_admit(struct __sk_buff *skb, struct flow *f
 		return reason;
 	end_resolve(&flow->destination, &flow->tuple.destination, family);
 	if (container_may_be_for_service(flow)) {
-		reason = service_forth(skb, flow, container_where(flow));
+		reason = service_forth(skb, container_where(flow));
 		if (unlikely(reason != STEP_IGNORE))
 			return reason;
 	}
@@ -97,7 +97,7 @@ static __always_inline int container_admit(struct __sk_buff *skb, struct flow *f
 
 static __always_inline enum trace_point container_way(const struct flow *flow, union forward_answer forward)
 {
-	if (flow->destination.endpoint)
+	if (end_is_local(&flow->destination))
 		return TRACE_TO_ENDPOINT;
 	if (flow->destination.sec_identity == IDENTITY_HOST)
 		return TRACE_TO_HOST;
@@ -106,9 +106,9 @@ static __always_inline enum trace_point container_way(const struct flow *flow, u
 
 static __always_inline int container_to_endpoint(struct __sk_buff *skb, const struct flow *flow)
 {
-	const struct endpoint_entry *endpoint = flow->destination.endpoint;
+	const struct endpoint_entry *endpoint = &flow->destination.endpoint;
 
-	if (!endpoint || ethernet_to_endpoint(skb, endpoint))
+	if (ethernet_to_endpoint(skb, endpoint))
 		return TC_ACT_SHOT;
 	packet_take(skb);
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
@@ -147,7 +147,7 @@ static __always_inline int container_send(struct __sk_buff *skb, const struct fl
 
 static __always_inline int container_refuse(struct __sk_buff *skb, struct flow *flow, __u8 reason, __u32 mtu_bytes)
 {
-	drop(skb, flow, reason, DIRECTION_EGRESS);
+	drop(skb, reason, DIRECTION_EGRESS);
 	if (refuse(skb, reason, mtu_bytes, flow->for_service) == STEP_ANSWERED)
 		return bpf_redirect(skb->ifindex, 0);
 	return TC_ACT_SHOT;
@@ -169,7 +169,7 @@ static __always_inline int container_forward(struct __sk_buff *skb, struct flow 
 	way = container_way(flow, forward);
 	trace(skb, flow, way);
 	action = container_send(skb, flow, way);
-	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_EGRESS);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, DROP_WRITE_ERROR, DIRECTION_EGRESS);
 }
 
 /* STEP_DONE and the action; or STEP_FORTH or STEP_BACK: it goes on with container_forth() or container_back(). */
@@ -187,7 +187,7 @@ static __always_inline int container_ip(struct __sk_buff *skb, struct flow *flow
 /* To the backend of a service. */
 static __always_inline int container_forth(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	int reason = service_begin(skb, flow, family);
+	int reason = service_begin(skb);
 
 	if (!reason)
 		reason = connection_admit(skb, flow, family);
@@ -198,9 +198,9 @@ static __always_inline int container_back(struct __sk_buff *skb, struct flow *fl
 {
 	int action;
 
-	*flow = flow_of(skb);
+	flow_begin(flow, skb);
 	action = service_deliver(skb);
-	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_EGRESS);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, DROP_WRITE_ERROR, DIRECTION_EGRESS);
 }
 
 static __always_inline int container_arp(struct __sk_buff *skb, struct flow *flow)
@@ -209,38 +209,41 @@ static __always_inline int container_arp(struct __sk_buff *skb, struct flow *flo
 
 	if (reason == STEP_ANSWERED)
 		return bpf_redirect(skb->ifindex, 0);
-	return drop(skb, flow, reason, DIRECTION_EGRESS);
+	return drop(skb, reason, DIRECTION_EGRESS);
 }
 
-static __noinline int container_other(struct __sk_buff *skb, struct flow *flow)
+static __always_inline int container_other(struct __sk_buff *skb, struct flow *flow)
 {
 	if (skb->protocol == be16(ETH_P_ARP))
 		return container_arp(skb, flow);
-	return drop(skb, flow, be16(skb->protocol) < ETH_P_802_3_MIN ? DROP_UNSUPPORTED_L2 : DROP_UNSUPPORTED_L3,
+	return drop(skb, be16(skb->protocol) < ETH_P_802_3_MIN ? DROP_UNSUPPORTED_L2 : DROP_UNSUPPORTED_L3,
 		    DIRECTION_EGRESS);
 }
 
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
-	struct flow flow = flow_of(skb);
+	struct flow *flow = flow_here();
 	int action, step;
 
+	if (!flow)
+		return TC_ACT_SHOT;
+	flow_begin(flow, skb);
 	if (unlikely(skb->vlan_present))
-		return drop(skb, &flow, DROP_VLAN_FILTERED, DIRECTION_EGRESS);
+		return drop(skb, DROP_VLAN_FILTERED, DIRECTION_EGRESS);
 	if (skb->protocol == be16(ETH_P_IP))
-		step = container_ip(skb, &flow, FAMILY_IPV4, &action);
+		step = container_ip(skb, flow, FAMILY_IPV4, &action);
 	else if (skb->protocol == be16(ETH_P_IPV6))
-		step = container_ip(skb, &flow, FAMILY_IPV6, &action);
+		step = container_ip(skb, flow, FAMILY_IPV6, &action);
 	else
-		return container_other(skb, &flow);
+		return container_other(skb, flow);
 	if (likely(!step))
 		return action;
 	if (step == STEP_FORTH && skb->protocol == be16(ETH_P_IP))
-		return container_forth(skb, &flow, FAMILY_IPV4);
+		return container_forth(skb, flow, FAMILY_IPV4);
 	if (step == STEP_FORTH)
-		return container_forth(skb, &flow, FAMILY_IPV6);
-	return container_back(skb, &flow);
+		return container_forth(skb, flow, FAMILY_IPV6);
+	return container_back(skb, flow);
 }
 
 const char LICENSE[] SEC("license") = "Dual BSD/GPL";

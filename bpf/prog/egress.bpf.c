@@ -16,11 +16,15 @@
 #include "../lib/nat_in.h"
 #include "../lib/parse.h"
 
-static __noinline int egress_drop(struct __sk_buff *skb, struct flow *flow, __u8 reason)
+__noinline int egress_drop(struct __sk_buff *skb, __u32 reason)
 {
+	struct flow *flow = flow_here();
+
+	if (!flow)
+		return TC_ACT_SHOT;
 	end_resolve(&flow->source, &flow->tuple.source, flow->family);
 	end_set_remote(&flow->destination, &flow->tuple.destination, flow->family);
-	return drop(skb, flow, reason, DIRECTION_EGRESS);
+	return drop(skb, reason, DIRECTION_EGRESS);
 }
 
 static __always_inline int egress_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
@@ -35,25 +39,26 @@ static __always_inline int egress_ip(struct __sk_buff *skb, struct flow *flow, _
 	else if (!config_masquerade)
 		return TC_ACT_OK;
 	else if (flow->tracking == TRACKING_RELATED)
-		reason = masquerade_error(skb, flow, true);
+		reason = masquerade_error(skb, true);
 	else
-		reason = masquerade_endpoint(skb, flow);
+		reason = masquerade_endpoint(skb);
 	if (unlikely(reason == STEP_UNMAPPED))
-		reason = masquerade_open(skb, flow);
-	return likely(reason <= 0) ? TC_ACT_OK : egress_drop(skb, flow, reason);
+		reason = masquerade_open(skb);
+	return likely(reason <= 0) ? TC_ACT_OK : egress_drop(skb, reason);
 }
 
 SEC("tc")
 int to_netdev(struct __sk_buff *skb)
 {
-	struct flow flow = flow_of(skb);
+	struct flow *flow = flow_here();
 
-	if (!(config_masquerade || config_services) || skb->vlan_present)
+	if (!flow || !(config_masquerade || config_services) || skb->vlan_present)
 		return TC_ACT_OK;
+	flow_begin(flow, skb);
 	if (skb->protocol == be16(ETH_P_IP))
-		return egress_ip(skb, &flow, FAMILY_IPV4);
+		return egress_ip(skb, flow, FAMILY_IPV4);
 	if (skb->protocol == be16(ETH_P_IPV6))
-		return egress_ip(skb, &flow, FAMILY_IPV6);
+		return egress_ip(skb, flow, FAMILY_IPV6);
 	return TC_ACT_OK;
 }
 

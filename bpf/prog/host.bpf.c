@@ -32,9 +32,9 @@ static __always_inline int host_check_source(struct flow *flow, __u8 family)
 }
 
 /* The answer of a backend. */
-static __noinline int host_answer(struct __sk_buff *skb, struct flow *flow)
+static __always_inline int host_answer(struct __sk_buff *skb)
 {
-	int step = service_back(skb, flow);
+	int step = service_back(skb);
 
 	return step == STEP_IGNORE ? STEP_DONE : step;
 }
@@ -54,20 +54,20 @@ static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, 
 	if (reason)
 		return reason;
 	end_resolve(&flow->destination, &flow->tuple.destination, family);
-	if (!flow->destination.endpoint && !flow->destination.node_id)
+	if (!end_is_local(&flow->destination) && !flow->destination.node_id)
 		return DROP_UNKNOWN_L3_TARGET;
 	reason = fragment_track(flow);
 	if (reason)
 		return reason;
 	reason = connection_admit(skb, flow, family);
-	return !reason && service_is_due(flow) ? host_answer(skb, flow) : reason;
+	return !reason && service_is_due(flow) ? host_answer(skb) : reason;
 }
 
 static __always_inline int host_to_endpoint(struct __sk_buff *skb, const struct flow *flow)
 {
-	const struct endpoint_entry *endpoint = flow->destination.endpoint;
+	const struct endpoint_entry *endpoint = &flow->destination.endpoint;
 
-	if (!endpoint || ethernet_to_endpoint(skb, endpoint))
+	if (ethernet_to_endpoint(skb, endpoint))
 		return TC_ACT_SHOT;
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
 	return bpf_redirect(endpoint->ifindex, 0);
@@ -90,7 +90,7 @@ static __always_inline int host_to_node(struct __sk_buff *skb, const struct flow
 static __always_inline int host_refuse(struct __sk_buff *skb, struct flow *flow, __u8 reason, __u32 mtu_bytes,
 				       __u8 family)
 {
-	drop(skb, flow, reason, flow->destination.node_id ? DIRECTION_EGRESS : DIRECTION_INGRESS);
+	drop(skb, reason, flow->destination.node_id ? DIRECTION_EGRESS : DIRECTION_INGRESS);
 	if (reason != DROP_FRAGMENTATION_NEEDED || too_big_answer(skb, mtu_bytes, family) != STEP_ANSWERED ||
 	    ethernet_to_host(skb))
 		return TC_ACT_SHOT;
@@ -111,22 +111,25 @@ static __always_inline int host_ip(struct __sk_buff *skb, struct flow *flow, __u
 	}
 	if (unlikely(reason))
 		return host_refuse(skb, flow, reason, forward.mtu_bytes, family);
-	way = flow->destination.endpoint ? TRACE_TO_ENDPOINT : forward.way;
+	way = end_is_local(&flow->destination) ? TRACE_TO_ENDPOINT : forward.way;
 	trace(skb, flow, way);
 	action = way == TRACE_TO_ENDPOINT ? host_to_endpoint(skb, flow) : host_to_node(skb, flow, way, family);
-	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 
 SEC("tc")
 int from_host(struct __sk_buff *skb)
 {
-	struct flow flow = flow_of(skb);
+	struct flow *flow = flow_here();
 
+	if (!flow)
+		return TC_ACT_SHOT;
+	flow_begin(flow, skb);
 	if (skb->protocol == be16(ETH_P_IP))
-		return host_ip(skb, &flow, FAMILY_IPV4);
+		return host_ip(skb, flow, FAMILY_IPV4);
 	if (skb->protocol == be16(ETH_P_IPV6))
-		return host_ip(skb, &flow, FAMILY_IPV6);
-	return drop(skb, &flow, DROP_UNSUPPORTED_L3, DIRECTION_INGRESS);
+		return host_ip(skb, flow, FAMILY_IPV6);
+	return drop(skb, DROP_UNSUPPORTED_L3, DIRECTION_INGRESS);
 }
 
 const char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -49,14 +49,14 @@ static __always_inline int netdev_translate(struct __sk_buff *skb, struct flow *
 	if (unlikely(step == STEP_SERVICE))
 		service_draft_fill(flow, SERVICE_FROM_NETWORK);
 	if (step == STEP_IGNORE && config_services && !nat_is_overlay(&flow->tuple))
-		return service_forth(skb, flow, SERVICE_FROM_NETWORK);
+		return service_forth(skb, SERVICE_FROM_NETWORK);
 	return step;
 }
 
 /* The answer of a backend to a pod of this node. */
-static __noinline int netdev_answer(struct __sk_buff *skb, struct flow *flow)
+static __always_inline int netdev_answer(struct __sk_buff *skb)
 {
-	int step = service_back(skb, flow);
+	int step = service_back(skb);
 
 	return step == STEP_IGNORE ? STEP_DONE : step;
 }
@@ -68,7 +68,7 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 
 	if (parse_ip(skb, flow, family))
 		return STEP_IGNORE;
-	if (unlikely(flow->tuple.protocol == (family == FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)))
+	if (unlikely(flow->tuple.protocol == icmp_protocol(family)))
 		path_mtu_learn(skb, flow->l4_offset, family);
 	if (!family_is_on(family))
 		return STEP_IGNORE;
@@ -94,16 +94,16 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 	if (reason)
 		return reason;
 	reason = connection_admit(skb, flow, family);
-	return !reason && service_is_due(flow) ? netdev_answer(skb, flow) : reason;
+	return !reason && service_is_due(flow) ? netdev_answer(skb) : reason;
 }
 
 static __always_inline int netdev_to_endpoint(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	const struct endpoint_entry *endpoint = flow->destination.endpoint;
+	const struct endpoint_entry *endpoint = &flow->destination.endpoint;
 
 	trace(skb, flow, TRACE_TO_ENDPOINT);
-	if (!endpoint || hop_count_down(skb, flow->hop_limit, family) || ethernet_to_endpoint(skb, endpoint))
-		return drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
+	if (hop_count_down(skb, flow->hop_limit, family) || ethernet_to_endpoint(skb, endpoint))
+		return drop(skb, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
 	return bpf_redirect_peer(endpoint->ifindex, 0);
 }
@@ -111,9 +111,13 @@ static __always_inline int netdev_to_endpoint(struct __sk_buff *skb, struct flow
 /* The stack cannot forward it either when its hops are used up, but tells the sender; what it would quote must be what
  * that one has sent. In numbers, for a branch makes the verifier look at all of the above twice.
  */
-static __noinline int netdev_refuse(struct __sk_buff *skb, struct flow *flow, __u8 reason, __u32 mtu_bytes)
+__noinline int netdev_refuse(struct __sk_buff *skb, __u32 reason, __u32 mtu_bytes)
 {
-	drop(skb, flow, reason, DIRECTION_INGRESS);
+	const struct flow *flow = flow_here();
+
+	if (!flow)
+		return TC_ACT_SHOT;
+	drop(skb, reason, DIRECTION_INGRESS);
 	if (reason == DROP_TTL_EXCEEDED)
 		return flow->translated * TC_ACT_SHOT;
 	return refuse(skb, reason, mtu_bytes, flow->for_service) == STEP_ANSWERED ? bpf_redirect(skb->ifindex, 0)
@@ -143,23 +147,23 @@ static __always_inline int netdev_to_backend(struct __sk_buff *skb, struct flow 
 	if (flow->destination.node_id)
 		forward = forward_of(skb, flow, flow->family);
 	if (forward.reason)
-		return netdev_refuse(skb, flow, forward.reason, forward.mtu_bytes);
+		return netdev_refuse(skb, forward.reason, forward.mtu_bytes);
 	trace(skb, flow, forward.way);
 	action = netdev_send(skb, flow, forward.way);
-	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 
 /* What is for a service, wherever its backend is. */
 static __always_inline int netdev_forth(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	int reason = service_begin(skb, flow, family);
+	int reason = service_begin(skb);
 
 	if (!reason)
 		reason = connection_admit(skb, flow, family);
 	flow->source.sec_identity = service_client_identity();
 	if (reason)
-		return netdev_refuse(skb, flow, reason, 0);
-	if (flow->destination.endpoint)
+		return netdev_refuse(skb, reason, 0);
+	if (end_is_local(&flow->destination))
 		return netdev_to_endpoint(skb, flow, family);
 	if (flow->destination.sec_identity != IDENTITY_HOST)
 		return netdev_to_backend(skb, flow);
@@ -169,16 +173,16 @@ static __always_inline int netdev_forth(struct __sk_buff *skb, struct flow *flow
 }
 
 /* The answer of a backend on another node to a client outside. */
-static __always_inline int netdev_back(struct __sk_buff *skb, struct flow *flow)
+static __always_inline int netdev_back(struct __sk_buff *skb)
 {
-	int step = service_returned(skb, flow), action;
+	int step = service_returned(skb), action;
 
 	if (step == STEP_IGNORE)
 		return TC_ACT_OK;
 	if (step != STEP_BACK)
-		return netdev_refuse(skb, flow, step, 0);
+		return netdev_refuse(skb, step, 0);
 	action = service_deliver(skb);
-	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 
 /* STEP_DONE and the action; or STEP_FORTH or STEP_SERVICE: it goes on with netdev_forth() or netdev_back(). */
@@ -191,7 +195,7 @@ static __always_inline int netdev_ip(struct __sk_buff *skb, struct flow *flow, _
 	if (likely(reason == STEP_IGNORE))
 		*action = TC_ACT_OK;
 	else if (reason)
-		*action = netdev_refuse(skb, flow, reason, 0);
+		*action = netdev_refuse(skb, reason, 0);
 	else
 		*action = netdev_to_endpoint(skb, flow, family);
 	return STEP_DONE;
@@ -200,28 +204,29 @@ static __always_inline int netdev_ip(struct __sk_buff *skb, struct flow *flow, _
 SEC("tc")
 int from_netdev(struct __sk_buff *skb)
 {
-	struct flow flow = flow_of(skb);
+	struct flow *flow = flow_here();
 	int action, step;
 
-	if (skb->vlan_present)
+	if (!flow || skb->vlan_present)
 		return TC_ACT_OK;
-	step = l2_answer(skb, &flow);
+	flow_begin(flow, skb);
+	step = l2_answer(skb, flow);
 	if (unlikely(step != STEP_IGNORE))
 		return step == STEP_ANSWERED ? bpf_redirect(skb->ifindex, 0) : TC_ACT_SHOT;
 	if (skb->pkt_type != PACKET_HOST)
 		return TC_ACT_OK;
 	if (skb->protocol == be16(ETH_P_IP))
-		step = netdev_ip(skb, &flow, FAMILY_IPV4, &action);
+		step = netdev_ip(skb, flow, FAMILY_IPV4, &action);
 	else if (skb->protocol == be16(ETH_P_IPV6))
-		step = netdev_ip(skb, &flow, FAMILY_IPV6, &action);
+		step = netdev_ip(skb, flow, FAMILY_IPV6, &action);
 	else
 		return TC_ACT_OK;
 	if (likely(!step))
 		return action;
 	if (step == STEP_SERVICE)
-		return netdev_back(skb, &flow);
-	return skb->protocol == be16(ETH_P_IP) ? netdev_forth(skb, &flow, FAMILY_IPV4)
-					       : netdev_forth(skb, &flow, FAMILY_IPV6);
+		return netdev_back(skb);
+	return skb->protocol == be16(ETH_P_IP) ? netdev_forth(skb, flow, FAMILY_IPV4)
+					       : netdev_forth(skb, flow, FAMILY_IPV6);
 }
 
 const char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -63,17 +63,17 @@ static __always_inline int overlay_check_source(struct __sk_buff *skb, struct fl
 static __always_inline int overlay_resolve_destination(struct flow *flow, __u8 family)
 {
 	end_resolve(&flow->destination, &flow->tuple.destination, family);
-	if (likely(flow->destination.endpoint))
+	if (likely(end_is_local(&flow->destination)))
 		return STEP_DONE;
 	if (flow->destination.sec_identity != IDENTITY_HOST)
 		return DROP_UNKNOWN_L3_TARGET;
-	return end_complete(&flow->source, &flow->tuple.source, family);
+	return end_complete_source();
 }
 
 /* The answer of a backend. */
-static __noinline int overlay_answer(struct __sk_buff *skb, struct flow *flow)
+static __always_inline int overlay_answer(struct __sk_buff *skb)
 {
-	int step = service_back(skb, flow);
+	int step = service_back(skb);
 
 	return step == STEP_IGNORE ? STEP_DONE : step;
 }
@@ -97,7 +97,7 @@ static __always_inline int overlay_admit(struct __sk_buff *skb, struct flow *flo
 	if (reason)
 		return reason;
 	reason = connection_admit(skb, flow, family);
-	return !reason && service_is_due(flow) ? overlay_answer(skb, flow) : reason;
+	return !reason && service_is_due(flow) ? overlay_answer(skb) : reason;
 }
 
 /* TC_ACT_SHOT if the packet could not be written. */
@@ -117,45 +117,50 @@ static __always_inline int overlay_to_host(struct __sk_buff *skb)
 }
 
 /* An answer to a client that came to this node from outside. */
-static __noinline int overlay_to_client(struct __sk_buff *skb, struct flow *flow)
+__noinline int overlay_to_client(struct __sk_buff *skb)
 {
+	const struct flow *flow = flow_here();
 	int action;
 
-	if (flow->hop_limit <= 1)
-		return drop(skb, flow, DROP_TTL_EXCEEDED, DIRECTION_INGRESS);
+	if (!flow || flow->hop_limit <= 1)
+		return drop(skb, DROP_TTL_EXCEEDED, DIRECTION_INGRESS);
 	trace(skb, flow, TRACE_TO_NETWORK);
 	action = service_deliver(skb);
-	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 
 static __always_inline int overlay_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	int reason = family_is_on(family) ? overlay_admit(skb, flow, family) : DROP_UNSUPPORTED_L3;
-	const struct endpoint_entry *endpoint = flow->destination.endpoint;
+	bool is_local;
 	int action;
 
 	if (unlikely(reason))
-		return drop(skb, flow, reason, DIRECTION_INGRESS);
+		return drop(skb, reason, DIRECTION_INGRESS);
 	if (unlikely(service_has_left(flow)))
-		return overlay_to_client(skb, flow);
-	trace(skb, flow, endpoint ? TRACE_TO_ENDPOINT : TRACE_TO_HOST);
+		return overlay_to_client(skb);
+	is_local = end_is_local(&flow->destination);
+	trace(skb, flow, is_local ? TRACE_TO_ENDPOINT : TRACE_TO_HOST);
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
-	action = endpoint ? overlay_to_endpoint(skb, endpoint) : overlay_to_host(skb);
-	return likely(action != TC_ACT_SHOT) ? action : drop(skb, flow, DROP_WRITE_ERROR, DIRECTION_INGRESS);
+	action = is_local ? overlay_to_endpoint(skb, &flow->destination.endpoint) : overlay_to_host(skb);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 
 SEC("tc")
 int from_overlay(struct __sk_buff *skb)
 {
-	struct flow flow = flow_of(skb);
+	struct flow *flow = flow_here();
 
+	if (!flow)
+		return TC_ACT_SHOT;
+	flow_begin(flow, skb);
 	if (unlikely(skb->vlan_present))
-		return drop(skb, &flow, DROP_VLAN_FILTERED, DIRECTION_INGRESS);
+		return drop(skb, DROP_VLAN_FILTERED, DIRECTION_INGRESS);
 	if (skb->protocol == be16(ETH_P_IP))
-		return overlay_ip(skb, &flow, FAMILY_IPV4);
+		return overlay_ip(skb, flow, FAMILY_IPV4);
 	if (skb->protocol == be16(ETH_P_IPV6))
-		return overlay_ip(skb, &flow, FAMILY_IPV6);
-	return drop(skb, &flow, DROP_UNSUPPORTED_L3, DIRECTION_INGRESS);
+		return overlay_ip(skb, flow, FAMILY_IPV6);
+	return drop(skb, DROP_UNSUPPORTED_L3, DIRECTION_INGRESS);
 }
 
 const char LICENSE[] SEC("license") = "Dual BSD/GPL";

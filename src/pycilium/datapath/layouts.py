@@ -2478,51 +2478,296 @@ class NatDraft:
         )
 
 
-_SERVICE_END = struct.Struct("=I I I I")
+_TUPLE = struct.Struct("=16s 16s 2s 2s B 3x")
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceEnd:
-    """struct service_end."""
+class Tuple:
+    """struct tuple."""
 
+    source: bytes = bytes(16)
+    destination: bytes = bytes(16)
+    source_port: int = 0
+    destination_port: int = 0
+    protocol: int = 0
+
+    SIZE: ClassVar[int] = 40
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("source", "u1", (16,)),
+            ("destination", "u1", (16,)),
+            ("source_port", ">u2"),
+            ("destination_port", ">u2"),
+            ("protocol", "u1"),
+            ("pad", "u1", (3,)),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{source:struct{words:be32[4]@0 size=16}@0 destination:struct{words:be32[4]@0 size=16}@16 "
+        "source_port:be16@32 destination_port:be16@34 protocol:u8@36 pad:u8[3]@37 size=40}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _TUPLE.pack(
+            self.source,
+            self.destination,
+            self.source_port.to_bytes(2, "big"),
+            self.destination_port.to_bytes(2, "big"),
+            self.protocol,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Tuple:
+        items = _TUPLE.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            int.from_bytes(items[2], "big"),
+            int.from_bytes(items[3], "big"),
+            items[4],
+        )
+
+
+_END = struct.Struct("=32s I I I H B 1x")
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """struct end."""
+
+    endpoint: EndpointEntry = EndpointEntry()
     sec_identity: int = 0
     cidr_identity: int = 0
     revision: int = 0
     node_id: int = 0
+    announced: int = 0
 
-    SIZE: ClassVar[int] = 16
+    SIZE: ClassVar[int] = 48
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
+            ("endpoint", EndpointEntry.DTYPE),
             ("sec_identity", "u4"),
             ("cidr_identity", "u4"),
             ("revision", "u4"),
-            ("node_id", "u4"),
+            ("node_id", "u2"),
+            ("announced", "u1"),
+            ("pad", "u1"),
         ]
     )
     SIGNATURE: ClassVar[str] = (
-        "struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u32@12 size=16}"
+        "struct{endpoint:struct{ifindex:u32@0 sec_identity:u32@4 cidr_identity:u32@8 policy_id:u32@12 "
+        "endpoint_id:u16@16 mac:struct{bytes:u8[6]@0 size=6}@18 host_mac:struct{bytes:u8[6]@0 size=6}@24 "
+        "flags:u16@30 size=32}@0 sec_identity:u32@32 cidr_identity:u32@36 revision:u32@40 node_id:u16@44 "
+        "announced:u8@46 pad:u8@47 size=48}"
     )
 
     def to_bytes(self) -> bytes:
-        return _SERVICE_END.pack(
+        return _END.pack(
+            self.endpoint.to_bytes(),
             self.sec_identity,
             self.cidr_identity,
             self.revision,
             self.node_id,
+            self.announced,
         )
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> ServiceEnd:
-        items = _SERVICE_END.unpack(raw)
+    def from_bytes(cls, raw: bytes) -> End:
+        items = _END.unpack(raw)
+        return cls(
+            EndpointEntry.from_bytes(items[0]),
+            items[1],
+            items[2],
+            items[3],
+            items[4],
+            items[5],
+        )
+
+
+_VERDICT = struct.Struct("=I I H H B 3x")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """struct verdict."""
+
+    egress_row: int = 0
+    ingress_row: int = 0
+    egress_selector: int = 0
+    ingress_selector: int = 0
+    flags: int = 0
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("egress_row", "u4"),
+            ("ingress_row", "u4"),
+            ("egress_selector", "u2"),
+            ("ingress_selector", "u2"),
+            ("flags", "u1"),
+            ("pad", "u1", (3,)),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{egress_row:u32@0 ingress_row:u32@4 egress_selector:u16@8 ingress_selector:u16@10 flags:u8@12 "
+        "pad:u8[3]@13 size=16}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _VERDICT.pack(
+            self.egress_row,
+            self.ingress_row,
+            self.egress_selector,
+            self.ingress_selector,
+            self.flags,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Verdict:
+        items = _VERDICT.unpack(raw)
         return cls(
             items[0],
             items[1],
             items[2],
             items[3],
+            items[4],
         )
 
 
-_SERVICE_DRAFT = struct.Struct("=40s 56s 40s 56s 32s 16s 16s I I I H B B B B B B B B B 1x")
+_FLOW = struct.Struct("=40s 48s 48s 16s I I I H B B B B B B B B B B B B B B i")
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """struct flow."""
+
+    tuple: Tuple = Tuple()
+    source: End = End()
+    destination: End = End()
+    verdict: Verdict = Verdict()
+    now_s: int = 0
+    bytes: int = 0
+    identification: int = 0
+    l4_offset: int = 0
+    family: int = 0
+    fragment: int = 0
+    tracking: int = 0
+    hop_limit: int = 0
+    tcp_flags: int = 0
+    icmp_type: int = 0
+    icmp_code: int = 0
+    is_reply: int = 0
+    reason: int = 0
+    drop_direction: int = 0
+    ct_flags: int = 0
+    no_news: int = 0
+    translated: int = 0
+    for_service: int = 0
+    error: int = 0
+
+    SIZE: ClassVar[int] = 184
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("tuple", Tuple.DTYPE),
+            ("source", End.DTYPE),
+            ("destination", End.DTYPE),
+            ("verdict", Verdict.DTYPE),
+            ("now_s", "u4"),
+            ("bytes", "u4"),
+            ("identification", "u4"),
+            ("l4_offset", "u2"),
+            ("family", "u1"),
+            ("fragment", "u1"),
+            ("tracking", "u1"),
+            ("hop_limit", "u1"),
+            ("tcp_flags", "u1"),
+            ("icmp_type", "u1"),
+            ("icmp_code", "u1"),
+            ("is_reply", "u1"),
+            ("reason", "u1"),
+            ("drop_direction", "u1"),
+            ("ct_flags", "u1"),
+            ("no_news", "u1"),
+            ("translated", "u1"),
+            ("for_service", "u1"),
+            ("error", "i4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{tuple:struct{source:struct{words:be32[4]@0 size=16}@0 destination:struct{words:be32[4]@0 "
+        "size=16}@16 source_port:be16@32 destination_port:be16@34 protocol:u8@36 pad:u8[3]@37 size=40}@0 "
+        "source:struct{endpoint:struct{ifindex:u32@0 sec_identity:u32@4 cidr_identity:u32@8 policy_id:u32@12 "
+        "endpoint_id:u16@16 mac:struct{bytes:u8[6]@0 size=6}@18 host_mac:struct{bytes:u8[6]@0 size=6}@24 "
+        "flags:u16@30 size=32}@0 sec_identity:u32@32 cidr_identity:u32@36 revision:u32@40 node_id:u16@44 "
+        "announced:u8@46 pad:u8@47 size=48}@40 destination:struct{endpoint:struct{ifindex:u32@0 "
+        "sec_identity:u32@4 cidr_identity:u32@8 policy_id:u32@12 endpoint_id:u16@16 mac:struct{bytes:u8[6]@0 "
+        "size=6}@18 host_mac:struct{bytes:u8[6]@0 size=6}@24 flags:u16@30 size=32}@0 sec_identity:u32@32 "
+        "cidr_identity:u32@36 revision:u32@40 node_id:u16@44 announced:u8@46 pad:u8@47 size=48}@88 "
+        "verdict:struct{egress_row:u32@0 ingress_row:u32@4 egress_selector:u16@8 ingress_selector:u16@10 "
+        "flags:u8@12 pad:u8[3]@13 size=16}@136 now_s:u32@152 bytes:u32@156 identification:u32@160 "
+        "l4_offset:u16@164 family:u8@166 fragment:u8@167 tracking:u8@168 hop_limit:u8@169 tcp_flags:u8@170 "
+        "icmp_type:u8@171 icmp_code:u8@172 is_reply:u8@173 reason:u8@174 drop_direction:u8@175 "
+        "ct_flags:u8@176 no_news:u8@177 translated:u8@178 for_service:u8@179 error:s32@180 size=184}"
+    )
+
+    def to_bytes(self) -> _Bytes:
+        return _FLOW.pack(
+            self.tuple.to_bytes(),
+            self.source.to_bytes(),
+            self.destination.to_bytes(),
+            self.verdict.to_bytes(),
+            self.now_s,
+            self.bytes,
+            self.identification,
+            self.l4_offset,
+            self.family,
+            self.fragment,
+            self.tracking,
+            self.hop_limit,
+            self.tcp_flags,
+            self.icmp_type,
+            self.icmp_code,
+            self.is_reply,
+            self.reason,
+            self.drop_direction,
+            self.ct_flags,
+            self.no_news,
+            self.translated,
+            self.for_service,
+            self.error,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: _Bytes) -> Flow:
+        items = _FLOW.unpack(raw)
+        return cls(
+            Tuple.from_bytes(items[0]),
+            End.from_bytes(items[1]),
+            End.from_bytes(items[2]),
+            Verdict.from_bytes(items[3]),
+            items[4],
+            items[5],
+            items[6],
+            items[7],
+            items[8],
+            items[9],
+            items[10],
+            items[11],
+            items[12],
+            items[13],
+            items[14],
+            items[15],
+            items[16],
+            items[17],
+            items[18],
+            items[19],
+            items[20],
+            items[21],
+            items[22],
+        )
+
+
+_SERVICE_DRAFT = struct.Struct("=40s 56s 40s 56s 32s I I I H B B B B B B B B 2x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -2534,8 +2779,6 @@ class ServiceDraft:
     back: ServiceFlow6Key = ServiceFlow6Key()
     back_to: ServiceFlowEntry = ServiceFlowEntry()
     service: ServiceEntry = ServiceEntry()
-    source: ServiceEnd = ServiceEnd()
-    destination: ServiceEnd = ServiceEnd()
     now_s: int = 0
     ifindex: int = 0
     client_identity: int = 0
@@ -2548,9 +2791,8 @@ class ServiceDraft:
     icmp_code: int = 0
     hop_limit: int = 0
     where: int = 0
-    is_news: int = 0
 
-    SIZE: ClassVar[int] = 280
+    SIZE: ClassVar[int] = 248
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
             ("packet", ServiceFlow6Key.DTYPE),
@@ -2558,8 +2800,6 @@ class ServiceDraft:
             ("back", ServiceFlow6Key.DTYPE),
             ("back_to", ServiceFlowEntry.DTYPE),
             ("service", ServiceEntry.DTYPE),
-            ("source", ServiceEnd.DTYPE),
-            ("destination", ServiceEnd.DTYPE),
             ("now_s", "u4"),
             ("ifindex", "u4"),
             ("client_identity", "u4"),
@@ -2572,8 +2812,7 @@ class ServiceDraft:
             ("icmp_code", "u1"),
             ("hop_limit", "u1"),
             ("where", "u1"),
-            ("is_news", "u1"),
-            ("pad", "u1"),
+            ("pad", "u1", (2,)),
         ]
     )
     SIGNATURE: ClassVar[str] = (
@@ -2588,11 +2827,9 @@ class ServiceDraft:
         "backend_id:u32@36 service_id:u32@40 used_s:u32@44 ifindex:u32@48 flags:u32@52 size=56}@136 "
         "service:struct{inside:struct{first_slot:u32@0 slots:u32@4 size=8}@0 outside:struct{first_slot:u32@0 "
         "slots:u32@4 size=8}@8 service_id:u32@16 affinity_s:u32@20 flags:u32@24 pad:u32@28 size=32}@192 "
-        "source:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u32@12 size=16}@224 "
-        "destination:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u32@12 size=16}@240 "
-        "now_s:u32@256 ifindex:u32@260 client_identity:u32@264 l4_offset:u16@268 family:u8@270 "
-        "fragment:u8@271 tracking:u8@272 tcp_flags:u8@273 icmp_type:u8@274 icmp_code:u8@275 hop_limit:u8@276 "
-        "where:u8@277 is_news:u8@278 pad:u8@279 size=280}"
+        "now_s:u32@224 ifindex:u32@228 client_identity:u32@232 l4_offset:u16@236 family:u8@238 "
+        "fragment:u8@239 tracking:u8@240 tcp_flags:u8@241 icmp_type:u8@242 icmp_code:u8@243 hop_limit:u8@244 "
+        "where:u8@245 pad:u8[2]@246 size=248}"
     )
 
     def to_bytes(self) -> bytes:
@@ -2602,8 +2839,6 @@ class ServiceDraft:
             self.back.to_bytes(),
             self.back_to.to_bytes(),
             self.service.to_bytes(),
-            self.source.to_bytes(),
-            self.destination.to_bytes(),
             self.now_s,
             self.ifindex,
             self.client_identity,
@@ -2616,7 +2851,6 @@ class ServiceDraft:
             self.icmp_code,
             self.hop_limit,
             self.where,
-            self.is_news,
         )
 
     @classmethod
@@ -2628,8 +2862,8 @@ class ServiceDraft:
             ServiceFlow6Key.from_bytes(items[2]),
             ServiceFlowEntry.from_bytes(items[3]),
             ServiceEntry.from_bytes(items[4]),
-            ServiceEnd.from_bytes(items[5]),
-            ServiceEnd.from_bytes(items[6]),
+            items[5],
+            items[6],
             items[7],
             items[8],
             items[9],
@@ -2640,9 +2874,6 @@ class ServiceDraft:
             items[14],
             items[15],
             items[16],
-            items[17],
-            items[18],
-            items[19],
         )
 
 
@@ -2714,7 +2945,10 @@ _SocketFlowKey: Final[Codec[SocketFlowKey]] = _codec(SocketFlowKey, "socket_flow
 _SocketFlowEntry: Final[Codec[SocketFlowEntry]] = _codec(SocketFlowEntry, "socket_flow_entry")
 _ClockEntry: Final[Codec[ClockEntry]] = _codec(ClockEntry, "clock_entry")
 _NatDraft: Final[Codec[NatDraft]] = _codec(NatDraft, "nat_draft")
-_ServiceEnd: Final[Codec[ServiceEnd]] = _codec(ServiceEnd, "service_end")
+_Tuple: Final[Codec[Tuple]] = _codec(Tuple, "tuple")
+_End: Final[Codec[End]] = _codec(End, "end")
+_Verdict: Final[Codec[Verdict]] = _codec(Verdict, "verdict")
+_Flow: Final[Codec[Flow]] = _codec(Flow, "flow")
 _ServiceDraft: Final[Codec[ServiceDraft]] = _codec(ServiceDraft, "service_draft")
 
 AFFINITY: Final[MapSpec[AffinityKey, AffinityEntry]] = MapSpec(
@@ -2737,9 +2971,6 @@ ENDPOINTS4: Final[MapSpec[Endpoint4Key, EndpointEntry]] = MapSpec(
 )
 ENDPOINTS6: Final[MapSpec[Endpoint6Key, EndpointEntry]] = MapSpec(
     "endpoints6", MapType.HASH, _Endpoint6Key, _EndpointEntry, 4096
-)
-EVENT_DRAFT: Final[MapSpec[int, FlowEvent]] = MapSpec(
-    "event_draft", MapType.PERCPU_ARRAY, U32, _FlowEvent, 1
 )
 EVENT_WAKEUP: Final[MapSpec[int, int]] = MapSpec(
     "event_wakeup", MapType.PERCPU_ARRAY, U32, U64, 1
@@ -2789,6 +3020,9 @@ NO_MASQUERADE6: Final[MapSpec[NoMasquerade6Key, int]] = MapSpec(
 NODES: Final[MapSpec[int, NodeEntry]] = MapSpec(
     "nodes", MapType.ARRAY, U32, _NodeEntry, 8192
 )
+PACKET_FLOW: Final[MapSpec[int, Flow]] = MapSpec(
+    "packet_flow", MapType.PERCPU_ARRAY, U32, _Flow, 1
+)
 PATH_MTUS: Final[MapSpec[int, PathMtuEntry]] = MapSpec(
     "path_mtus", MapType.ARRAY, U32, _PathMtuEntry, 8192
 )
@@ -2834,7 +3068,6 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "ct6": CT6,
     "endpoints4": ENDPOINTS4,
     "endpoints6": ENDPOINTS6,
-    "event_draft": EVENT_DRAFT,
     "event_wakeup": EVENT_WAKEUP,
     "events": EVENTS,
     "events_lost": EVENTS_LOST,
@@ -2851,6 +3084,7 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "no_masquerade4": NO_MASQUERADE4,
     "no_masquerade6": NO_MASQUERADE6,
     "nodes": NODES,
+    "packet_flow": PACKET_FLOW,
     "path_mtus": PATH_MTUS,
     "policies": POLICIES,
     "policy_rows": POLICY_ROWS,
@@ -2947,7 +3181,10 @@ STRUCTS: Final[dict[str, str]] = {
     "socket_flow_entry": SocketFlowEntry.SIGNATURE,
     "clock_entry": ClockEntry.SIGNATURE,
     "nat_draft": NatDraft.SIGNATURE,
-    "service_end": ServiceEnd.SIGNATURE,
+    "tuple": Tuple.SIGNATURE,
+    "end": End.SIGNATURE,
+    "verdict": Verdict.SIGNATURE,
+    "flow": Flow.SIGNATURE,
     "service_draft": ServiceDraft.SIGNATURE,
 }
 
