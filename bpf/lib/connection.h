@@ -51,7 +51,7 @@ static __always_inline int connection_judge_side(struct flow *flow, const struct
 {
 	union policy_where where = {.direction = direction, .protocol = flow->tuple.protocol, .port = port};
 	union policy_answer answer = {
-	    .word = policy_decide(subject->endpoint.policy_id, peer->sec_identity, peer->cidr_identity, where.word)};
+	    .word = policy_decide(subject->policy_id, peer->sec_identity, peer->cidr_identity, where.word)};
 
 	if (direction == DIRECTION_EGRESS) {
 		flow->verdict.egress_row = answer.row_id;

@@ -28,7 +28,7 @@ static __always_inline const struct endpoint_entry *endpoint_lookup(const struct
 
 static __always_inline bool end_is_local(const struct end *end)
 {
-	return end->endpoint.ifindex;
+	return end->ifindex;
 }
 
 static __always_inline void end_set_local(struct end *end, const struct endpoint_entry *endpoint)
@@ -36,7 +36,9 @@ static __always_inline void end_set_local(struct end *end, const struct endpoint
 	const struct policy_entry *policy;
 	__u32 policy_id = endpoint->policy_id;
 
-	end->endpoint = *endpoint;
+	end->ifindex = endpoint->ifindex;
+	end->endpoint_id = endpoint->endpoint_id;
+	end->policy_id = policy_id;
 	end->sec_identity = endpoint->sec_identity;
 	end->cidr_identity = endpoint->cidr_identity;
 	end->node_id = NODE_ID_NONE;
@@ -45,11 +47,18 @@ static __always_inline void end_set_local(struct end *end, const struct endpoint
 	end->revision = likely(policy && policy->revision) ? policy->revision : REVISION_MISSING;
 }
 
-/* What of a copy is asked of an end that is not local. */
+/* With what it takes to hand the packet to it. */
+static __always_inline void end_set_receiver(struct end *end, const struct endpoint_entry *endpoint)
+{
+	end_set_local(end, endpoint);
+	end->mac = endpoint->mac;
+	end->host_mac = endpoint->host_mac;
+}
+
 static __always_inline void end_set_elsewhere(struct end *end)
 {
-	end->endpoint.ifindex = 0;
-	end->endpoint.endpoint_id = 0;
+	end->ifindex = 0;
+	end->endpoint_id = 0;
 	end->revision = REVISION_NOT_LOCAL;
 }
 
@@ -80,7 +89,7 @@ static __always_inline void end_resolve(struct end *end, const struct ipv6_addr 
 	const struct endpoint_entry *endpoint = endpoint_lookup(address, family);
 
 	if (endpoint)
-		end_set_local(end, endpoint);
+		end_set_receiver(end, endpoint);
 	else
 		end_set_remote(end, address, family);
 }

@@ -35,15 +35,16 @@ static __always_inline void packet_take(struct __sk_buff *skb)
 		bpf_skb_change_type(skb, PACKET_HOST);
 }
 
-/* Addresses the frame to the endpoint; 0 or a drop reason. */
-static __always_inline int ethernet_to_endpoint(struct __sk_buff *skb, const struct endpoint_entry *endpoint)
+/* Addresses the frame to an endpoint, from the host side of its interface; 0 or a drop reason. */
+static __always_inline int ethernet_to_endpoint(struct __sk_buff *skb, const struct mac_addr *mac,
+						const struct mac_addr *host_mac)
 {
 	struct ethhdr *ethernet = packet_bytes(skb, 0, ETH_HLEN);
 
 	if (!ethernet)
 		return DROP_WRITE_ERROR;
-	mac_copy(ethernet->h_dest, &endpoint->mac);
-	mac_copy(ethernet->h_source, &endpoint->host_mac);
+	mac_copy(ethernet->h_dest, mac);
+	mac_copy(ethernet->h_source, host_mac);
 	return 0;
 }
 

@@ -40,8 +40,8 @@ static __always_inline void event_fill_ends(struct flow_event *event, const stru
 {
 	event->source_identity = flow->source.sec_identity;
 	event->destination_identity = flow->destination.sec_identity;
-	event->source_endpoint = flow->source.endpoint.endpoint_id;
-	event->destination_endpoint = flow->destination.endpoint.endpoint_id;
+	event->source_endpoint = flow->source.endpoint_id;
+	event->destination_endpoint = flow->destination.endpoint_id;
 }
 
 static __always_inline __u32 event_revision(const struct end *end)

@@ -59,7 +59,9 @@ static __always_inline struct flow *flow_here(void)
 
 static __always_inline void flow_begin(struct flow *flow, const struct __sk_buff *skb)
 {
-	__builtin_memset(flow, 0, sizeof(*flow));
+	__builtin_memset(flow, 0, offsetof(struct flow, source));
+	__builtin_memset(&flow->source, 0, offsetof(struct end, policy_id));
+	__builtin_memset(&flow->destination, 0, offsetof(struct end, policy_id));
 	flow->bytes = skb->len;
 	flow->is_reply = IS_REPLY_UNKNOWN;
 }

@@ -112,7 +112,7 @@ __noinline int service_deliver(struct __sk_buff *skb)
 	}
 	address = draft->to.destination;
 	endpoint = endpoint_lookup(&address, draft->family);
-	if (!endpoint || ethernet_to_endpoint(skb, endpoint))
+	if (!endpoint || ethernet_to_endpoint(skb, &endpoint->mac, &endpoint->host_mac))
 		return TC_ACT_SHOT;
 	packet_take(skb);
 	metrics_count(DIRECTION_INGRESS, 0, skb->len);

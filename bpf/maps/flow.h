@@ -2,7 +2,7 @@
 /* The packet that a CPU has in hand (lib/flow.h). */
 #pragma once
 
-#include "../abi/endpoint.h"
+#include "../abi/types.h"
 #include "../lib/helpers.h"
 
 /* Ports as conntrack has them: an ICMP echo has its identifier on the side of the request's sender. */
@@ -16,13 +16,18 @@ struct tuple {
 };
 
 struct end {
-	struct endpoint_entry endpoint; /* a copy; ifindex 0: not a local endpoint */
 	__u32 sec_identity;
 	__u32 cidr_identity;
 	__u32 revision; /* of the endpoint's policy; 0: not local */
 	__u16 node_id;  /* of the node that has it; 0: this one, or none */
+	__u16 endpoint_id;
+	__u32 ifindex;  /* of a local endpoint; 0: it is none */
 	bool announced; /* the identity came with the packet, and the ipcache has not been asked */
-	__u8 pad;
+	__u8 pad[3];
+	/* Of a local endpoint; the MACs only of one that receives the packet. */
+	__u32 policy_id;
+	struct mac_addr mac;
+	struct mac_addr host_mac;
 };
 
 /* The policy decisions behind the packet's connection, as conntrack remembers them or as they were made just now. */
@@ -37,8 +42,6 @@ struct verdict {
 
 struct flow {
 	struct tuple tuple;
-	struct end source;
-	struct end destination;
 	struct verdict verdict;
 	__u32 now_s;          /* CLOCK_MONOTONIC; from connection_admit() on */
 	__u32 bytes;          /* whole packet, Ethernet header too */
@@ -59,6 +62,8 @@ struct flow {
 	bool translated;     /* the packet has other addresses than the network knows */
 	bool for_service;    /* and they are those of this CPU's service_draft */
 	__s32 error;         /* of the helper behind a drop */
+	struct end source;
+	struct end destination;
 } __attribute__((aligned(8)));
 
 /* Nobody else reads it. No program on packets interrupts another on its CPU: all run with bottom halves off, and what

@@ -106,13 +106,13 @@ static __always_inline enum trace_point container_way(const struct flow *flow, u
 
 static __always_inline int container_to_endpoint(struct __sk_buff *skb, const struct flow *flow)
 {
-	const struct endpoint_entry *endpoint = &flow->destination.endpoint;
+	const struct end *to = &flow->destination;
 
-	if (ethernet_to_endpoint(skb, endpoint))
+	if (ethernet_to_endpoint(skb, &to->mac, &to->host_mac))
 		return TC_ACT_SHOT;
 	packet_take(skb);
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
-	return bpf_redirect_peer(endpoint->ifindex, 0);
+	return bpf_redirect_peer(to->ifindex, 0);
 }
 
 /* The stack sees it as having come in on the gateway device, so that reverse path filters are content. */

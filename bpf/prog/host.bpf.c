@@ -65,12 +65,12 @@ static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, 
 
 static __always_inline int host_to_endpoint(struct __sk_buff *skb, const struct flow *flow)
 {
-	const struct endpoint_entry *endpoint = &flow->destination.endpoint;
+	const struct end *to = &flow->destination;
 
-	if (ethernet_to_endpoint(skb, endpoint))
+	if (ethernet_to_endpoint(skb, &to->mac, &to->host_mac))
 		return TC_ACT_SHOT;
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
-	return bpf_redirect(endpoint->ifindex, 0);
+	return bpf_redirect(to->ifindex, 0);
 }
 
 /* A source that this node knows by a rule's CIDR is the world to others. */

@@ -81,7 +81,7 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 		if (!endpoint)
 			return STEP_IGNORE;
 	}
-	end_set_local(&flow->destination, endpoint);
+	end_set_receiver(&flow->destination, endpoint);
 	reason = parse_l4(skb, flow, family);
 	if (reason)
 		return reason;
@@ -99,13 +99,13 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 
 static __always_inline int netdev_to_endpoint(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	const struct endpoint_entry *endpoint = &flow->destination.endpoint;
+	const struct end *to = &flow->destination;
 
 	trace(skb, flow, TRACE_TO_ENDPOINT);
-	if (hop_count_down(skb, flow->hop_limit, family) || ethernet_to_endpoint(skb, endpoint))
+	if (hop_count_down(skb, flow->hop_limit, family) || ethernet_to_endpoint(skb, &to->mac, &to->host_mac))
 		return drop(skb, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
-	return bpf_redirect_peer(endpoint->ifindex, 0);
+	return bpf_redirect_peer(to->ifindex, 0);
 }
 
 /* The stack cannot forward it either when its hops are used up, but tells the sender; what it would quote must be what

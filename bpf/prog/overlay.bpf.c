@@ -101,12 +101,12 @@ static __always_inline int overlay_admit(struct __sk_buff *skb, struct flow *flo
 }
 
 /* TC_ACT_SHOT if the packet could not be written. */
-static __always_inline int overlay_to_endpoint(struct __sk_buff *skb, const struct endpoint_entry *endpoint)
+static __always_inline int overlay_to_endpoint(struct __sk_buff *skb, const struct end *to)
 {
-	if (ethernet_to_endpoint(skb, endpoint))
+	if (ethernet_to_endpoint(skb, &to->mac, &to->host_mac))
 		return TC_ACT_SHOT;
 	packet_take(skb);
-	return bpf_redirect_peer(endpoint->ifindex, 0);
+	return bpf_redirect_peer(to->ifindex, 0);
 }
 
 static __always_inline int overlay_to_host(struct __sk_buff *skb)
@@ -142,7 +142,7 @@ static __always_inline int overlay_ip(struct __sk_buff *skb, struct flow *flow, 
 	is_local = end_is_local(&flow->destination);
 	trace(skb, flow, is_local ? TRACE_TO_ENDPOINT : TRACE_TO_HOST);
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
-	action = is_local ? overlay_to_endpoint(skb, &flow->destination.endpoint) : overlay_to_host(skb);
+	action = is_local ? overlay_to_endpoint(skb, &flow->destination) : overlay_to_host(skb);
 	return likely(action != TC_ACT_SHOT) ? action : drop(skb, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 

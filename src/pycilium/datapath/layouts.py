@@ -2528,62 +2528,6 @@ class Tuple:
         )
 
 
-_END = struct.Struct("=32s I I I H B 1x")
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """struct end."""
-
-    endpoint: EndpointEntry = EndpointEntry()
-    sec_identity: int = 0
-    cidr_identity: int = 0
-    revision: int = 0
-    node_id: int = 0
-    announced: int = 0
-
-    SIZE: ClassVar[int] = 48
-    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
-        [
-            ("endpoint", EndpointEntry.DTYPE),
-            ("sec_identity", "u4"),
-            ("cidr_identity", "u4"),
-            ("revision", "u4"),
-            ("node_id", "u2"),
-            ("announced", "u1"),
-            ("pad", "u1"),
-        ]
-    )
-    SIGNATURE: ClassVar[str] = (
-        "struct{endpoint:struct{ifindex:u32@0 sec_identity:u32@4 cidr_identity:u32@8 policy_id:u32@12 "
-        "endpoint_id:u16@16 mac:struct{bytes:u8[6]@0 size=6}@18 host_mac:struct{bytes:u8[6]@0 size=6}@24 "
-        "flags:u16@30 size=32}@0 sec_identity:u32@32 cidr_identity:u32@36 revision:u32@40 node_id:u16@44 "
-        "announced:u8@46 pad:u8@47 size=48}"
-    )
-
-    def to_bytes(self) -> bytes:
-        return _END.pack(
-            self.endpoint.to_bytes(),
-            self.sec_identity,
-            self.cidr_identity,
-            self.revision,
-            self.node_id,
-            self.announced,
-        )
-
-    @classmethod
-    def from_bytes(cls, raw: bytes) -> End:
-        items = _END.unpack(raw)
-        return cls(
-            EndpointEntry.from_bytes(items[0]),
-            items[1],
-            items[2],
-            items[3],
-            items[4],
-            items[5],
-        )
-
-
 _VERDICT = struct.Struct("=I I H H B 3x")
 
 
@@ -2634,7 +2578,78 @@ class Verdict:
         )
 
 
-_FLOW = struct.Struct("=40s 48s 48s 16s I I I H B B B B B B B B B B B B B B i")
+_END = struct.Struct("=I I I H H I B 3x I 6s 6s")
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """struct end."""
+
+    sec_identity: int = 0
+    cidr_identity: int = 0
+    revision: int = 0
+    node_id: int = 0
+    endpoint_id: int = 0
+    ifindex: int = 0
+    announced: int = 0
+    policy_id: int = 0
+    mac: bytes = bytes(6)
+    host_mac: bytes = bytes(6)
+
+    SIZE: ClassVar[int] = 40
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("sec_identity", "u4"),
+            ("cidr_identity", "u4"),
+            ("revision", "u4"),
+            ("node_id", "u2"),
+            ("endpoint_id", "u2"),
+            ("ifindex", "u4"),
+            ("announced", "u1"),
+            ("pad", "u1", (3,)),
+            ("policy_id", "u4"),
+            ("mac", "u1", (6,)),
+            ("host_mac", "u1", (6,)),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u16@12 endpoint_id:u16@14 "
+        "ifindex:u32@16 announced:u8@20 pad:u8[3]@21 policy_id:u32@24 mac:struct{bytes:u8[6]@0 size=6}@28 "
+        "host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _END.pack(
+            self.sec_identity,
+            self.cidr_identity,
+            self.revision,
+            self.node_id,
+            self.endpoint_id,
+            self.ifindex,
+            self.announced,
+            self.policy_id,
+            self.mac,
+            self.host_mac,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> End:
+        items = _END.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            items[2],
+            items[3],
+            items[4],
+            items[5],
+            items[6],
+            items[7],
+            items[8],
+            items[9],
+        )
+
+
+_FLOW = struct.Struct("=40s 16s I I I H B B B B B B B B B B B B B B i 40s 40s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -2642,8 +2657,6 @@ class Flow:
     """struct flow."""
 
     tuple: Tuple = Tuple()
-    source: End = End()
-    destination: End = End()
     verdict: Verdict = Verdict()
     now_s: int = 0
     bytes: int = 0
@@ -2664,13 +2677,13 @@ class Flow:
     translated: int = 0
     for_service: int = 0
     error: int = 0
+    source: End = End()
+    destination: End = End()
 
-    SIZE: ClassVar[int] = 184
+    SIZE: ClassVar[int] = 168
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
             ("tuple", Tuple.DTYPE),
-            ("source", End.DTYPE),
-            ("destination", End.DTYPE),
             ("verdict", Verdict.DTYPE),
             ("now_s", "u4"),
             ("bytes", "u4"),
@@ -2691,30 +2704,28 @@ class Flow:
             ("translated", "u1"),
             ("for_service", "u1"),
             ("error", "i4"),
+            ("source", End.DTYPE),
+            ("destination", End.DTYPE),
         ]
     )
     SIGNATURE: ClassVar[str] = (
         "struct{tuple:struct{source:struct{words:be32[4]@0 size=16}@0 destination:struct{words:be32[4]@0 "
         "size=16}@16 source_port:be16@32 destination_port:be16@34 protocol:u8@36 pad:u8[3]@37 size=40}@0 "
-        "source:struct{endpoint:struct{ifindex:u32@0 sec_identity:u32@4 cidr_identity:u32@8 policy_id:u32@12 "
-        "endpoint_id:u16@16 mac:struct{bytes:u8[6]@0 size=6}@18 host_mac:struct{bytes:u8[6]@0 size=6}@24 "
-        "flags:u16@30 size=32}@0 sec_identity:u32@32 cidr_identity:u32@36 revision:u32@40 node_id:u16@44 "
-        "announced:u8@46 pad:u8@47 size=48}@40 destination:struct{endpoint:struct{ifindex:u32@0 "
-        "sec_identity:u32@4 cidr_identity:u32@8 policy_id:u32@12 endpoint_id:u16@16 mac:struct{bytes:u8[6]@0 "
-        "size=6}@18 host_mac:struct{bytes:u8[6]@0 size=6}@24 flags:u16@30 size=32}@0 sec_identity:u32@32 "
-        "cidr_identity:u32@36 revision:u32@40 node_id:u16@44 announced:u8@46 pad:u8@47 size=48}@88 "
         "verdict:struct{egress_row:u32@0 ingress_row:u32@4 egress_selector:u16@8 ingress_selector:u16@10 "
-        "flags:u8@12 pad:u8[3]@13 size=16}@136 now_s:u32@152 bytes:u32@156 identification:u32@160 "
-        "l4_offset:u16@164 family:u8@166 fragment:u8@167 tracking:u8@168 hop_limit:u8@169 tcp_flags:u8@170 "
-        "icmp_type:u8@171 icmp_code:u8@172 is_reply:u8@173 reason:u8@174 drop_direction:u8@175 "
-        "ct_flags:u8@176 no_news:u8@177 translated:u8@178 for_service:u8@179 error:s32@180 size=184}"
+        "flags:u8@12 pad:u8[3]@13 size=16}@40 now_s:u32@56 bytes:u32@60 identification:u32@64 "
+        "l4_offset:u16@68 family:u8@70 fragment:u8@71 tracking:u8@72 hop_limit:u8@73 tcp_flags:u8@74 "
+        "icmp_type:u8@75 icmp_code:u8@76 is_reply:u8@77 reason:u8@78 drop_direction:u8@79 ct_flags:u8@80 "
+        "no_news:u8@81 translated:u8@82 for_service:u8@83 error:s32@84 source:struct{sec_identity:u32@0 "
+        "cidr_identity:u32@4 revision:u32@8 node_id:u16@12 endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 "
+        "pad:u8[3]@21 policy_id:u32@24 mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 "
+        "size=6}@34 size=40}@88 destination:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 "
+        "node_id:u16@12 endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 pad:u8[3]@21 policy_id:u32@24 "
+        "mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}@128 size=168}"
     )
 
     def to_bytes(self) -> _Bytes:
         return _FLOW.pack(
             self.tuple.to_bytes(),
-            self.source.to_bytes(),
-            self.destination.to_bytes(),
             self.verdict.to_bytes(),
             self.now_s,
             self.bytes,
@@ -2735,6 +2746,8 @@ class Flow:
             self.translated,
             self.for_service,
             self.error,
+            self.source.to_bytes(),
+            self.destination.to_bytes(),
         )
 
     @classmethod
@@ -2742,9 +2755,9 @@ class Flow:
         items = _FLOW.unpack(raw)
         return cls(
             Tuple.from_bytes(items[0]),
-            End.from_bytes(items[1]),
-            End.from_bytes(items[2]),
-            Verdict.from_bytes(items[3]),
+            Verdict.from_bytes(items[1]),
+            items[2],
+            items[3],
             items[4],
             items[5],
             items[6],
@@ -2762,8 +2775,8 @@ class Flow:
             items[18],
             items[19],
             items[20],
-            items[21],
-            items[22],
+            End.from_bytes(items[21]),
+            End.from_bytes(items[22]),
         )
 
 
@@ -2946,8 +2959,8 @@ _SocketFlowEntry: Final[Codec[SocketFlowEntry]] = _codec(SocketFlowEntry, "socke
 _ClockEntry: Final[Codec[ClockEntry]] = _codec(ClockEntry, "clock_entry")
 _NatDraft: Final[Codec[NatDraft]] = _codec(NatDraft, "nat_draft")
 _Tuple: Final[Codec[Tuple]] = _codec(Tuple, "tuple")
-_End: Final[Codec[End]] = _codec(End, "end")
 _Verdict: Final[Codec[Verdict]] = _codec(Verdict, "verdict")
+_End: Final[Codec[End]] = _codec(End, "end")
 _Flow: Final[Codec[Flow]] = _codec(Flow, "flow")
 _ServiceDraft: Final[Codec[ServiceDraft]] = _codec(ServiceDraft, "service_draft")
 
@@ -3182,8 +3195,8 @@ STRUCTS: Final[dict[str, str]] = {
     "clock_entry": ClockEntry.SIGNATURE,
     "nat_draft": NatDraft.SIGNATURE,
     "tuple": Tuple.SIGNATURE,
-    "end": End.SIGNATURE,
     "verdict": Verdict.SIGNATURE,
+    "end": End.SIGNATURE,
     "flow": Flow.SIGNATURE,
     "service_draft": ServiceDraft.SIGNATURE,
 }
