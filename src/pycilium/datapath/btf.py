@@ -143,6 +143,8 @@ class ObjectFile:
     config: tuple[Variable, ...]
     structs: Mapping[str, Struct]
     enums: Mapping[str, Enum]
+    nameless_sections: tuple[str, ...]
+    """Of which the BTF names no variable: Linux before 5.11 refuses all of it then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +253,9 @@ class Btf:
     def enum_names(self) -> list[str]:
         return [raw.name for raw in self._raw if raw.kind == _ENUM and raw.name]
 
+    def nameless_sections(self) -> list[str]:
+        return [raw.name for raw in self._raw if raw.kind == _DATASEC and not raw.extra]
+
     def variables(self, section: str) -> Iterator[tuple[str, int]]:
         """(name, type number) of each variable in `section`."""
         number = self._numbers_by_name.get((_DATASEC, section))
@@ -336,6 +341,7 @@ def _describe(btf: Btf, sections: list[_Section], symbols: list[_Symbol]) -> Obj
         ),
         structs=structs,
         enums=enums,
+        nameless_sections=tuple(btf.nameless_sections()),
     )
 
 
