@@ -17,7 +17,7 @@ from tests.bpf.conftest import LoadDatapath
 
 pytestmark = pytest.mark.root
 
-BOUND = 200_000 if kernel_version() >= (6, 4) else 950_000
+BOUND = 100_000
 CONFIGURATIONS = {
     "IPv4 and IPv6": {},
     "IPv4 alone": {"gateway_ipv6": bytes(16)},
