@@ -29,6 +29,7 @@ class Actor:
         self._lab = lab
         self._starting: list[Future[Any]] = []
         self._pool = ThreadPoolExecutor()
+        operators.stop(self.layout)  # the lab's own, which would take hours
 
     @property
     def record(self) -> LabRecord:
