@@ -82,7 +82,7 @@ class Controller:
         """Take in every change since the last round and write what follows from it."""
         result = self._run_once(now)
         for _ in range(CLEANUPS):
-            if not (self.engine.cleanup_due or self.cluster.retry_due) or not self.in_sync:
+            if not (self.engine.cleanup_due or self.cluster.retry_due) or not self._targets.stages.in_sync:
                 break
             result = self._run_once(now)
         return result
@@ -140,8 +140,8 @@ class Controller:
 
     @property
     def in_sync(self) -> bool:
-        """Whether the kernel holds exactly what is desired."""
-        return self._targets.stages.in_sync
+        """Whether the kernel holds exactly what is desired of endpoints, and all that they need."""
+        return self._targets.stages.in_sync and self._targets.links.in_sync
 
     @property
     def reconcilers(self) -> tuple[Reconciler[Any, Any], ...]:

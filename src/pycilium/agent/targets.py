@@ -12,6 +12,9 @@
          10  links
 
 Waiting is what makes a full map fail closed for what is new and leave alone what already works.
+
+Routes, services and links are stages of their own: no entry in a map hangs on them, so a device that refuses its
+program keeps no number of policy or node from being given out again.
 """
 
 from __future__ import annotations
@@ -144,9 +147,10 @@ def make_targets(
         routes=routed,
         stages=Stages(
             [
-                *(routed, bits, rows, policies, nodes, *ipcache, *endpoints, *masquerade.reconcilers),
+                Stages([routed]),
+                *(bits, rows, policies, nodes, *ipcache, *endpoints, *masquerade.reconcilers),
                 *((services.stages,) if services is not None else ()),
-                attached,
+                Stages([attached]),
             ]
         ),
     )

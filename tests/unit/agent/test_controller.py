@@ -6,7 +6,7 @@ the programs do, so numbers may differ and only what they decide counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 import pytest
@@ -19,7 +19,7 @@ from pycilium.agent.earlier_agent import discard_unreferenced, kernel_memory, nu
 from pycilium.agent.intent import HostAddress, Intent
 from pycilium.agent.targets import make_targets
 from pycilium.datapath import layouts
-from pycilium.errors import MapFull
+from pycilium.errors import AttachError, MapFull
 from pycilium.model.endpoint import Endpoint, EndpointState
 from pycilium.model.identity import RESERVED_IDENTITIES, Identity
 from pycilium.policy import PolicyEngine
@@ -279,6 +279,24 @@ def test_a_full_row_map_leaves_working_endpoints_alone_and_says_so():
     agent.run()
 
     assert agent.verdicts(asked) == [(False, False), (True, False)]
+
+
+def test_a_device_that_refuses_its_program_keeps_no_number_from_being_given_out_again():
+    agent = fresh(ENDPOINTS, [])
+    agent.kernel.links.update = lambda entries: dict.fromkeys(entries, AttachError("no such device"))
+    agent.change(endpoints=[replace(ENDPOINTS[0], ifindex=999)])
+    before, (policy,) = agent.raw(), gen.parsed([DENY_ALL])
+
+    used: set[int] = set()
+    for _ in range(4):
+        agent.change(policies=[policy])
+        used |= set(agent.targets.policies.tracker.realized)
+        agent.change(without=[policy.key])
+
+    assert [name for name, _, _ in agent.controller.failing()] == ["links"]
+    assert agent.controller.differences(replace(ENDPOINTS[0], ifindex=999))
+    assert agent.raw() == before
+    assert len(used) <= 2 * before["policies"]
 
 
 def test_an_address_that_goes_from_one_endpoint_to_another_stays_known():
