@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pycilium.api.client import AgentClient
+from pycilium.datapath import cgroup_links
 from pycilium.errors import CiliumError
 from pycilium.lab import agents, labs, operators
 from pycilium.lab.layout import LabLayout
@@ -24,6 +25,7 @@ from tests.e2e.chaos.verdicts import identity_labels
 from tests.e2e.lab import inside
 
 _LINKS_OF_NODE = {"eth0", "eth0:egress", "cilium_vxlan", "cilium_host"}
+_LINKS_OF_NODE |= {f"cgroup:{program}" for program in cgroup_links.PROGRAMS}
 _HEALTH = "cilium-health-ep"
 
 
