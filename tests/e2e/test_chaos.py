@@ -23,6 +23,7 @@ from tests.e2e.chaos.history import History
 from tests.e2e.chaos.model import Action, Node, PodName, State, applied
 from tests.e2e.chaos.planning import NODES, first_actions, next_round
 from tests.e2e.chaos.policies import PORTS
+from tests.e2e.chaos.services import SERVICES, connections
 from tests.e2e.chaos.traffic import Lasting, Traffic, reached
 from tests.e2e.chaos.verdicts import Connection, allowed, always_allowed
 from tests.e2e.lab import WORLD, Lab
@@ -175,8 +176,11 @@ class Chaos:
 
     def _check_probes(self) -> None:
         """Asked again and again until all are as they should be; then once more."""
-        probes = {self._some_connection() for _ in range(PROBES)} | set(self._connections_with_world())
-        expected = {one for one in probes if allowed(self.state, one)}
+        between = {self._some_connection() for _ in range(PROBES)} | set(self._connections_with_world())
+        with_services = self._connections_with_services()
+        probes = between | with_services.keys()
+        expected = {one for one in between if allowed(self.state, one)}
+        expected |= {one for one, is_reached in with_services.items() if is_reached}
         asked, deadline = probes, time.monotonic() + 20
         while asked:
             found = reached(asked, self._netns_of, 0.8)
@@ -185,7 +189,7 @@ class Chaos:
                 break
         for one in asked:
             self.wrong.append(f"{one} is {'denied' if one in expected else 'allowed'}, and should not be")
-        self.counts["probes"] += len(probes)
+        self.counts.update({"probes": len(probes), "probes of Services": len(with_services)})
         self.say(f"{len(expected)} of {len(probes)} probes are allowed, and the others are not")
 
     def _check_drops(self) -> None:
@@ -221,6 +225,13 @@ class Chaos:
                 found.append(Connection(pod, None, address, world, 80))
         return found
 
+    def _connections_with_services(self) -> dict[Connection, bool]:
+        found: dict[Connection, bool] = {}
+        for service in SERVICES:
+            for pod in self._random.sample(sorted(self.state.pods), 8):
+                found |= connections(service, self.state, pod, self.actor.addresses)
+        return found
+
     def _netns_of(self, pod: PodName) -> str:
         return self.actor.netns(pod)
 
@@ -230,6 +241,7 @@ def test_ten_nodes_survive_chaos_with_every_packet_accounted_for(tmp_path):
     lab = Lab(f"chaos-{secrets.token_hex(3)}")
     try:
         lab.cilium("lab", "up", "--nodes", str(NODES), "--store", "etcd")
+        lab.apply(*(service.resource for service in SERVICES))
         chaos = Chaos(lab)
         try:
             _run(chaos)

@@ -21,6 +21,7 @@ from pycilium.model.labels import Labels
 from pycilium.model.resources import CiliumEndpoint, CiliumIdentity, CiliumNode
 from tests.e2e.chaos.history import History
 from tests.e2e.chaos.model import PodName, State
+from tests.e2e.chaos.services import SERVICES
 from tests.e2e.chaos.verdicts import identity_labels
 from tests.e2e.lab import inside
 
@@ -150,6 +151,7 @@ def _of_node(layout: LabLayout, state: State, node: str, stored: Stored) -> Iter
     yield from _of_endpoints(state, endpoints, own, stored)
     yield from _of_addresses(status["ipam"]["allocations"], own)
     yield from _of_ipcache(state, client.ip_entries(), pods, stored)
+    yield from _of_services(state, client.services(), pods)
     yield from _of_kernel(layout, node, endpoints, status)
 
 
@@ -200,6 +202,23 @@ def _of_ipcache(
     for address in found.keys() | expected.keys():
         if found.get(address) != expected.get(address):
             yield f"ipcache: {address} is {found.get(address)}, not {expected.get(address)}"
+
+
+def _of_services(state: State, views: list[dict[str, Any]], pods: Mapping[PodName, tuple[str, ...]]) -> Iterator[str]:
+    """What the kernel has of them."""
+    found = {
+        (realized["frontend-address"]["ip"], realized["frontend-address"]["protocol"]): {
+            backend["ip"] for backend in realized["backend-addresses"]
+        }
+        for view in views
+        if (realized := view.get("status", {}).get("realized"))
+    }
+    for service in SERVICES:
+        for family, address in enumerate(service.addresses):
+            expected = {pods[pod][family] for pod in service.backends(state)}
+            for protocol in ("TCP", "UDP"):
+                if found.get((address, protocol)) != expected:
+                    yield f"behind {address} {protocol} is {found.get((address, protocol))}, not {expected}"
 
 
 def _of_kernel(

@@ -17,6 +17,7 @@ from pycilium.hubble.proto import flow_pb2, observer_pb2, observer_pb2_grpc
 from pycilium.model.policy import Direction
 from tests.e2e.chaos.history import SETTLE_S, History
 from tests.e2e.chaos.model import PodName, State
+from tests.e2e.chaos.services import SERVICES
 from tests.e2e.chaos.verdicts import Connection, may_be_denied
 
 _ASK_AGAIN_S = 0.2
@@ -169,6 +170,14 @@ def _gone_or_health(drop: Drop, states: list[State], history: History) -> str:
     return _gone(drop, states, history) or _health_endpoint_begins(drop, states, history)
 
 
+def _no_backend(drop: Drop, states: list[State], history: History) -> str:
+    """To a Service that had none; who asked was told so."""
+    services = [service for service in SERVICES if drop.destination in service.addresses]
+    if any(not service.backends(state) for service in services for state in states):
+        return "the Service had no backend"
+    return ""
+
+
 def _unexplained(*_: object) -> str:
     return ""
 
@@ -179,6 +188,7 @@ _EXPLAINED: dict[str, Callable[[Drop, list[State], History], str]] = {
     "STALE_OR_UNROUTABLE_IP": _gone_or_health,
     # A health endpoint answers before its own entry is made.
     "INVALID_SOURCE_IP": _health_endpoint_begins,
+    "SERVICE_BACKEND_NOT_FOUND": _no_backend,
     # The pod is being made or unmade.
     "ENDPOINT_NOT_READY": _gone_or_health,
     # The address is a node's that has left and that the ipcache still names.
