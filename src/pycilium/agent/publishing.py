@@ -59,6 +59,7 @@ class Publisher:
         self._pending: dict[ResourceKey, CiliumEndpoint | None] = {}
         self._changed = asyncio.Event()
         self._node_ip = ""
+        self._listed = False
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -86,20 +87,18 @@ class Publisher:
         self._want_all()
         self._changed.set()
 
+    def endpoints_listed(self) -> None:
+        """All that is published was read anew: what is missing may have been lost while nobody watched."""
+        self._listed = True
+        self._changed.set()
+
     def _take_in(self) -> None:
         hosts = self._intent.db.snapshot().all(self._intent.host_addresses)
         here = node_ip(hosts, self._config)
         if here != self._node_ip:
             self._node_ip = here
             self._want_all()
-        snapshot = self._intent.db.snapshot()
-        # Also what came and went before anybody looked.
-        touched = self._published.drain_keys()
-        lost = {key for key in touched if snapshot.get(self._intent.remote_endpoints, key) is None}
-        if lost:
-            for endpoint in snapshot.all(self._intent.endpoints):
-                if _key(endpoint) in lost:
-                    self._want(endpoint)
+        self._want_what_is_lost()
         for pod in filter(_port_names_differ, self._pods.drain()):
             for endpoint in self._intent.db.snapshot().by(self._intent.endpoints, "pod", _pod_index(pod)):
                 self._want(endpoint)
@@ -111,6 +110,18 @@ class Publisher:
                     self._pending[_key(known)] = None
             if change.new is not None:
                 self._want(change.new)
+
+    def _want_what_is_lost(self) -> None:
+        """Also what came and went before anybody looked."""
+        snapshot = self._intent.db.snapshot()
+        touched = self._published.drain_keys()
+        listed, self._listed = self._listed, False
+        lost = {key for key in touched if snapshot.get(self._intent.remote_endpoints, key) is None}
+        if lost or listed:
+            for endpoint in snapshot.all(self._intent.endpoints):
+                key = _key(endpoint)
+                if key in lost or (listed and snapshot.get(self._intent.remote_endpoints, key) is None):
+                    self._want(endpoint)
 
     def _want_all(self) -> None:
         for endpoint in self._intent.db.snapshot().all(self._intent.endpoints):

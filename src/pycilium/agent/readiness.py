@@ -24,6 +24,7 @@ from pycilium.agent.publishing import Publisher
 from pycilium.agent.sources import Source
 from pycilium.datapath import process
 from pycilium.hubble.server import HubbleServer
+from pycilium.model.resources import CiliumEndpoint
 
 log = structlog.get_logger()
 
@@ -59,6 +60,9 @@ async def become_ready(
     process.return_free_memory()
     log.info("ready", node=config.node_name, seconds=round(time.monotonic() - started, 3))
     publisher = Publisher(config, intent, store, hubble.agent_events, node)
+    for source in sources:
+        if source.kind is CiliumEndpoint:
+            source.listed = publisher.endpoints_listed
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(node.run(), name="node")
         tasks.create_task(publisher.run(), name="publisher")

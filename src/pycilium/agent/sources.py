@@ -55,6 +55,8 @@ class Source(Generic[R, T]):
     """Resources that could not be converted, with the reason: shown by status."""
     error: str = ""
     """Why the store cannot be read just now; empty while it can."""
+    listed: Callable[[], None] = lambda: None
+    """Called when a whole list has been taken in: what changed before it may never have been seen."""
 
     async def run(self, store: Store, db: Database) -> None:
         """Keep the table true to the store until cancelled."""
@@ -67,6 +69,7 @@ class Source(Generic[R, T]):
                     if isinstance(step, ResourceList):
                         self.error, delay = "", RETRY_FIRST_S
                         self.synced.set()
+                        self.listed()
                     del step  # the next one may be long in coming
             except StoreError as error:
                 if not self.error:

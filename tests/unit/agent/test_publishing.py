@@ -40,6 +40,8 @@ async def publishing(store: SqliteStore, *endpoints, reading: bool = True):
             txn.insert(node.intent.endpoints, endpoint)
     publisher = Publisher(CONFIG, node.intent, store, AgentEventLog(), node.publisher)
     source = Source(CiliumEndpoint, node.intent.remote_endpoints, remote_endpoint_of)
+    source.listed = publisher.endpoints_listed
+    node.endpoints = source
     tasks = [asyncio.create_task(source.run(store, node.intent.db))] if reading else []
     try:
         if reading:
@@ -119,6 +121,16 @@ async def test_what_came_and_was_lost_before_anybody_looked_is_published_again(s
             txn.insert(node.intent.remote_endpoints, seen)
         with node.intent.db.write() as txn:
             txn.delete(node.intent.remote_endpoints, found["web"].key)
+        await published(store, lambda found: "web" in found)
+
+
+async def test_what_was_lost_while_nobody_watched_and_before_it_was_ever_seen_is_published_again(store):
+    async with publishing(store, WEB, reading=False) as node:
+        await published(store, lambda found: "web" in found)
+        await asyncio.sleep(0.05)
+        await store.delete(CiliumEndpoint, "web", "default")
+        node.endpoints.take_in(node.intent.db, await store.list(CiliumEndpoint))
+        node.endpoints.listed()
         await published(store, lambda found: "web" in found)
 
 
