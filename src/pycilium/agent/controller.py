@@ -108,6 +108,7 @@ class Controller:
         if changes.cidrs and changes.subjects:
             self._introduce_cidr_identities(now)
         self._desire_endpoints(endpoints, changes)
+        self._attach_to_new_devices(endpoints, now)
         if self.services is not None:
             self.services.desire(now)
         result = self._targets.stages.run_round(now)
@@ -260,6 +261,24 @@ class Controller:
             live = [change.new for change in endpoints if change.new is not None]
         for endpoint in live:
             self._desire_endpoint(endpoint)
+
+    def _attach_to_new_devices(self, endpoints: Iterable[Change[Endpoint]], now: float) -> None:
+        """Programs of endpoints of which the kernel knows nothing yet, before their entries.
+
+        With an entry an endpoint is reached, and what it answers before it has a program takes the way through the
+        node's stack, which refuses it. A program that is exchanged waits for the entries that it needs, as ever.
+        """
+        links, new = self._targets.links, []
+        for change in endpoints:
+            endpoint = change.new
+            if endpoint is None or endpoint.host_ifname in links.tracker.realized:
+                continue
+            if not any(
+                address in self._targets.endpoints.of(address).tracker.realized for address in endpoint.addresses
+            ):
+                new.append(endpoint.host_ifname)
+        if new:
+            links.run_updates(now, new)
 
     def _desire_endpoint(self, endpoint: Endpoint) -> None:
         policy_id = self._policy_ids.get(endpoint.labels)

@@ -12,7 +12,7 @@ Invariant: a key is believed to be realized only if the target said so, by a wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -147,10 +147,11 @@ class Reconciler(Generic[K, V]):
         finally:
             self._failures = {key: failure for key, failure in self._failures.items() if self._is_pending(key)}
 
-    def run_updates(self, now: float) -> Outcome:
-        """Writes what is pending and due."""
+    def run_updates(self, now: float, among: Collection[K] | None = None) -> Outcome:
+        """Writes what is pending and due; only `among` these keys if they are given."""
         pending = self._tracker.pending_updates
-        entries = {key: value for key, value in pending.items() if self._due(key, now) and self._is_ready(key, value)}
+        chosen = pending.items() if among is None else [(key, pending[key]) for key in among if key in pending]
+        entries = {key: value for key, value in chosen if self._due(key, now) and self._is_ready(key, value)}
         if not entries:
             return _NOTHING
         failures = _attempt(lambda: self._operations.update(entries), entries)

@@ -281,6 +281,22 @@ def test_a_full_row_map_leaves_working_endpoints_alone_and_says_so():
     assert agent.verdicts(asked) == [(False, False), (True, False)]
 
 
+def test_no_new_endpoint_is_reached_before_its_device_has_its_program():
+    agent = Agent(Kernel())
+    reached_first = []
+    update = agent.kernel.links.update
+
+    def attach(entries):
+        reached_first.extend(agent.kernel.maps["endpoints4"].items())
+        return update(entries)
+
+    agent.kernel.links.update = attach
+    agent.change(endpoints=ENDPOINTS)
+
+    assert reached_first == []
+    assert agent.controller.in_sync
+
+
 def test_a_device_that_refuses_its_program_keeps_no_number_from_being_given_out_again():
     agent = fresh(ENDPOINTS, [])
     agent.kernel.links.update = lambda entries: dict.fromkeys(entries, AttachError("no such device"))
