@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 
 import msgspec
 import structlog
@@ -25,6 +24,7 @@ from pycilium.model.peer import Address
 from pycilium.model.resources import CiliumNode, Lease, ObjectMeta
 from pycilium.model.resources.cilium_objects import AddressPair, IpamSpec, NodeAddress, NodeSpec
 from pycilium.store import Store
+from pycilium.store.leases import elapsed_s
 
 log = structlog.get_logger()
 
@@ -69,17 +69,17 @@ class NodePublisher:
         store: Store,
         boot_id: str = "",
         *,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        elapsed: Callable[[], float] = elapsed_s,
     ) -> None:
         self._config, self._intent, self._store, self._boot_id = config, intent, store, boot_id
-        self._clock = clock
+        self._elapsed = elapsed
         self._changed = asyncio.Event()
         self._published_health: AddressPair | None = None
         self.published = asyncio.Event()
         """Set once the CiliumNode is this node's."""
         self.problem = ""
         """Why it is not, or not what it should be; for status."""
-        self._rival: tuple[str, datetime] | None = None
+        self._rival: tuple[str, float] | None = None
         """The version of the lease of another machine of this name, and since when it has been that."""
 
     async def run(self) -> None:
@@ -162,7 +162,10 @@ class NodePublisher:
         return AddressPair(ipv4=str(endpoint.ipv4 or ""), ipv6=str(endpoint.ipv6 or ""))
 
     async def _why_not_ours(self, present: CiliumNode) -> str:
-        """Whether another machine lives under our name: it has none of our addresses, and renews its lease."""
+        """Whether another machine may live under our name: none of our addresses, and a lease that we saw not run out.
+
+        The times in the lease are not believed: clocks may be wrong, and two of one name would disturb all others.
+        """
         theirs = {each.ip for each in present.spec.addresses if each.type == INTERNAL_IP}
         if not theirs or theirs & {str(address) for address in internal_ips(self._hosts(), self._config)}:
             return ""
@@ -171,17 +174,14 @@ class NodePublisher:
             lease = await self._store.get(Lease, name, NODE_LEASES)
         except NotFound:
             return ""
-        now, version = self._clock(), lease.metadata.resource_version
+        now, version = self._elapsed(), lease.metadata.resource_version
         lasts_s = lease.spec.lease_duration_seconds or LEASE_S
-        renewed = lease.spec.renew_time
-        if self._rival is None and (renewed is None or abs((now - renewed).total_seconds()) > lasts_s):
-            return ""
         if self._rival is None or self._rival[0] != version:
             self._rival = version, now
-        if (now - self._rival[1]).total_seconds() > lasts_s:
+        if now - self._rival[1] > lasts_s:
             return ""
         return (
-            f"another machine, at {', '.join(sorted(theirs))}, is node {name} and gives signs of life: "
+            f"another machine, at {', '.join(sorted(theirs))}, is node {name}, or was less than {lasts_s} s ago: "
             f"give this one another node_name, or stop the other"
         )
 
