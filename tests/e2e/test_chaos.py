@@ -81,6 +81,7 @@ class Chaos:
     def be_quiet(self) -> None:
         """All have caught up, and everything is as intended."""
         self.actor.finish()
+        self.history.end(time.time())  # an agent that could not start at once went by what was before
         self._wait_until_in_sync()
         self._check_lasting()
         self._check_probes()

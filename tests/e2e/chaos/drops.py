@@ -186,8 +186,6 @@ _EXPLAINED: dict[str, Callable[[Drop, list[State], History], str]] = {
     # No entry says where the address is, or nobody has it any more.
     "UNKNOWN_L3_TARGET_ADDRESS": _gone_or_health,
     "STALE_OR_UNROUTABLE_IP": _gone_or_health,
-    # A health endpoint answers before its own entry is made.
-    "INVALID_SOURCE_IP": _health_endpoint_begins,
     "SERVICE_BACKEND_NOT_FOUND": _no_backend,
     # The pod is being made or unmade.
     "ENDPOINT_NOT_READY": _gone_or_health,
