@@ -85,6 +85,14 @@ def test_a_peer_that_not_all_have_heard_of_is_denied_by_what_would_allow_it():
     assert not may_be_denied([two_pods()], CONNECTION, Direction.INGRESS, heard=False)
 
 
+def test_what_a_peer_answers_under_an_identity_that_not_all_have_heard_of_is_denied_too():
+    spec = {"endpointSelector": app("client"), "egress": [{"toEntities": ["cluster"]}]}
+    state = applied(two_pods(), Action("apply policy", "client", resource=policy("client", "red", **spec)))
+
+    assert not may_be_denied([state], CONNECTION, Direction.EGRESS, heard=True)
+    assert may_be_denied([state], CONNECTION, Direction.EGRESS, heard=False)
+
+
 def test_what_was_intended_counts_for_as_long_as_something_is_broken():
     old, broken, new = BARE, applied(BARE, Action("kill store")), two_pods()
     history = History()

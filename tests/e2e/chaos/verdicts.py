@@ -73,7 +73,9 @@ def _verdicts(states: Sequence[State], connection: Connection, way: Direction, *
     sources = _ends(states, connection.source, connection.source_address)
     destinations = _ends(states, connection.destination, connection.address)
     if not heard and way is Direction.EGRESS:
-        destinations = (*destinations, reference.End(UNMANAGED, ip_address(connection.address)))
+        # No more than its address is known, or the number that its answer bears means nothing yet.
+        unheard = (reference.End(labels, ip_address(connection.address)) for labels in (UNMANAGED, Labels()))
+        destinations = (*destinations, *unheard)
     elif not heard:
         sources = (*sources, reference.End(Labels(), ip_address(connection.source_address)))
     protocol = PROTOCOLS[connection.protocol]
