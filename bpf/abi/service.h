@@ -57,6 +57,19 @@ struct service_entry {
 	__u32 pad;
 };
 
+/* service_addresses4 / service_addresses6: addresses that frontends have, but for those that every node has. */
+struct service_address4_key {
+	__be32 address;
+};
+
+struct service_address6_key {
+	struct ipv6_addr address;
+};
+
+enum service_address_flags {
+	SERVICE_ADDRESS_ALONE = 1, /* no machine has it: what no frontend takes is for nobody */
+};
+
 enum backend_state {
 	BACKEND_NONE = 0,        /* nothing has this id: what still has it chooses another backend */
 	BACKEND_ACTIVE = 1,      /* takes connections */

@@ -53,6 +53,20 @@ static __always_inline const struct service_entry *service_lookup(const struct i
 	}
 }
 
+/* Flags of an address that frontends have; 0: none has it. */
+static __always_inline const __u32 *service_address_lookup(const struct ipv6_addr *address, __u8 family)
+{
+	if (family == FAMILY_IPV4) {
+		struct service_address4_key key = {.address = address->words[3]};
+
+		return bpf_map_lookup_elem(&service_addresses4, &key);
+	} else {
+		struct service_address6_key key = {.address = *address};
+
+		return bpf_map_lookup_elem(&service_addresses6, &key);
+	}
+}
+
 /* What has this port on every node: for an address that the caller knows to be a node's. With SERVICE_OWN_NODE it is
  * none on other nodes.
  */

@@ -252,6 +252,32 @@ __noinline int service_find(void)
 	return 1;
 }
 
+/* Would what no frontend takes be for nobody? Routes would lead it out of the cluster, and mostly back here. A node may
+ * have the address of a load balancer itself.
+ */
+static __always_inline bool service_is_alone(const struct service_draft *draft)
+{
+	struct ipv6_addr address = draft->packet.destination;
+	const __u32 *flags = service_address_lookup(&address, draft->family);
+	const struct ipcache_entry *entry;
+
+	if (likely(!flags || !(*flags & SERVICE_ADDRESS_ALONE)))
+		return false;
+	entry = ipcache_lookup(&address, draft->family);
+	return !entry || (entry->sec_identity != IDENTITY_HOST && !entry->node_id);
+}
+
+/* No frontend takes the packet: STEP_IGNORE, or a drop reason if nobody else will either. */
+__noinline int service_miss(void)
+{
+	struct service_draft *draft = service_draft_here();
+
+	if (!draft || draft->where & (SERVICE_TO_NODE | SERVICE_TO_OWN_NODE) || !service_is_alone(draft))
+		return STEP_IGNORE;
+	draft->to.service_id = 0;
+	return draft->fragment == FRAGMENT_LATER ? DROP_FRAGMENT_NOT_FOUND : DROP_SERVICE_NO_BACKEND;
+}
+
 /* What does it become? STEP_DONE: as before; enum service_step; or a drop reason. */
 __noinline int service_decide(void)
 {
@@ -496,8 +522,10 @@ __noinline int service_translate(struct __sk_buff *skb)
 	const struct service_draft *draft = service_draft_here();
 	int step = STEP_DONE;
 
-	if (!draft || !service_find())
+	if (!draft)
 		return STEP_IGNORE;
+	if (!service_find())
+		return service_miss();
 	if (draft->where & SERVICE_FROM_NETWORK) {
 		step = service_check_client();
 		if (!step)

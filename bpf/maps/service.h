@@ -25,6 +25,26 @@ struct {
 	__type(value, struct service_entry);
 } services6 SEC(".maps");
 
+/* Presence says that the address has frontends; enum service_address_flags. When full, the agent's write fails and says
+ * so: what no frontend of the address takes goes where the node's routes lead.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct service_address4_key);
+	__type(value, __u32);
+} service_addresses4 SEC(".maps");
+
+/* As service_addresses4. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct service_address6_key);
+	__type(value, __u32);
+} service_addresses6 SEC(".maps");
+
 /* Mapped into the agent's memory: a run is written without a system call. Nothing is left: the sets that no longer fit
  * keep their old backends, and the agent says so.
  */
@@ -101,6 +121,7 @@ struct {
 } socket_flows SEC(".maps");
 
 EXPORT_TYPE(enum, service_flags);
+EXPORT_TYPE(enum, service_address_flags);
 EXPORT_TYPE(enum, backend_state);
 EXPORT_TYPE(enum, service_flow_flags);
 EXPORT_TYPE(enum, socket_flow_direction);

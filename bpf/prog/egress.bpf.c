@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /* What leaves the node: attached to the egress of its devices. Pods' packets to the outside get the
- * node's address there; the node's own go on untouched, unless a pod has the same port to the same remote end, or they
- * answer for a service.
+ * node's address there; the node's own go on untouched, unless a pod has the same port to the same remote end, they
+ * answer for a service, or are for one that has nobody to take them.
  *
  *   node's stack ──> device [to_netdev] ──> network
  *
@@ -15,6 +15,8 @@
 #include "../lib/masquerade.h"
 #include "../lib/nat_in.h"
 #include "../lib/parse.h"
+#include "../lib/refuse.h"
+#include "../lib/service_own.h"
 
 __noinline int egress_drop(struct __sk_buff *skb, __u32 reason)
 {
@@ -27,6 +29,24 @@ __noinline int egress_drop(struct __sk_buff *skb, __u32 reason)
 	return drop(skb, reason, DIRECTION_EGRESS);
 }
 
+/* The node's own packet for a service that cannot take it: its socket learns of it as if the network had said so. */
+static __noinline int egress_refuse(struct __sk_buff *skb, __u8 family, __u8 reason)
+{
+	int answer = STEP_DONE;
+
+	egress_drop(skb, reason);
+	if (reason == DROP_SERVICE_NO_BACKEND)
+		answer = family == FAMILY_IPV4 ? refuse_ipv4(skb) : refuse_ipv6(skb);
+	return answer == STEP_ANSWERED ? bpf_redirect(skb->ifindex, BPF_F_INGRESS) : TC_ACT_SHOT;
+}
+
+static __always_inline int egress_own(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	int reason = service_check_own(skb, flow, family);
+
+	return likely(!reason) ? masquerade_own(skb, flow, family) : reason;
+}
+
 static __always_inline int egress_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	int reason;
@@ -35,7 +55,7 @@ static __always_inline int egress_ip(struct __sk_buff *skb, struct flow *flow, _
 	if (!family_is_on(family) || parse_ip(skb, flow, family) || parse_l4(skb, flow, family))
 		return TC_ACT_OK;
 	if (likely(!endpoint_lookup(&flow->tuple.source, family)))
-		reason = masquerade_own(skb, flow, family);
+		reason = egress_own(skb, flow, family);
 	else if (!config_masquerade)
 		return TC_ACT_OK;
 	else if (flow->tracking == TRACKING_RELATED)
@@ -44,7 +64,9 @@ static __always_inline int egress_ip(struct __sk_buff *skb, struct flow *flow, _
 		reason = masquerade_endpoint(skb);
 	if (unlikely(reason == STEP_UNMAPPED))
 		reason = masquerade_open(skb);
-	return likely(reason <= 0) ? TC_ACT_OK : egress_drop(skb, reason);
+	if (likely(reason <= 0))
+		return TC_ACT_OK;
+	return flow->for_service ? egress_refuse(skb, family, reason) : egress_drop(skb, reason);
 }
 
 SEC("tc")

@@ -12,7 +12,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from pycilium.datapath import layouts
-from pycilium.datapath.layouts import BackendState, ServiceFlags
+from pycilium.datapath.layouts import BackendState, ServiceAddressFlags, ServiceFlags
 from tests.bpf.masquerade import NODE
 from tests.bpf.node import IDENTITY_HOST, Node, Pod, packed
 from tests.bpf.packets import address
@@ -30,7 +30,8 @@ REMOTE_NODE, NODE_ID = 6, 2
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 NO_FLAGS = ServiceFlags(0)
 MAPS = (
-    *(layouts.SERVICES4, layouts.SERVICES6, layouts.SOURCE_RANGES4, layouts.SOURCE_RANGES6, layouts.AFFINITY),
+    *(layouts.SERVICES4, layouts.SERVICES6, layouts.SERVICE_ADDRESSES4, layouts.SERVICE_ADDRESSES6),
+    *(layouts.SOURCE_RANGES4, layouts.SOURCE_RANGES6, layouts.AFFINITY),
     *(layouts.SERVICE_FLOWS4, layouts.SERVICE_FLOWS6),
 )
 
@@ -108,6 +109,15 @@ class Services:
             key6 = layouts.Service6Key(parsed.packed, port, PROTOCOLS[kind])
             self.node.map(layouts.SERVICES6).update(key6, entry)
         return number
+
+    def address(self, at: str, *, alone: bool = True) -> None:
+        """It has frontends; `alone`: and no machine has it."""
+        parsed = ipaddress.ip_address(at)
+        flags = ServiceAddressFlags.ALONE if alone else ServiceAddressFlags(0)
+        if parsed.version == 4:
+            self.node.map(layouts.SERVICE_ADDRESSES4).update(layouts.ServiceAddress4Key(int(parsed)), flags)
+        else:
+            self.node.map(layouts.SERVICE_ADDRESSES6).update(layouts.ServiceAddress6Key(parsed.packed), flags)
 
     def cluster_ip(self, family: int, *backends: int, kind: str = "tcp", **options: object) -> int:
         return self.frontend(CLUSTER_IP[family], PORT, backends, kind=kind, **options)  # type: ignore[arg-type]

@@ -251,6 +251,12 @@ class ServiceFlags(IntFlag):
     OWN_NODE = 256
 
 
+class ServiceAddressFlags(IntFlag):
+    """enum service_address_flags."""
+
+    ALONE = 1
+
+
 class BackendState(IntEnum):
     """enum backend_state."""
 
@@ -1910,6 +1916,70 @@ class ServiceEntry:
         )
 
 
+_SERVICE_ADDRESS4_KEY = struct.Struct("=4s")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAddress4Key:
+    """struct service_address4_key."""
+
+    address: int = 0
+
+    SIZE: ClassVar[int] = 4
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("address", ">u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{address:be32@0 size=4}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SERVICE_ADDRESS4_KEY.pack(
+            self.address.to_bytes(4, "big"),
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ServiceAddress4Key:
+        items = _SERVICE_ADDRESS4_KEY.unpack(raw)
+        return cls(
+            int.from_bytes(items[0], "big"),
+        )
+
+
+_SERVICE_ADDRESS6_KEY = struct.Struct("=16s")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAddress6Key:
+    """struct service_address6_key."""
+
+    address: bytes = bytes(16)
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("address", "u1", (16,)),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{address:struct{words:be32[4]@0 size=16}@0 size=16}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _SERVICE_ADDRESS6_KEY.pack(
+            self.address,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ServiceAddress6Key:
+        items = _SERVICE_ADDRESS6_KEY.unpack(raw)
+        return cls(
+            items[0],
+        )
+
+
 _BACKEND_ENTRY = struct.Struct("=16s 2s B B 4x")
 
 
@@ -2946,6 +3016,8 @@ _Service4Key: Final[Codec[Service4Key]] = _codec(Service4Key, "service4_key")
 _Service6Key: Final[Codec[Service6Key]] = _codec(Service6Key, "service6_key")
 _ServiceSet: Final[Codec[ServiceSet]] = _codec(ServiceSet, "service_set")
 _ServiceEntry: Final[Codec[ServiceEntry]] = _codec(ServiceEntry, "service_entry")
+_ServiceAddress4Key: Final[Codec[ServiceAddress4Key]] = _codec(ServiceAddress4Key, "service_address4_key")
+_ServiceAddress6Key: Final[Codec[ServiceAddress6Key]] = _codec(ServiceAddress6Key, "service_address6_key")
 _BackendEntry: Final[Codec[BackendEntry]] = _codec(BackendEntry, "backend_entry")
 _AffinityKey: Final[Codec[AffinityKey]] = _codec(AffinityKey, "affinity_key")
 _AffinityEntry: Final[Codec[AffinityEntry]] = _codec(AffinityEntry, "affinity_entry")
@@ -3045,6 +3117,12 @@ POLICIES: Final[MapSpec[int, PolicyEntry]] = MapSpec(
 POLICY_ROWS: Final[MapSpec[PolicyRowKey, PolicyRow]] = MapSpec(
     "policy_rows", MapType.LPM_TRIE, _PolicyRowKey, _PolicyRow, 262144
 )
+SERVICE_ADDRESSES4: Final[MapSpec[ServiceAddress4Key, int]] = MapSpec(
+    "service_addresses4", MapType.HASH, _ServiceAddress4Key, U32, 65536
+)
+SERVICE_ADDRESSES6: Final[MapSpec[ServiceAddress6Key, int]] = MapSpec(
+    "service_addresses6", MapType.HASH, _ServiceAddress6Key, U32, 65536
+)
 SERVICE_DRAFT: Final[MapSpec[int, ServiceDraft]] = MapSpec(
     "service_draft", MapType.PERCPU_ARRAY, U32, _ServiceDraft, 1
 )
@@ -3101,6 +3179,8 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "path_mtus": PATH_MTUS,
     "policies": POLICIES,
     "policy_rows": POLICY_ROWS,
+    "service_addresses4": SERVICE_ADDRESSES4,
+    "service_addresses6": SERVICE_ADDRESSES6,
     "service_draft": SERVICE_DRAFT,
     "service_flows4": SERVICE_FLOWS4,
     "service_flows6": SERVICE_FLOWS6,
@@ -3182,6 +3262,8 @@ STRUCTS: Final[dict[str, str]] = {
     "service6_key": Service6Key.SIGNATURE,
     "service_set": ServiceSet.SIGNATURE,
     "service_entry": ServiceEntry.SIGNATURE,
+    "service_address4_key": ServiceAddress4Key.SIGNATURE,
+    "service_address6_key": ServiceAddress6Key.SIGNATURE,
     "backend_entry": BackendEntry.SIGNATURE,
     "affinity_key": AffinityKey.SIGNATURE,
     "affinity_entry": AffinityEntry.SIGNATURE,
@@ -3224,6 +3306,7 @@ ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "policy_limits": PolicyLimits,
     "policy_row_flags": PolicyRowFlags,
     "service_flags": ServiceFlags,
+    "service_address_flags": ServiceAddressFlags,
     "backend_state": BackendState,
     "service_flow_flags": ServiceFlowFlags,
     "socket_flow_direction": SocketFlowDirection,
