@@ -57,7 +57,7 @@ struct service_entry {
 	__u32 pad;
 };
 
-/* service_addresses4 / service_addresses6: addresses that frontends have, but for those that every node has. */
+/* service_ips4 / service_ips6: addresses that frontends have, but for those that every node has. */
 struct service_address4_key {
 	__be32 address;
 };

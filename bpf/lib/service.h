@@ -59,11 +59,11 @@ static __always_inline const __u32 *service_address_lookup(const struct ipv6_add
 	if (family == FAMILY_IPV4) {
 		struct service_address4_key key = {.address = address->words[3]};
 
-		return bpf_map_lookup_elem(&service_addresses4, &key);
+		return bpf_map_lookup_elem(&service_ips4, &key);
 	} else {
 		struct service_address6_key key = {.address = *address};
 
-		return bpf_map_lookup_elem(&service_addresses6, &key);
+		return bpf_map_lookup_elem(&service_ips6, &key);
 	}
 }
 

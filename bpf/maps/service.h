@@ -34,16 +34,16 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct service_address4_key);
 	__type(value, __u32);
-} service_addresses4 SEC(".maps");
+} service_ips4 SEC(".maps");
 
-/* As service_addresses4. */
+/* As service_ips4. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct service_address6_key);
 	__type(value, __u32);
-} service_addresses6 SEC(".maps");
+} service_ips6 SEC(".maps");
 
 /* Mapped into the agent's memory: a run is written without a system call. Nothing is left: the sets that no longer fit
  * keep their old backends, and the agent says so.

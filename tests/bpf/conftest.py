@@ -25,8 +25,8 @@ _CLONE_NEWNET = 0x40000000
 SMALL_MAPS = {
     "services4": 256,
     "services6": 256,
-    "service_addresses4": 64,
-    "service_addresses6": 64,
+    "service_ips4": 64,
+    "service_ips6": 64,
     "service_slots": 65536,
     "backends": 1024,
     "source_ranges4": 64,

@@ -30,7 +30,7 @@ REMOTE_NODE, NODE_ID = 6, 2
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 NO_FLAGS = ServiceFlags(0)
 MAPS = (
-    *(layouts.SERVICES4, layouts.SERVICES6, layouts.SERVICE_ADDRESSES4, layouts.SERVICE_ADDRESSES6),
+    *(layouts.SERVICES4, layouts.SERVICES6, layouts.SERVICE_IPS4, layouts.SERVICE_IPS6),
     *(layouts.SOURCE_RANGES4, layouts.SOURCE_RANGES6, layouts.AFFINITY),
     *(layouts.SERVICE_FLOWS4, layouts.SERVICE_FLOWS6),
 )
@@ -115,9 +115,9 @@ class Services:
         parsed = ipaddress.ip_address(at)
         flags = ServiceAddressFlags.ALONE if alone else ServiceAddressFlags(0)
         if parsed.version == 4:
-            self.node.map(layouts.SERVICE_ADDRESSES4).update(layouts.ServiceAddress4Key(int(parsed)), flags)
+            self.node.map(layouts.SERVICE_IPS4).update(layouts.ServiceAddress4Key(int(parsed)), flags)
         else:
-            self.node.map(layouts.SERVICE_ADDRESSES6).update(layouts.ServiceAddress6Key(parsed.packed), flags)
+            self.node.map(layouts.SERVICE_IPS6).update(layouts.ServiceAddress6Key(parsed.packed), flags)
 
     def cluster_ip(self, family: int, *backends: int, kind: str = "tcp", **options: object) -> int:
         return self.frontend(CLUSTER_IP[family], PORT, backends, kind=kind, **options)  # type: ignore[arg-type]

@@ -84,6 +84,8 @@ def datapath_config(
             "policy_rows": ROOM_FOR_RESTART * config.policy_row_capacity,
             "services4": config.service_capacity,
             "services6": config.service_capacity,
+            "service_ips4": config.service_capacity,
+            "service_ips6": config.service_capacity,
             "service_slots": config.service_slot_capacity,
             "backends": config.backend_capacity,
             "source_ranges4": config.source_range_capacity,

@@ -2,6 +2,7 @@
 
     stage 1  source ranges    of a service id
           2  frontends        a frontend waits until the source ranges of its service id are there
+          3  addresses        that frontends have
 
 Slots and backends are written by `write` before the round in which frontends are switched to them; those writes cannot
 fail. When `services4` or `services6` is full, the frontends in it stay as they are and the new ones are told of.
@@ -23,6 +24,7 @@ from pycilium.datapath.mapped_array import MappedArray
 from pycilium.datapath.maps import AnyMap, MapOperations, Translation
 from pycilium.errors import MapFull
 from pycilium.model.l4 import Protocol
+from pycilium.model.peer import Address
 from pycilium.model.service import L4Address, ServiceFlag
 from pycilium.reconcile import Reconciler, Stages, Uncertain
 from pycilium.services import FrontendEntry, MapContents, Plan, Run, SourceRange
@@ -32,10 +34,12 @@ _MAPPED = bytes(10) + b"\xff\xff"
 
 @dataclass(frozen=True, slots=True)
 class ServiceTargets:
-    """What is planned goes here; `frontends` and `ranges` by address family."""
+    """What is planned goes here; `frontends`, `ranges` and `addresses` by address family."""
 
     frontends: Mapping[int, Reconciler[L4Address, FrontendEntry]]
     ranges: Mapping[int, Reconciler[SourceRange, bool]]
+    addresses: Mapping[int, Reconciler[Address, bool]]
+    """Whether nothing but services is there."""
     slots: MappedArray[Any]
     backends: MappedArray[Any]
     stages: Stages
@@ -62,18 +66,29 @@ class ServiceTargets:
                 (6, layouts.SERVICES6, _FRONTENDS6),
             )
         }
+        addresses: dict[int, Reconciler[Address, bool]] = {
+            version: Reconciler(f"service_ips{version}", MapOperations(open_map(spec), translation))
+            for version, spec, translation in (
+                (4, layouts.SERVICE_IPS4, _ADDRESSES4),
+                (6, layouts.SERVICE_IPS6, _ADDRESSES6),
+            )
+        }
         return cls(
             frontends,
             ranges,
+            addresses,
             open_array(layouts.SERVICE_SLOTS),
             open_array(layouts.BACKENDS),
-            Stages([*ranges.values(), *frontends.values()]),
+            Stages([*ranges.values(), *frontends.values(), *addresses.values()]),
         )
+
+    @property
+    def reconcilers(self) -> tuple[Reconciler[Any, Any], ...]:
+        return (*self.frontends.values(), *self.ranges.values(), *self.addresses.values())
 
     def keep_all(self) -> None:
         """Desire what the maps hold, until a plan says otherwise; right after the resync."""
-        reconcilers: tuple[Reconciler[Any, Any], ...] = (*self.frontends.values(), *self.ranges.values())
-        for reconciler in reconcilers:
+        for reconciler in self.reconcilers:
             reconciler.desired_replace(dict(reconciler.tracker.realized))
 
     def contents(self) -> MapContents:
@@ -109,6 +124,14 @@ class ServiceTargets:
             else:
                 self.frontends[at.address.version].desired_set(at, entry)
 
+    def write_addresses(self, changes: Mapping[Address, bool | None]) -> None:
+        """Desire these: whether nothing but services is there, None for what no frontend has."""
+        for address, alone in changes.items():
+            if alone is None:
+                self.addresses[address.version].desired_delete(address)
+            else:
+                self.addresses[address.version].desired_set(address, alone)
+
     def retire(self, backends: Iterable[int]) -> None:
         """Nothing has these ids any more."""
         ids = np.fromiter(backends, np.int64)
@@ -116,7 +139,11 @@ class ServiceTargets:
 
     def full(self) -> Iterator[str]:
         """Which maps have no room for all that is wanted, and what to raise."""
-        for field, reconcilers in (("service_capacity", self.frontends), ("source_range_capacity", self.ranges)):
+        for field, reconcilers in (
+            ("service_capacity", self.frontends),
+            ("service_capacity", self.addresses),
+            ("source_range_capacity", self.ranges),
+        ):
             for reconciler in reconcilers.values():
                 without = sum(isinstance(error, MapFull) for error in reconciler.errors.values())
                 if without:
@@ -184,6 +211,18 @@ _FRONTENDS6: Translation[Any, Any, Any, Any] = Translation(
     to_value=_entry,
     from_key=lambda raw: L4Address(IPv6Address(raw.address), raw.port, Protocol(raw.protocol)),
     from_value=_entry_back,
+)
+_ADDRESSES4: Translation[Any, Any, Any, Any] = Translation(
+    to_key=lambda address: layouts.ServiceAddress4Key(int(address)),
+    to_value=int,
+    from_key=lambda raw: IPv4Address(raw.address),
+    from_value=bool,
+)
+_ADDRESSES6: Translation[Any, Any, Any, Any] = Translation(
+    to_key=lambda address: layouts.ServiceAddress6Key(address.packed),
+    to_value=int,
+    from_key=lambda raw: IPv6Address(raw.address),
+    from_value=bool,
 )
 _SERVICE_ID_BITS = 32
 _RANGES4: Translation[Any, Any, Any, Any] = Translation(

@@ -32,6 +32,7 @@ from pycilium.services import (
     FrontendEntry,
     HostPortMapping,
     NodePlace,
+    ServiceAddresses,
     ServicePlanner,
     ServiceSettings,
 )
@@ -84,6 +85,7 @@ class Services:
         self._left: list[Left] = []
         self.catalogue = Catalogue(settings)
         targets.keep_all()
+        self._addresses = ServiceAddresses()
         self.planner = ServicePlanner(capacities or Capacities(), targets.contents())
         self.on_change: Callable[[list[FrontendChange]], None] = lambda _: None
         """Told of frontends that changed, before the kernel knows."""
@@ -92,11 +94,15 @@ class Services:
     def desire(self, now: float) -> None:
         """Take in what changed; write slots and backends, and desire the rest."""
         changed = self.catalogue.update(self._drain())
+        addresses = self._addresses.update(changed)
         if self._started:
+            self._targets.write_addresses(addresses)
             if changed or self.planner.problems:
                 self._plan(changed, now)
             return
         self._started = True
+        known = {address: None for each in self._targets.addresses.values() for address in each.tracker.realized}
+        self._targets.write_addresses({**known, **addresses})
         frontends = {frontend.at: frontend for frontend in self.catalogue.frontends()}
         gone = {at: None for reconciler in self._targets.frontends.values() for at in reconciler.tracker.realized}
         self._plan({**gone, **frontends}, now)

@@ -3117,12 +3117,6 @@ POLICIES: Final[MapSpec[int, PolicyEntry]] = MapSpec(
 POLICY_ROWS: Final[MapSpec[PolicyRowKey, PolicyRow]] = MapSpec(
     "policy_rows", MapType.LPM_TRIE, _PolicyRowKey, _PolicyRow, 262144
 )
-SERVICE_ADDRESSES4: Final[MapSpec[ServiceAddress4Key, int]] = MapSpec(
-    "service_addresses4", MapType.HASH, _ServiceAddress4Key, U32, 65536
-)
-SERVICE_ADDRESSES6: Final[MapSpec[ServiceAddress6Key, int]] = MapSpec(
-    "service_addresses6", MapType.HASH, _ServiceAddress6Key, U32, 65536
-)
 SERVICE_DRAFT: Final[MapSpec[int, ServiceDraft]] = MapSpec(
     "service_draft", MapType.PERCPU_ARRAY, U32, _ServiceDraft, 1
 )
@@ -3131,6 +3125,12 @@ SERVICE_FLOWS4: Final[MapSpec[ServiceFlow4Key, ServiceFlowEntry]] = MapSpec(
 )
 SERVICE_FLOWS6: Final[MapSpec[ServiceFlow6Key, ServiceFlowEntry]] = MapSpec(
     "service_flows6", MapType.LRU_HASH, _ServiceFlow6Key, _ServiceFlowEntry, 262144
+)
+SERVICE_IPS4: Final[MapSpec[ServiceAddress4Key, int]] = MapSpec(
+    "service_ips4", MapType.HASH, _ServiceAddress4Key, U32, 65536
+)
+SERVICE_IPS6: Final[MapSpec[ServiceAddress6Key, int]] = MapSpec(
+    "service_ips6", MapType.HASH, _ServiceAddress6Key, U32, 65536
 )
 SERVICE_SLOTS: Final[MapSpec[int, int]] = MapSpec(
     "service_slots", MapType.ARRAY, U32, U32, 2097152
@@ -3179,11 +3179,11 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "path_mtus": PATH_MTUS,
     "policies": POLICIES,
     "policy_rows": POLICY_ROWS,
-    "service_addresses4": SERVICE_ADDRESSES4,
-    "service_addresses6": SERVICE_ADDRESSES6,
     "service_draft": SERVICE_DRAFT,
     "service_flows4": SERVICE_FLOWS4,
     "service_flows6": SERVICE_FLOWS6,
+    "service_ips4": SERVICE_IPS4,
+    "service_ips6": SERVICE_IPS6,
     "service_slots": SERVICE_SLOTS,
     "services4": SERVICES4,
     "services6": SERVICES6,

@@ -117,6 +117,8 @@ class Frontend:
     external_local: bool = False
     """externalTrafficPolicy Local: only backends of this node for clients outside, which see the client's address."""
     internal_local: bool = False
+    owns_address: bool = False
+    """No machine is meant to have the address: what is for its other ports is for nobody."""
     health_check_node_port: int = 0
 
     @property

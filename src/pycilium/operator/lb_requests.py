@@ -7,14 +7,13 @@ from ipaddress import ip_address, ip_network
 from pycilium.ipam.load_balancer import AddressPool, AddressRequest, Block, Sharing
 from pycilium.model.peer import Address
 from pycilium.model.resources import CiliumLoadBalancerIPPool, Service
-from pycilium.model.resources.load_balancing import BGP_CLASS, L2_CLASS, IPPoolBlock, selectable_labels
+from pycilium.model.resources.load_balancing import LOAD_BALANCER_CLASSES, IPPoolBlock, selectable_labels
 from pycilium.model.resources.service import HEADLESS
 
 IPS = ("lbipam.cilium.io/ips", "io.cilium/lb-ipam-ips")
 SHARING_KEY = ("lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key")
 SHARING_NAMESPACES = ("lbipam.cilium.io/sharing-cross-namespace", "io.cilium/lb-ipam-sharing-cross-namespace")
 """The second names are Cilium's before 1.15."""
-CLASSES = (None, L2_CLASS, BGP_CLASS)
 
 
 def pool_of(resource: CiliumLoadBalancerIPPool) -> AddressPool:
@@ -33,7 +32,7 @@ def pool_of(resource: CiliumLoadBalancerIPPool) -> AddressPool:
 def request_of(service: Service) -> AddressRequest | None:
     """What a Service asks for; None if it is none of our business."""
     spec = service.spec
-    if spec.type != "LoadBalancer" or spec.load_balancer_class not in CLASSES:
+    if spec.type != "LoadBalancer" or spec.load_balancer_class not in LOAD_BALANCER_CLASSES:
         return None
     wanted, malformed = _wanted(service)
     return AddressRequest(

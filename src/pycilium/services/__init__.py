@@ -3,6 +3,7 @@
 resources, endpoints, host ports ──► catalogue ──► frontends ──► plan ──► ids, slots, entries
 """
 
+from pycilium.services.addresses import ServiceAddresses
 from pycilium.services.candidates import NamedTarget, PodEndpoint, SliceView, pod_endpoint, slice_view
 from pycilium.services.catalogue import Catalogue, CatalogueChanges, all_frontends
 from pycilium.services.frontends import HostPortMapping
@@ -34,6 +35,7 @@ __all__ = [
     "PodEndpoint",
     "Retired",
     "Run",
+    "ServiceAddresses",
     "ServicePlanner",
     "ServiceSettings",
     "SliceView",

@@ -13,6 +13,7 @@ from ipaddress import ip_network
 from pycilium.model.l4 import Protocol
 from pycilium.model.peer import Address, Network
 from pycilium.model.resources import Service
+from pycilium.model.resources.load_balancing import LOAD_BALANCER_CLASSES
 from pycilium.model.resources.service import ServicePort, ServiceSpec
 from pycilium.model.service import Algorithm, Backend, ForwardingMode, Frontend, FrontendKind, L4Address, SourceRanges
 from pycilium.services.annotations import TOPOLOGY_MODE, Wishes, wishes_of
@@ -80,6 +81,7 @@ def of_service(
                 else None,
                 external_local=outward and service.spec.external_local,
                 internal_local=not outward and service.spec.internal_local,
+                owns_address=_owns_address(service.spec, each.kind),
                 health_check_node_port=service.spec.health_check_node_port if outward else 0,
             )
         )
@@ -214,6 +216,13 @@ def _unmatched_ports(service: Service, slices: Sequence[SliceView]) -> Iterator[
 
 def _forwarding(wishes: Wishes, settings: ServiceSettings, protocol: Protocol) -> ForwardingMode:
     return wishes.forwarding or settings.forwarding(protocol)
+
+
+def _owns_address(spec: ServiceSpec, kind: FrontendKind) -> bool:
+    """Balancers of other classes may give a node's address, and an external IP is anybody's."""
+    if kind is FrontendKind.LOAD_BALANCER:
+        return spec.load_balancer_class in LOAD_BALANCER_CLASSES
+    return kind is FrontendKind.CLUSTER_IP
 
 
 def _source_ranges(spec: ServiceSpec, wishes: Wishes, family: int) -> SourceRanges | None:

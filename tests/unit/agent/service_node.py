@@ -58,6 +58,14 @@ class Kernel:
                 found[str(at)] = tuple(self._addresses(one) for one in (entry.inside, entry.outside))
         return found
 
+    def addresses(self) -> dict[str, bool]:
+        """Addresses that frontends have, and whether nothing but services is there."""
+        return {
+            str(ip_address(key.address)): bool(flags)
+            for name in ("service_ips4", "service_ips6")
+            for key, flags in self.maps[name].items()
+        }
+
     def ids(self) -> dict[str, int]:
         """Service ids by frontend."""
         return {

@@ -98,6 +98,7 @@ def test_a_map_has_the_same_size_by_default_whoever_says_it():
         "policies": DEFAULTS.policy_capacity,
         "policy_rows": DEFAULTS.policy_row_capacity,
         "services4": DEFAULTS.service_capacity,
+        "service_ips4": DEFAULTS.service_capacity,
         "services6": DEFAULTS.service_capacity,
         "service_slots": DEFAULTS.service_slot_capacity,
         "backends": DEFAULTS.backend_capacity,

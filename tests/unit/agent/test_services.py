@@ -108,6 +108,20 @@ def test_backends_that_left_while_no_agent_ran_are_told_of_too():
     assert kernel.chosen() == {"10.96.0.1:80/TCP": (["10.0.0.6:8080"], [])}
 
 
+def test_addresses_are_in_the_kernel_for_as_long_as_frontends_have_them_also_over_a_restart():
+    kernel = Kernel()
+    node = Node(kernel)
+    external = service("api", "10.96.0.2", external_ips=("198.51.100.1",))
+    node.change(WEB, external)
+    before = kernel.addresses()
+
+    again = Node(kernel)
+    again.change(WEB)
+
+    assert before == {"10.96.0.1": True, "10.96.0.2": True, "198.51.100.1": False}
+    assert kernel.addresses() == {"10.96.0.1": True}
+
+
 def test_a_restart_without_changes_writes_nothing():
     kernel = Kernel()
     node = Node(kernel)
@@ -137,7 +151,9 @@ def test_a_full_map_leaves_what_is_there_alone_and_is_named_with_what_to_raise()
     node.change(slice_of("web", "10.0.0.6"))
 
     assert node.kernel.chosen() == {"10.96.0.1:80/TCP": (["10.0.0.6:8080"], [])}
-    assert problems == ["services4 is full, 1 entries do not fit: raise service_capacity"]
+    assert problems == [
+        f"{name} is full, 1 entries do not fit: raise service_capacity" for name in ("services4", "service_ips4")
+    ]
 
 
 def test_when_backends_are_full_new_ones_are_named_and_old_ones_stay():

@@ -30,7 +30,7 @@ some_numbers = st.lists(st.integers(0, 2**24), min_size=1, max_size=30, unique=T
 
 
 @given(some_numbers)
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_shares_are_even(numbers):
     shares = Counter(owners(backends_of(numbers)))
 
@@ -48,7 +48,7 @@ def test_the_order_in_which_backends_are_given_does_not_matter(numbers, random):
 
 
 @given(st.lists(st.integers(0, 2**24), min_size=2, max_size=10, unique=True), st.data())
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_when_a_backend_goes_few_slots_of_the_others_move(numbers, data):
     backends = backends_of(numbers)
     gone = data.draw(st.sampled_from(backends))
@@ -126,7 +126,7 @@ def plainly(backends, weights, size):
         unique_by=lambda each: each[0],
     )
 )
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_the_quick_way_gives_the_plain_ways_table(weighted):
     backends, weights = backends_of(number for number, _ in weighted), [1, *(weight for _, weight in weighted[1:])]
 

@@ -13,6 +13,8 @@ from pycilium.model.resources.service import Service
 
 L2_CLASS = "io.cilium/l2-announcer"
 BGP_CLASS = "io.cilium/bgp-control-plane"
+LOAD_BALANCER_CLASSES = (None, L2_CLASS, BGP_CLASS)
+"""Services of these get their addresses from pools; those of other classes from somebody else."""
 NAMESPACE_LABEL, NAME_LABEL = "io.kubernetes.service.namespace", "io.kubernetes.service.name"
 """What serviceSelectors may ask for besides a Service's own labels."""
 
