@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* What the sender of a packet is told that cannot go on: the packet becomes the ICMP error, and goes back. That it was too
- * big (too_big.h), or that nobody is there (RFC 792, RFC 4443): connecting to a service without backends fails at once.
+/* What the sender of a packet is told that cannot go on: the packet becomes the answer, and goes back. That it was too
+ * big (too_big.h), or that nobody is there, by TCP's reset (reset.h) or by ICMP (RFC 792, RFC 4443): connecting to a
+ * service without backends fails at once.
  */
 #pragma once
 
+#include "reset.h"
 #include "service_packet.h"
 #include "too_big.h"
 
@@ -110,6 +112,16 @@ static __always_inline bool refuse_quietly(void)
 	return draft && draft->where & SERVICE_QUIET;
 }
 
+/* The packet is in the draft as it was sent. */
+static __always_inline int refuse_service(struct __sk_buff *skb, __u8 family)
+{
+	const struct service_draft *draft = service_draft_here();
+
+	if (draft && draft->packet.protocol == IPPROTO_TCP)
+		return family == FAMILY_IPV4 ? reset_answer_ipv4(skb) : reset_answer_ipv6(skb);
+	return family == FAMILY_IPV4 ? refuse_ipv4(skb) : refuse_ipv6(skb);
+}
+
 /* STEP_ANSWERED if the packet has become the answer. Not static, so that it is verified once, as event_publish(). */
 __noinline int refuse(struct __sk_buff *skb, __u32 reason, __u32 mtu_bytes, __u32 for_service)
 {
@@ -119,5 +131,5 @@ __noinline int refuse(struct __sk_buff *skb, __u32 reason, __u32 mtu_bytes, __u3
 		return refuse_too_big(skb, mtu_bytes, family, for_service);
 	if (reason != DROP_SERVICE_NO_BACKEND || refuse_quietly())
 		return STEP_DONE;
-	return family == FAMILY_IPV4 ? refuse_ipv4(skb) : refuse_ipv6(skb);
+	return refuse_service(skb, family);
 }

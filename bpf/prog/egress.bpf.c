@@ -29,14 +29,14 @@ __noinline int egress_drop(struct __sk_buff *skb, __u32 reason)
 	return drop(skb, reason, DIRECTION_EGRESS);
 }
 
-/* The node's own packet for a service that cannot take it: its socket learns of it as if the network had said so. */
+/* The node's own packet for a service that cannot take it: its socket is told as if by the network. */
 static __noinline int egress_refuse(struct __sk_buff *skb, __u8 family, __u8 reason)
 {
 	int answer = STEP_DONE;
 
 	egress_drop(skb, reason);
 	if (reason == DROP_SERVICE_NO_BACKEND)
-		answer = family == FAMILY_IPV4 ? refuse_ipv4(skb) : refuse_ipv6(skb);
+		answer = refuse_service(skb, family);
 	return answer == STEP_ANSWERED ? bpf_redirect(skb->ifindex, BPF_F_INGRESS) : TC_ACT_SHOT;
 }
 

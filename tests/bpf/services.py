@@ -12,9 +12,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from pycilium.datapath import layouts
-from pycilium.datapath.layouts import BackendState, ServiceAddressFlags, ServiceFlags
+from pycilium.datapath.layouts import BackendState, DropReason, EventType, ServiceAddressFlags, ServiceFlags
 from tests.bpf.masquerade import NODE
-from tests.bpf.node import IDENTITY_HOST, Node, Pod, packed
+from tests.bpf.node import IDENTITY_HOST, Node, Pod, Ran, Verdict, packed
 from tests.bpf.packets import address
 
 CLUSTER_IP = {4: "10.96.0.10", 6: "fd00:96::a"}
@@ -190,6 +190,27 @@ def whole(packet: Packet) -> bytes:
         if again.haslayer(layer):
             del again[layer].cksum
     return bytes(again)
+
+
+def assert_refused(ran: Ran, packet: Packet, family: int, service_id: int = 0) -> None:
+    """Dropped with the reason, and the packet became the answer that tells its sender that nobody is there."""
+    assert ran.verdict == Verdict.REDIRECT
+    (event,) = ran.events
+    assert (event.type, event.subtype, event.service_id) == (EventType.DROP, DropReason.SERVICE_NO_BACKEND, service_id)
+    answer = Ether(ran.packet)
+    ends = (packet.dst, packet.src, packet[1].dst, packet[1].src)
+    assert (answer.src, answer.dst, answer[1].src, answer[1].dst) == ends
+    assert bytes(whole(answer)) == ran.packet
+    if packet.haslayer(TCP):
+        sent, said = packet[TCP], answer[TCP]
+        assert (said.sport, said.dport) == (sent.dport, sent.sport)
+        opens = sent.flags == "S"
+        assert (str(said.flags), said.seq, said.ack) == (("RA", 0, sent.seq + 1) if opens else ("R", sent.ack, 0))
+        return
+    error = answer[ICMP] if family == 4 else answer[ICMPv6DestUnreach]
+    assert (error.type, error.code) == ((3, 3) if family == 4 else (1, 4))
+    quoted = 28 if family == 4 else 48
+    assert ran.packet[-quoted:] == bytes(packet[1])[:quoted]
 
 
 def layer(family: int) -> type[Packet]:

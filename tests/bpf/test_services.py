@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from scapy.layers.inet import ICMP
-from scapy.layers.inet6 import ICMPv6DestUnreach
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from pycilium.datapath.layouts import DropReason
 from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE
 from tests.bpf.node import DB, GATEWAY4, GATEWAY6, HOST_MAC, WEB, Node, Ran, Verdict
@@ -22,6 +19,7 @@ from tests.bpf.services import (
     PORT,
     TARGET_PORT,
     Services,
+    assert_refused,
     small_world,
     turned,
 )
@@ -157,28 +155,12 @@ def test_the_node_port_of_another_node_leads_straight_to_a_backend(services: Ser
 @FAMILIES
 @KINDS
 def test_without_a_backend_the_client_is_told_at_once(services: Services, family: int, kind: str) -> None:
-    services.cluster_ip(family, kind=kind)
+    service_id = services.cluster_ip(family, kind=kind)
     packet = from_pod(WEB, CLUSTER_IP[family], family) / REQUESTS[kind](PORT)
 
     ran = send(services.node, packet)
 
-    assert ran.verdict == Verdict.REDIRECT
-    (event,) = ran.events
-    assert event.subtype == DropReason.SERVICE_NO_BACKEND
-    answer = Ether(ran.packet)
-    assert (answer.src, answer.dst) == (packet.dst, packet.src)
-    assert (answer[1].src, answer[1].dst) == (packet[1].dst, packet[1].src)
-    if family == 4:
-        assert (answer[ICMP].type, answer[ICMP].code) == (3, 3)
-    else:
-        assert (answer[ICMPv6DestUnreach].type, answer[ICMPv6DestUnreach].code) == (1, 4)
-    checked = answer.copy()
-    if family == 4:
-        del checked[1].chksum, checked[ICMP].chksum
-    else:
-        del checked[ICMPv6DestUnreach].cksum
-    assert bytes(checked) == ran.packet
-    assert bytes(packet[1])[: 28 if family == 4 else 48] == ran.packet[-(28 if family == 4 else 48) :]
+    assert_refused(ran, packet, family, service_id)
 
 
 @FAMILIES

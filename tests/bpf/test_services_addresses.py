@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 from scapy.layers.inet import ICMP
-from scapy.layers.inet6 import ICMPv6DestUnreach
+from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
-from scapy.packet import Packet
 
-from pycilium.datapath.layouts import DropReason
+from pycilium.datapath.layouts import DropReason, EventType
 from tests.bpf.conftest import NodeWith
-from tests.bpf.masquerade import NODE, arrive, leave, leaving
-from tests.bpf.node import DB, IDENTITY_HOST, WEB, Ran, Verdict
+from tests.bpf.masquerade import arrive, leave, leaving
+from tests.bpf.node import DB, IDENTITY_HOST, WEB, Verdict
 from tests.bpf.packets import address, echo_request, from_network, from_pod, tcp, udp
 from tests.bpf.services import (
     CLIENT,
@@ -22,6 +21,7 @@ from tests.bpf.services import (
     PORT,
     REMOTE_NODE,
     Services,
+    assert_refused,
     small_world,
 )
 
@@ -49,22 +49,6 @@ def services(node_with: NodeWith) -> Services:
         services.address(CLUSTER_IP[family])
         services.address(LOAD_BALANCER_IP[family])
     return services
-
-
-def assert_refused(ran: Ran, packet: Packet, family: int) -> None:
-    """Dropped with the reason, and the packet became the ICMP error for its sender."""
-    assert ran.verdict == Verdict.REDIRECT
-    (event,) = ran.events
-    assert (event.subtype, event.service_id) == (DropReason.SERVICE_NO_BACKEND, 0)
-    answer = Ether(ran.packet)
-    assert (answer.src, answer.dst, answer[1].src, answer[1].dst) == (
-        *(packet.dst, packet.src),
-        *(packet[1].dst, packet[1].src),
-    )
-    error = answer[ICMP] if family == 4 else answer[ICMPv6DestUnreach]
-    assert (error.type, error.code) == ((3, 3) if family == 4 else (1, 4))
-    quoted = 28 if family == 4 else 48
-    assert ran.packet[-quoted:] == bytes(packet[1])[:quoted]
 
 
 @FAMILIES
@@ -107,10 +91,7 @@ def test_the_nodes_own_connection_to_a_service_without_backends_does_not_time_ou
 
     ran = leave(services.node, packet)
 
-    assert ran.verdict == Verdict.REDIRECT
-    (event,) = ran.events
-    assert (event.subtype, event.service_id) == (DropReason.SERVICE_NO_BACKEND, service_id)
-    assert Ether(ran.packet)[1].dst == NODE[family]
+    assert_refused(ran, packet, family, service_id)
 
 
 @FAMILIES
@@ -143,7 +124,7 @@ def test_other_ports_of_an_address_that_a_machine_has_too_are_its_own(
         program, device = ("from_container", "web") if packet.src == WEB.mac else ("from_netdev", "uplink")
         ran = services.node.run(program, device, bytes(packet))
         assert Ether(ran.packet)[1].dst == at
-        assert [event.subtype for event in ran.events if event.type == 1] == []
+        assert [event.subtype for event in ran.events if event.type == EventType.DROP] == []
 
 
 @FAMILIES
@@ -160,3 +141,24 @@ def test_an_icmp_error_to_a_services_address_is_not_answered_with_another(servic
     packet = from_network(CLIENT[family], LOAD_BALANCER_IP[family], family) / unreachable / quoted
 
     assert arrive(services.node, packet).packet == bytes(packet)
+
+
+@FAMILIES
+def test_a_reset_for_nobody_is_dropped_in_silence(services: Services, family: int) -> None:
+    packet = from_pod(WEB, CLUSTER_IP[family], family) / tcp(40000, OTHER_PORT, "R")
+
+    ran = services.node.run("from_container", "web", bytes(packet))
+
+    assert ran.verdict == Verdict.DROP
+
+
+@FAMILIES
+def test_what_is_left_of_a_fragmented_packet_for_nobody_is_dropped_in_silence(services: Services, family: int) -> None:
+    rest = {"frag": 100} if family == 4 else {}
+    extension = b"" if family == 4 else IPv6ExtHdrFragment(offset=100, nh=17)
+    packet = from_network(CLIENT[family], LOAD_BALANCER_IP[family], family, **rest, **({"proto": 17} if rest else {}))
+
+    ran = arrive(services.node, packet / extension / (b"x" * 64))
+
+    (event,) = ran.events
+    assert (ran.verdict, event.subtype) == (Verdict.DROP, DropReason.FRAGMENT_NOT_FOUND)

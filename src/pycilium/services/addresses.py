@@ -24,7 +24,8 @@ class ServiceAddresses:
 
     def update(self, changes: Mapping[L4Address, Frontend | None]) -> dict[Address, bool | None]:
         """Takes in frontends, None for those that are no more. Returns the addresses that are different now: whether
-        nothing but services is there, None for those that no frontend has any more."""
+        nothing but services is there, None for those that no frontend has any more.
+        """
         before: dict[Address, bool | None] = {}
         for at, frontend in changes.items():
             before.setdefault(at.address, self._is_alone(at.address))
