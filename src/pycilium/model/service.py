@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
+from functools import total_ordering
 
 from pycilium.model.l4 import Protocol
 from pycilium.model.peer import Address, Network
@@ -61,15 +62,23 @@ class ServiceFlag(IntFlag):
     OWN_NODE = 256
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@total_ordering
+@dataclass(frozen=True, slots=True)
 class L4Address:
-    """Where a service or a backend is reached."""
+    """Where a service or a backend is reached. In order: IPv4 before IPv6, then by address, port and protocol."""
 
     address: Address
     """Unspecified (0.0.0.0, ::) in a NodePort frontend: any other node of the cluster; in a HostPort frontend: this
     node, by whatever address."""
     port: int
     protocol: Protocol
+
+    def __lt__(self, other: L4Address) -> bool:
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[int, int, int, int]:
+        return self.address.version, int(self.address), self.port, self.protocol
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)

@@ -239,12 +239,7 @@ def all_frontends(changes: CatalogueChanges, settings: ServiceSettings) -> tuple
     """The frontends that follow from all of this at once, in the order of their addresses."""
     catalogue = Catalogue(settings)
     catalogue.update(changes)
-    return tuple(sorted(catalogue.frontends(), key=_order))
-
-
-def _order(frontend: Frontend) -> tuple[int, int, int, int]:
-    at = frontend.at
-    return at.address.version, int(at.address), at.port, at.protocol
+    return tuple(sorted(catalogue.frontends(), key=lambda frontend: frontend.at))
 
 
 def problems_in_words(problems: Mapping[str, Iterable[str]]) -> Iterator[str]:
