@@ -16,7 +16,7 @@ __noinline int service_forth(struct __sk_buff *skb, __u32 where)
 		return STEP_IGNORE;
 	service_draft_flow(draft, flow);
 	draft->where = where;
-	draft->ifindex = where & SERVICE_FROM_NETWORK ? skb->ifindex : 0;
+	draft->ifindex = where & (SERVICE_FROM_NETWORK | SERVICE_FROM_OVERLAY) ? skb->ifindex : 0;
 	step = unlikely(flow->tracking == TRACKING_RELATED) ? service_turn_error(skb) : service_translate(skb);
 	if (step == STEP_IGNORE)
 		return step;

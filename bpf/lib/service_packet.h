@@ -31,6 +31,7 @@ enum service_where {
 	SERVICE_FROM_OUTSIDE = 4, /* its sender is not of the cluster */
 	SERVICE_QUIET = 8,        /* its sender is not told that there is no backend */
 	SERVICE_TO_OWN_NODE = 16,
+	SERVICE_FROM_OVERLAY = 32, /* from another node, to the address of this one: for a HostPort, which it alone knows */
 };
 
 enum service_step {
@@ -44,6 +45,8 @@ static __always_inline const struct service_entry *service_of(const struct servi
 	const struct service_entry *service =
 	    service_lookup(&address, draft->packet.destination_port, draft->packet.protocol, draft->family);
 
+	if (service && draft->where & SERVICE_FROM_OVERLAY && !(service->flags & SERVICE_OWN_NODE))
+		return 0;
 	if (service || !(draft->where & SERVICE_TO_NODE))
 		return service;
 	service = service_lookup_node(draft->packet.destination_port, draft->packet.protocol, draft->family);

@@ -95,6 +95,15 @@ static __always_inline bool service_has_left(const struct flow *flow)
 	       (draft->to.ifindex || draft->to.flags & SERVICE_FLOW_SNAT);
 }
 
+/* Back through the overlay, as the node's own: its address is what the client's node sees as the source. */
+static __always_inline int service_deliver_overlay(struct __sk_buff *skb, const struct service_draft *draft)
+{
+	struct ipv6_addr address = draft->to.destination;
+	const struct ipcache_entry *client = ipcache_lookup(&address, draft->family);
+
+	return client ? forward_by_overlay(skb, client->node_id, IDENTITY_HOST) : TC_ACT_SHOT;
+}
+
 /* The turned packet to its client: an endpoint, or by the device by which its question came. TC_ACT_SHOT if that cannot
  * be. Only where packets come in.
  */
@@ -108,6 +117,8 @@ __noinline int service_deliver(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	if (draft->to.ifindex) {
 		metrics_count(DIRECTION_EGRESS, 0, skb->len);
+		if (draft->to.ifindex == config_overlay_ifindex)
+			return service_deliver_overlay(skb, draft);
 		return forward_by_device(skb, draft->to.ifindex, draft->hop_limit);
 	}
 	address = draft->to.destination;

@@ -2,9 +2,10 @@
 /* What other nodes send through the overlay: attached to the ingress of the node's VXLAN device.
  *
  *   another node ──> VXLAN device [from_overlay] ──> a pod of this node      (redirect_peer)
- *                                                └─> the node's own stack    (through the gateway device)
+ *                                                ├─> the node's own stack    (through the gateway device)
+ *                                                └─> a client outside        (the answer of a backend)
  *
- * The source's identity is the VNI. Nothing is forwarded, except for answers of backends to clients outside: what is for neither is dropped, so that two nodes that
+ * The source's identity is the VNI. Nothing else is forwarded: what is for nobody here is dropped, so that two nodes that
  * disagree on where a pod is make no loop, and the hop limit stays as it is.
  */
 #include "../lib/announced.h"
@@ -17,7 +18,7 @@
 #include "../lib/fragment.h"
 #include "../lib/node.h"
 #include "../lib/parse.h"
-#include "../lib/service_path.h"
+#include "../lib/service_forth.h"
 
 CONFIG(__u32, config_host_ifindex);
 
@@ -96,6 +97,11 @@ static __always_inline int overlay_admit(struct __sk_buff *skb, struct flow *flo
 	reason = fragment_track(flow);
 	if (reason)
 		return reason;
+	if (config_services && unlikely(!end_is_local(&flow->destination)) && flow->tracking != TRACKING_RELATED) {
+		reason = service_forth(skb, SERVICE_TO_OWN_NODE | SERVICE_FROM_OVERLAY);
+		if (reason != STEP_IGNORE)
+			return reason;
+	}
 	reason = connection_admit(skb, flow, family);
 	return !reason && service_is_due(flow) ? overlay_answer(skb) : reason;
 }
@@ -129,27 +135,56 @@ __noinline int overlay_to_client(struct __sk_buff *skb)
 	return likely(action != TC_ACT_SHOT) ? action : drop(skb, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 
-static __always_inline int overlay_ip(struct __sk_buff *skb, struct flow *flow, __u8 family)
+/* To the pod of this node behind a HostPort; the source is who the other node says. */
+static __always_inline int overlay_forth(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	int reason = family_is_on(family) ? overlay_admit(skb, flow, family) : DROP_UNSUPPORTED_L3;
-	bool is_local;
+	__u32 sec_identity = flow->source.sec_identity;
+	int action, reason = service_begin(skb);
+
+	flow->source.sec_identity = sec_identity;
+	if (!reason)
+		reason = end_is_local(&flow->destination) ? connection_admit(skb, flow, family)
+							  : DROP_UNKNOWN_L3_TARGET;
+	if (reason)
+		return drop(skb, reason, DIRECTION_INGRESS);
+	trace(skb, flow, TRACE_TO_ENDPOINT);
+	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
+	action = overlay_to_endpoint(skb, &flow->destination);
+	return likely(action != TC_ACT_SHOT) ? action : drop(skb, DROP_WRITE_ERROR, DIRECTION_INGRESS);
+}
+
+static __always_inline int overlay_deliver(struct __sk_buff *skb, const struct flow *flow)
+{
+	bool is_local = end_is_local(&flow->destination);
 	int action;
 
-	if (unlikely(reason))
-		return drop(skb, reason, DIRECTION_INGRESS);
-	if (unlikely(service_has_left(flow)))
-		return overlay_to_client(skb);
-	is_local = end_is_local(&flow->destination);
 	trace(skb, flow, is_local ? TRACE_TO_ENDPOINT : TRACE_TO_HOST);
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
 	action = is_local ? overlay_to_endpoint(skb, &flow->destination) : overlay_to_host(skb);
 	return likely(action != TC_ACT_SHOT) ? action : drop(skb, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 
+/* STEP_DONE and the action; or STEP_FORTH: it goes on with overlay_forth(). */
+static __always_inline int overlay_ip(struct __sk_buff *skb, struct flow *flow, __u8 family, int *action)
+{
+	int reason = family_is_on(family) ? overlay_admit(skb, flow, family) : DROP_UNSUPPORTED_L3;
+
+	if (unlikely(reason == STEP_FORTH))
+		return reason;
+	if (unlikely(reason))
+		*action = drop(skb, reason, DIRECTION_INGRESS);
+	else if (unlikely(service_has_left(flow)))
+		*action = overlay_to_client(skb);
+	else
+		*action = overlay_deliver(skb, flow);
+	return STEP_DONE;
+}
+
 SEC("tc")
 int from_overlay(struct __sk_buff *skb)
 {
 	struct flow *flow = flow_here();
+	int action, step;
 
 	if (!flow)
 		return TC_ACT_SHOT;
@@ -157,10 +192,15 @@ int from_overlay(struct __sk_buff *skb)
 	if (unlikely(skb->vlan_present))
 		return drop(skb, DROP_VLAN_FILTERED, DIRECTION_INGRESS);
 	if (skb->protocol == be16(ETH_P_IP))
-		return overlay_ip(skb, flow, FAMILY_IPV4);
-	if (skb->protocol == be16(ETH_P_IPV6))
-		return overlay_ip(skb, flow, FAMILY_IPV6);
-	return drop(skb, DROP_UNSUPPORTED_L3, DIRECTION_INGRESS);
+		step = overlay_ip(skb, flow, FAMILY_IPV4, &action);
+	else if (skb->protocol == be16(ETH_P_IPV6))
+		step = overlay_ip(skb, flow, FAMILY_IPV6, &action);
+	else
+		return drop(skb, DROP_UNSUPPORTED_L3, DIRECTION_INGRESS);
+	if (likely(!step))
+		return action;
+	return skb->protocol == be16(ETH_P_IP) ? overlay_forth(skb, flow, FAMILY_IPV4)
+					       : overlay_forth(skb, flow, FAMILY_IPV6);
 }
 
 const char LICENSE[] SEC("license") = "Dual BSD/GPL";

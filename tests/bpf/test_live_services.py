@@ -129,3 +129,16 @@ def test_a_service_without_backends_refuses_at_once(live: LiveNodes, source: str
 
     with pytest.raises(ConnectionRefusedError):
         live.within(source, lambda: socket.create_connection((own, NODE_PORT), timeout=5))
+
+
+@FAMILIES
+def test_a_pod_of_another_node_and_a_host_port(live: LiveNodes, family: int) -> None:
+    """Only the pod's node knows of it, so it is that node which translates what comes through the overlay."""
+    services = services_of(live, "tunnel")
+    own = NODE1.ipv4 if family == 4 else NODE1.ipv6
+    with closing(serve(live, "web", pod_address(WEB, family), family)) as server:
+        backend = services.backend(pod_address(WEB, family), server.getsockname()[1])
+        flags = ServiceFlags.EXTERNAL | ServiceFlags.OWN_NODE
+        services.frontend(own, NODE_PORT, (backend,), (backend,), flags=flags)
+
+        assert talk(live, server, "api", (own, NODE_PORT)) == pod_address(API, family)

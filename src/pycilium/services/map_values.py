@@ -96,7 +96,7 @@ def flags_of(frontend: Frontend) -> ServiceFlag:
     flags = NO_FLAGS
     if frontend.kind is not FrontendKind.CLUSTER_IP:
         flags |= ServiceFlag.EXTERNAL
-    if frontend.kind is FrontendKind.HOST_PORT and frontend.at.address.is_unspecified:
+    if frontend.kind is FrontendKind.HOST_PORT:
         flags |= ServiceFlag.OWN_NODE
     if frontend.algorithm is Algorithm.MAGLEV:
         flags |= ServiceFlag.MAGLEV

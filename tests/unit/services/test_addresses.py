@@ -47,7 +47,9 @@ def test_an_address_that_somebody_elses_load_balancer_gave_may_be_a_nodes():
 def test_an_address_stays_while_any_frontend_has_it():
     addresses = ServiceAddresses()
 
-    first = addresses.update({at("10.96.0.1:80"): frontend("10.96.0.1:80"), at("10.96.0.1:81"): frontend("10.96.0.1:81")})
+    first = addresses.update(
+        {at("10.96.0.1:80"): frontend("10.96.0.1:80"), at("10.96.0.1:81"): frontend("10.96.0.1:81")}
+    )
     second = addresses.update({at("10.96.0.1:80"): None})
     third = addresses.update({at("10.96.0.1:81"): None})
 

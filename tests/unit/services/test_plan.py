@@ -278,12 +278,12 @@ def test_flags_say_what_a_program_must_know():
     assert plan.frontends[at(2)].flags == flag.EXTERNAL | flag.DSR | flag.SOURCE_DENY
 
 
-def test_a_host_port_at_any_address_is_one_of_this_node_alone():
+def test_a_host_port_is_one_of_this_node_alone():
     anywhere = L4Address(IPv4Address(0), 80, Protocol.TCP)
     plan = Node().update(frontend(at=anywhere, kind=FrontendKind.HOST_PORT), frontend(2, kind=FrontendKind.HOST_PORT))
 
     assert plan.frontends[anywhere].flags == ServiceFlag.EXTERNAL | ServiceFlag.OWN_NODE
-    assert plan.frontends[at(2)].flags == ServiceFlag.EXTERNAL
+    assert plan.frontends[at(2)].flags == ServiceFlag.EXTERNAL | ServiceFlag.OWN_NODE
 
 
 def ranged(*cidrs, deny=False):
