@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from pycilium.agent.ipcache import IpcacheTarget, network_of
 from pycilium.agent.targets import Targets
+from pycilium.model.host_port import HostPort
 from pycilium.model.identity import ReservedIdentity, is_local, is_node_local
 from pycilium.model.peer import Address, Network
 from pycilium.policy import NumbersInUse
@@ -79,18 +80,21 @@ class KernelMemory:
     host_mac: bytes
     ipv4: IPv4Address | None = None
     ipv6: IPv6Address | None = None
+    host_ports: tuple[HostPort, ...] = ()
 
 
 def kernel_memory(targets: Targets) -> dict[int, KernelMemory]:
     """What the kernel remembers of the endpoints of an earlier agent, by interface index."""
     found: dict[int, KernelMemory] = {}
+    host_ports = targets.services.host_ports() if targets.services is not None else {}
     for reconciler in targets.endpoints:
         for address, entry in _known(reconciler).items():
             memory = found.get(entry.ifindex) or KernelMemory(
                 entry.endpoint_id, entry.sec_identity, entry.mac, entry.host_mac
             )
             own = {"ipv4": address} if address.version == 4 else {"ipv6": address}
-            found[entry.ifindex] = replace(memory, **own)
+            ports = dict.fromkeys((*memory.host_ports, *host_ports.get(address, ())))
+            found[entry.ifindex] = replace(memory, **own, host_ports=tuple(ports))
     return found
 
 

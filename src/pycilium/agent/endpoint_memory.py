@@ -33,6 +33,7 @@ def of_kernel(link: PodLink, memory: KernelMemory, mtu_bytes: int) -> Endpoint:
         labels=Labels(),
         sec_identity=memory.sec_identity,
         state=EndpointState.RESTORING,
+        host_ports=memory.host_ports,
     )
 
 

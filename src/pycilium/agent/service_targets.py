@@ -10,6 +10,7 @@ fail. When `services4` or `services6` is full, the frontends in it stay as they 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from pycilium.datapath.codec import MapSpec
 from pycilium.datapath.mapped_array import MappedArray
 from pycilium.datapath.maps import AnyMap, MapOperations, Translation
 from pycilium.errors import MapFull
+from pycilium.model.host_port import HostPort
 from pycilium.model.l4 import Protocol
 from pycilium.model.peer import Address
 from pycilium.model.service import L4Address, ServiceFlag
@@ -101,6 +103,22 @@ class ServiceTargets:
         }
         ranges = [key for reconciler in self.ranges.values() for key in reconciler.tracker.realized]
         return MapContents(frontends, ranges, dict(self._known_backends()), self.slots.values)
+
+    def host_ports(self) -> dict[Address, tuple[HostPort, ...]]:
+        """The host ports that the maps hold, by the address of the pod behind each; right after the resync."""
+        found: defaultdict[tuple[L4Address, int], set[Address]] = defaultdict(set)
+        for reconciler in self.frontends.values():
+            for at, entry in reconciler.tracker.realized.items():
+                if not isinstance(entry, Uncertain) and entry.flags & ServiceFlag.OWN_NODE:
+                    for number in set(self.slots.values[entry.inside.first : entry.inside.end].tolist()):
+                        if (target := self.backend(number)) is not None:
+                            found[target, at.port].add(at.address)
+        ports: defaultdict[Address, list[HostPort]] = defaultdict(list)
+        for (target, port), addresses in sorted(found.items()):
+            anywhere = any(address.is_unspecified for address in addresses)
+            for address in (None,) if anywhere else sorted(addresses, key=int):
+                ports[target.address].append(HostPort(port, target.port, target.protocol, address))
+        return {address: tuple(listed) for address, listed in ports.items()}
 
     def write(self, plan: Plan) -> None:
         """Write the memory of a plan at once, and desire the rest of it: the next round writes that."""

@@ -270,9 +270,14 @@ def _host_ports(changes: Iterable[Change[Endpoint]]) -> Iterator[tuple[Name, tup
     for change in changes:
         for endpoint in (change.old, change.new):
             if endpoint is not None and endpoint.host_ports:
-                yield (endpoint.namespace, endpoint.pod_name), ()
+                yield _pod_of(endpoint), ()
         if change.new is not None and change.new.host_ports:
-            yield (change.new.namespace, change.new.pod_name), tuple(_mappings(change.new))
+            yield _pod_of(change.new), tuple(_mappings(change.new))
+
+
+def _pod_of(endpoint: Endpoint) -> Name:
+    """Nobody knows the pod yet of an endpoint that is taken up as the kernel remembers it."""
+    return endpoint.namespace, endpoint.pod_name or endpoint.attachment
 
 
 def _mappings(endpoint: Endpoint) -> Iterator[HostPortMapping]:
@@ -280,8 +285,7 @@ def _mappings(endpoint: Endpoint) -> Iterator[HostPortMapping]:
         for address in endpoint.addresses:
             if host_port.address is None or host_port.address.version == address.version:
                 yield HostPortMapping(
-                    endpoint.namespace,
-                    endpoint.pod_name,
+                    *_pod_of(endpoint),
                     host_port.port,
                     L4Address(address, host_port.target_port, host_port.protocol),
                     host_port.address,

@@ -13,7 +13,7 @@ from pycilium.model.host_port import HostPort
 from pycilium.model.l4 import Protocol
 from pycilium.model.node import Node as NodeResource
 from pycilium.services import PodEndpoint
-from tests.unit.agent.service_node import SETTINGS, Kernel, Node, service, slice_of
+from tests.unit.agent.service_node import NODE_ADDRESS, SETTINGS, Kernel, Node, service, slice_of
 from tests.unit.agent.test_controller import ENDPOINTS
 
 WEB = service("web")
@@ -55,6 +55,30 @@ def test_a_pods_host_ports_are_frontends_of_its_node_alone():
     assert {at for at in chosen if not at.startswith("0.0.0.0")} == {"192.168.0.1:8080/TCP", "192.168.0.1:5353/UDP"}
     assert chosen["192.168.0.1:8080/TCP"] == ([f"{pod.ipv4}:80"], [f"{pod.ipv4}:80"])
     assert node.kernel.chosen() == {}
+
+
+def test_host_ports_of_an_endpoint_whose_file_is_lost_are_known_from_the_kernel():
+    kernel = Kernel()
+    node = Node(kernel)
+    wanted = (HostPort(8080, 80), HostPort(9090, 90, Protocol.UDP, NODE_ADDRESS))
+    with node.intent.db.write() as txn:
+        txn.insert(node.intent.endpoints, replace(ENDPOINTS[0], host_ports=wanted))
+    node.round()
+
+    again = Node(kernel)
+
+    assert again.targets.host_ports()[ENDPOINTS[0].ipv4] == wanted
+
+
+def test_two_endpoints_whose_pods_nobody_knows_yet_keep_their_host_ports():
+    node = Node(Kernel())
+    with node.intent.db.write() as txn:
+        for endpoint, port in zip(ENDPOINTS, (8080, 8081), strict=False):
+            unnamed = replace(endpoint, pod_name="", namespace="", host_ports=(HostPort(port, 80),))
+            txn.insert(node.intent.endpoints, unnamed)
+    node.round()
+
+    assert {"192.168.0.1:8080/TCP", "192.168.0.1:8081/TCP"} <= set(node.kernel.chosen())
 
 
 def test_endpoints_that_a_selector_selects_are_backends_and_lie_where_their_node_says():
