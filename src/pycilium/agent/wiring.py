@@ -136,6 +136,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         )
         desire_node_links(devices, targets, gateway, overlay_ifindex)
         desire_sock_links(config, targets)
+        if config.services and config.cgroup_root is None:
+            log.warning("the node's own processes do not reach Services: cgroup_root is not set")
         masquerade = Masquerade(config, intent, targets.masquerade, devices)
         services = make_services(config, intent, targets)
         controller = Controller(intent, engine, targets, cluster_settings(config, plumbing), services)

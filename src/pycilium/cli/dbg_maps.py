@@ -60,7 +60,10 @@ def lb() -> None:
 @lab_option
 @pass_target
 def lb_list(target: Target, shown: str, output: str | None) -> None:
-    """Frontends with the backends of their slots, or one of the other maps of services."""
+    """What the kernel's maps of services hold: by default every frontend, with the backends that it chooses among.
+
+    A backend of a larger weight has several slots. "inside" is for clients of the cluster, "outside" for all others.
+    """
     found = _entries(target, _LB_MAPS[shown])
     if shown == "maglev":
         found = {name: [entry for entry in entries if _is_maglev(entry["value"])] for name, entries in found.items()}

@@ -11,6 +11,7 @@ import click
 
 from pycilium.cli.health_report import cluster_health
 from pycilium.cli.render import output_option, print_json, progress
+from pycilium.cli.service_status import kube_proxy_details, kube_proxy_text, service_lines, services_text
 from pycilium.cli.target import Target, lab_option, node_option, pass_target
 from pycilium.errors import AgentUnavailable
 
@@ -131,7 +132,7 @@ def _print_report(report: Report, *, verbose: bool) -> None:
         for message in messages:
             click.echo(f"{word + ':':<22}{message}")
     if verbose:
-        click.echo("".join(f"{line}\n" for line in service_lines(answer)), nl=False)
+        click.echo("".join(f"{line}\n" for line in (*service_lines(answer), *kube_proxy_details(answer))), nl=False)
     if report.health:
         click.echo("")
         click.echo("\n".join(cluster_health(report.health, verbose=verbose)))
@@ -183,39 +184,6 @@ def masquerading_text(answer: dict[str, Any]) -> str:
     families = part.get("enabledProtocols") or {}
     words = [f"{name}: {'Enabled' if families.get(name.lower()) else 'Disabled'}" for name in ("IPv4", "IPv6")]
     return f"{part.get('mode', '')} [{', '.join(words)}]"
-
-
-def kube_proxy_text(answer: dict[str, Any]) -> str:
-    """`True   [SNAT, Random, sockets: TCP UDP]`; empty if the agent does not say."""
-    part = answer.get("kube-proxy-replacement")
-    if part is None:
-        return ""
-    features = part.get("features") or {}
-    node_port, sockets = features.get("nodePort") or {}, features.get("socketLB") or {}
-    if part["mode"] != "True" or not node_port:
-        return str(part["mode"])
-    words = [node_port["mode"], node_port["algorithm"]]
-    if node_port.get("acceleration", "Disabled") != "Disabled":
-        words.append(f"XDP: {node_port['acceleration']}")
-    if sockets.get("enabled"):
-        where = " of the node alone" if features.get("bpfSocketLBHostnsOnly") else ""
-        words.append(f"sockets{where}: {' '.join(sockets['protocols'])}")
-    return f"{part['mode']}   [{', '.join(words)}]"
-
-
-def services_text(answer: dict[str, Any]) -> str:
-    """How many there are; empty if the agent does not say."""
-    part = answer.get("services")
-    if part is None:
-        return ""
-    without = part["without-backends"]
-    text = f"{part['services']}, with {part['frontends']} frontends and {part['backends']} backends"
-    return f"{text}; {without} frontends have no backend" if without else text
-
-
-def service_lines(answer: dict[str, Any]) -> list[str]:
-    """What is wrong with Services, one line each."""
-    return [f"{'Service problem:':<22}{text}" for text in (answer.get("services") or {}).get("problems") or []]
 
 
 def _flows(answer: dict[str, Any]) -> str:

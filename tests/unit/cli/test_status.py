@@ -9,13 +9,10 @@ from pycilium.agent.config import AgentConfig
 from pycilium.agent.service_views import counts, kube_proxy_replacement
 from pycilium.agent.views import masquerading
 from pycilium.api.messages import OperatorStatus
-from pycilium.cli.status import (
-    kube_proxy_text,
-    masquerading_text,
-    operator_text,
-    service_lines,
-    services_text,
-)
+from pycilium.cli.service_status import kube_proxy_details, kube_proxy_text, service_lines, services_text
+from pycilium.cli.status import masquerading_text, operator_text
+
+NO_SOCKETS = "no sockets: the node's own processes do not reach Services, see cgroup_root"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +37,7 @@ def test_an_agent_that_does_not_say_whether_it_masquerades():
     ("config", "said"),
     [
         ({"services": False}, "False"),
-        ({}, "True   [SNAT, Random]"),
+        ({}, f"True   [SNAT, Random, {NO_SOCKETS}]"),
         ({"cgroup_root": "/c", "load_balancer_algorithm": "maglev"}, "True   [SNAT, Maglev, sockets: TCP UDP]"),
         (
             {"cgroup_root": "/c", "socket_lb_host_only": True, "load_balancer_mode": "dsr"},
@@ -48,7 +45,7 @@ def test_an_agent_that_does_not_say_whether_it_masquerades():
         ),
         (
             {"load_balancer_acceleration": "native", "load_balancer_mode": "hybrid"},
-            "True   [Hybrid, Random, XDP: Native]",
+            f"True   [Hybrid, Random, XDP: Native, {NO_SOCKETS}]",
         ),
     ],
 )
@@ -56,6 +53,35 @@ def test_whether_kube_proxy_is_replaced_and_how(config, said):
     part = kube_proxy_replacement(AgentConfig(node_name="node1", **config))
 
     assert kube_proxy_text(msgspec.json.decode(msgspec.json.encode({"kube-proxy-replacement": part}))) == said
+
+
+def test_verbose_says_how_kube_proxy_is_replaced():
+    config = AgentConfig(node_name="node1", devices=["eth0"], cgroup_root="auto", load_balancer_algorithm="maglev")
+    answer = msgspec.json.decode(msgspec.json.encode({"kube-proxy-replacement": kube_proxy_replacement(config)}))
+
+    assert [" ".join(line.split()) for line in kube_proxy_details(answer)] == [
+        "",
+        "KubeProxyReplacement Details:",
+        "Status: True",
+        "Socket LB: Enabled",
+        "Socket LB Coverage: Full",
+        "Devices: eth0",
+        "Mode: SNAT",
+        "Backend Selection: Maglev (Table Size: 16381)",
+        "Session Affinity: Enabled",
+        "Graceful Termination: Enabled",
+        "XDP Acceleration: Disabled",
+        "Services:",
+        "- ClusterIP: Enabled",
+        "- NodePort: Enabled (Range: 30000-32767)",
+        "- LoadBalancer: Enabled",
+        "- externalIPs: Enabled",
+        "- HostPort: Enabled",
+    ]
+
+
+def test_verbose_says_nothing_of_it_where_something_else_translates():
+    assert kube_proxy_details({"kube-proxy-replacement": {"mode": "False"}}) == []
 
 
 def test_services_are_counted_and_what_is_wrong_with_them_is_named():
