@@ -93,6 +93,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Where ClusterIPs are from, at most one of each family."""
     node_port_range: str = "30000-32767"
     """Where node ports are from: first-last."""
+    kube_proxy_healthz_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """Where kube-proxy's /healthz is answered, for load balancers that ask it; kube-proxy has 10256. 0: nowhere."""
     l2_announcement_lease_s: Annotated[int, Meta(ge=2, le=3600)] = 15
     """How long the lease lasts by which one node announces a Service's addresses: the most that a takeover waits."""
     load_balancer_algorithm: Literal["random", "maglev"] = "random"

@@ -17,6 +17,7 @@ from pycilium.agent.intent import Intent
 from pycilium.agent.l2_announcements import L2Announcer, LinkDevice, Target
 from pycilium.agent.l2_policy import HOSTNAME_LABEL, L2Intent, l2_policy_of
 from pycilium.agent.node_ports import NodePorts
+from pycilium.agent.proxy_health import ProxyHealth
 from pycilium.agent.service_health import ServiceHealth, health_check_ports
 from pycilium.agent.services import FrontendChange
 from pycilium.agent.sources import Source
@@ -46,6 +47,7 @@ class NodeServices:
         self._backends_here = backends_here
         self._policies = Source(CiliumL2AnnouncementPolicy, intent.l2_policies, _checked, lambda key: key.name)
         self.health = ServiceHealth(lambda: health_check_ports(self._services()), backends_here)
+        self.proxy = ProxyHealth(config.kube_proxy_healthz_port)
         self.ports = NodePorts(self._services)
         self.announcer = L2Announcer(
             self._l2_intent,
@@ -62,7 +64,7 @@ class NodeServices:
     @property
     def problems(self) -> list[str]:
         """What of it does not work, in words."""
-        return [*self.health.problems, *self.ports.problems, *self.announcer.problems]
+        return [*self.health.problems, *self.proxy.problems, *self.ports.problems, *self.announcer.problems]
 
     def changed(self) -> None:
         """Services, their backends or the node's devices may be others now."""
@@ -94,6 +96,7 @@ class NodeServices:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._policies.run(self._store, self._intent.db), name="L2 policies")
             tasks.create_task(self.health.run(), name="health checks of services")
+            tasks.create_task(self.proxy.run(), name="health of the proxy")
             tasks.create_task(self.ports.run(), name="node ports")
             await self._policies.synced.wait()
             tasks.create_task(self.announcer.run(), name="L2 announcements")

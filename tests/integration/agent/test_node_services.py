@@ -11,6 +11,7 @@ import subprocess
 import aiohttp
 import pytest
 
+from pycilium.agent.proxy_health import ProxyHealth
 from pycilium.agent.service_health import WEIGHT_HEADER, ServiceHealth
 from pycilium.datapath import netns
 from pycilium.datapath.bound_ports import bound_ports
@@ -69,6 +70,27 @@ def test_load_balancers_hear_whether_the_node_has_backends(inside):
         health.changed()
         await until(served(health, 31000))
         assert not health.problems
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    inside(lambda: asyncio.run(scenario()))
+
+
+def test_who_asks_for_kube_proxys_health_is_answered_in_its_words(inside):
+    async def scenario() -> None:
+        health = ProxyHealth(10256)
+        task = asyncio.create_task(health.run())
+        async with asyncio.timeout(30):
+            await health.served.wait()
+
+        async with aiohttp.ClientSession() as session:
+            async with session.get("http://127.0.0.1:10256/healthz") as answer:
+                said = answer.status, set(await answer.json())
+            async with session.get("http://[::1]:10256/other") as answer:
+                other = answer.status
+
+        assert (said, other) == ((200, {"lastUpdated", "currentTime", "nodeEligible"}), 404)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
