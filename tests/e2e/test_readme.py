@@ -49,7 +49,7 @@ def test_the_tour_works_as_written(environment, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "web says hello to 10.0.2.2" in done.stdout
     assert re.search(r"10\.96\.0\.80:80/TCP +ClusterIP +1 => 10\.0\.1\.2:80/TCP \(active\)", done.stdout)
-    assert done.stdout.count("web says hello to") == 4
+    assert done.stdout.count("web says hello to") == 5
     assert "world 1.1.1.1 answers 172.18.0.1" in done.stdout
     assert re.search(r"port 80/TCP: ALLOWED(?s:.*)allow by CiliumNetworkPolicy default/web ingress\[0\]", done.stdout)
     assert re.search(
