@@ -26,7 +26,7 @@ NAT_MAPS = ("nat4", "nat6")
 
 def maps(parts: Parts) -> list[messages.BpfMap]:
     folder = f"{parts.config.bpf_root}/maps"
-    entries = parts.controller.entry_counts()
+    entries = {**parts.controller.entry_counts(), **parts.fill.entries}
     return [
         messages.BpfMap(
             path=f"{folder}/{name}",

@@ -167,6 +167,8 @@ class Controller:
         }
         for version, ipcache, endpoints in zip((4, 6), targets.ipcache, targets.endpoints, strict=True):
             counted |= {f"ipcache{version}": ipcache, f"endpoints{version}": endpoints}
+        if targets.services is not None:
+            counted |= {reconciler.name: reconciler for reconciler in targets.services.reconcilers}
         return {name: len(reconciler.tracker.realized) for name, reconciler in counted.items()}
 
     # == one round ==

@@ -14,6 +14,7 @@ from pycilium.agent.endpoints import Endpoints
 from pycilium.agent.intent import Intent
 from pycilium.agent.link_operations import LinkOperations
 from pycilium.agent.loop import ControlLoop
+from pycilium.agent.map_fill import MapFill
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.services import Services
 from pycilium.agent.sources import RETRY_FIRST_S, RETRY_MOST_S, retry_delay_s
@@ -99,7 +100,7 @@ async def settle_links(attached: LinkOperations, endpoints: Endpoints) -> None:
             await asyncio.to_thread(attached.settle_one)
 
 
-async def conntrack_collection(datapath: loader.Datapath, services: Services | None) -> None:
+async def conntrack_collection(datapath: loader.Datapath, services: Services | None, fill: MapFill) -> None:
     """Remove connections that have expired, now and then, and what they leave elsewhere; lookups do not need it."""
     families: list[tuple[AnySpec, AnySpec, AnySpec]] = [
         (layouts.CT4, layouts.NAT4, layouts.SERVICE_FLOWS4),
@@ -108,18 +109,20 @@ async def conntrack_collection(datapath: loader.Datapath, services: Services | N
     while True:
         await asyncio.sleep(CONNTRACK_INTERVAL_S)
         for connections, mappings, flows in families:
-            await asyncio.to_thread(_collect, datapath, connections, mappings, flows if services else None)
+            await asyncio.to_thread(_collect, datapath, connections, mappings, flows if services else None, fill)
         if services is not None:
             with datapath.map(layouts.AFFINITY) as affinity:
                 longest_s, now_s = services.longest_affinity_s, int(time.monotonic())
                 await asyncio.to_thread(service_memory.collect_affinity, affinity.raw, longest_s, now_s)
 
 
-def _collect(datapath: loader.Datapath, connections: AnySpec, mappings: AnySpec, flows: AnySpec | None) -> None:
+def _collect(
+    datapath: loader.Datapath, connections: AnySpec, mappings: AnySpec, flows: AnySpec | None, fill: MapFill
+) -> None:
     now_s = int(time.monotonic())
     with datapath.map(connections) as known, datapath.map(mappings) as nat_map:
-        conntrack.collect(known.raw, now_s)
-        nat.collect(nat_map.raw, known.raw, now_s)
+        fill.note(connections.name, conntrack.collect(known.raw, now_s).alive)
+        fill.note(mappings.name, nat.collect(nat_map.raw, known.raw, now_s).alive)
         if flows is not None:
             with datapath.map(flows) as translated:
-                service_flows.collect(translated.raw, known.raw, now_s)
+                fill.note(flows.name, service_flows.collect(translated.raw, known.raw, now_s).alive)

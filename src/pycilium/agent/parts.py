@@ -15,6 +15,7 @@ from pycilium.agent.flows import FlowIngestion
 from pycilium.agent.health import NodeHealth
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
+from pycilium.agent.map_fill import MapFill
 from pycilium.agent.node_publishing import NodePublisher
 from pycilium.agent.node_services import NodeServices
 from pycilium.agent.operator_lease import OperatorLease
@@ -44,6 +45,7 @@ class Parts:
     health: NodeHealth
     operator_lease: OperatorLease
     deadman: Deadman
+    fill: MapFill
     sizes: Mapping[str, int]
     """Room of each map, by name."""
     node_services: NodeServices | None

@@ -95,6 +95,7 @@ class AgentStatus:
         problems += [f"policy of {labels}: {why}" for labels, why in parts.controller.engine.problems().items()]
         problems += _few([f"{name}: {key}: {status.error}" for name, key, status in parts.controller.failing()])
         problems += self._too_full()
+        problems += parts.fill.problems()
         return problems
 
     def _too_full(self) -> list[str]:

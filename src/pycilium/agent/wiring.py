@@ -45,6 +45,7 @@ from pycilium.agent.l2_announcements import make_target
 from pycilium.agent.lifelines import lifelines
 from pycilium.agent.link_operations import LinkOperations
 from pycilium.agent.loop import ControlLoop
+from pycilium.agent.map_fill import MapFill
 from pycilium.agent.masquerade import Masquerade
 from pycilium.agent.node_datapath import (
     ROOM_FOR_RESTART,
@@ -180,6 +181,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         ingestion = FlowIngestion(reader, flows, hubble.notify, owners.owners)
         names.before_change = service_names.before_change = ingestion.drain
         memory = ServiceMemory(forget_in(datapath), end_sockets=end_sockets_in(datapath, intent))
+        fill = MapFill(datapath.sizes())
         node_services = None
         if services is not None:
             node_services = NodeServices(
@@ -224,6 +226,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
                 operator_lease=operator_lease,
                 deadman=deadman,
                 sizes=datapath.sizes(),
+                fill=fill,
                 node_services=node_services,
                 resources=resources,
             )
@@ -255,7 +258,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             )
             running.append(tasks.create_task(identities.marks.run(), name="marks"))
             running.append(tasks.create_task(memory.run(), name="memory of services"))
-            running.append(tasks.create_task(conntrack_collection(datapath, services), name="conntrack"))
+            running.append(tasks.create_task(conntrack_collection(datapath, services, fill), name="conntrack"))
             ready = tasks.create_task(
                 become_ready(
                     config,

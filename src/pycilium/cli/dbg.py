@@ -10,7 +10,8 @@ import click
 
 from pycilium.cli.health_report import cluster_health
 from pycilium.cli.render import output_option, print_json, print_table, print_yaml
-from pycilium.cli.status import kube_proxy_text, masquerading_text, services_text
+from pycilium.cli.service_status import kube_proxy_text, services_text
+from pycilium.cli.status import masquerading_text
 from pycilium.cli.target import Target, lab_option, pass_target
 
 
