@@ -39,7 +39,7 @@ enum service_flags {
 	SERVICE_DSR = 32,         /* backends answer clients outside directly; else through this node */
 	SERVICE_KEEP_SOURCE = 64, /* externalTrafficPolicy Local: backends see the client's address */
 	SERVICE_NO_XDP = 128,     /* left to the programs behind XDP */
-	SERVICE_OWN_NODE = 256,   /* HostPort: nobody but this node serves it; address 0 stands for its addresses alone */
+	SERVICE_OWN_NODE = 256, /* HostPort: nobody but this node serves it; address 0 stands for its addresses alone */
 };
 
 /* A run of service_slots. */

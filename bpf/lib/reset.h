@@ -74,11 +74,11 @@ __noinline int reset_answer_ipv4(struct __sk_buff *skb)
 	frame.ip.protocol = IPPROTO_TCP;
 	frame.ip.saddr = got.daddr;
 	frame.ip.daddr = got.saddr;
-	frame.ip.check = checksum_folded(
-	    bpf_csum_diff(0, 0, (void *)&frame + offsetof(struct reset_ipv4, ip), sizeof(frame.ip), 0));
-	frame.tcp.checksum =
-	    checksum_folded(bpf_csum_diff(0, 0, (void *)&frame + offsetof(struct reset_ipv4, ip.saddr),
-					  2 * sizeof(frame.ip.saddr) + sizeof(frame.tcp), be32(sizeof(frame.tcp) + IPPROTO_TCP)));
+	frame.ip.check =
+	    checksum_folded(bpf_csum_diff(0, 0, (void *)&frame + offsetof(struct reset_ipv4, ip), sizeof(frame.ip), 0));
+	frame.tcp.checksum = checksum_folded(bpf_csum_diff(0, 0, (void *)&frame + offsetof(struct reset_ipv4, ip.saddr),
+							   2 * sizeof(frame.ip.saddr) + sizeof(frame.tcp),
+							   be32(sizeof(frame.tcp) + IPPROTO_TCP)));
 	if (bpf_skb_change_tail(skb, bytes, 0) || bpf_skb_store_bytes(skb, 0, &frame.ethernet, bytes, 0))
 		return DROP_WRITE_ERROR;
 	return STEP_ANSWERED;
@@ -98,9 +98,9 @@ __noinline int reset_answer_ipv6(struct __sk_buff *skb)
 	frame.ip.hop_limit = TOO_BIG_HOP_LIMIT;
 	frame.ip.saddr = got.daddr;
 	frame.ip.daddr = got.saddr;
-	frame.tcp.checksum =
-	    checksum_folded(bpf_csum_diff(0, 0, (void *)&frame + offsetof(struct reset_ipv6, ip.saddr),
-					  2 * sizeof(frame.ip.saddr) + sizeof(frame.tcp), be32(sizeof(frame.tcp) + IPPROTO_TCP)));
+	frame.tcp.checksum = checksum_folded(bpf_csum_diff(0, 0, (void *)&frame + offsetof(struct reset_ipv6, ip.saddr),
+							   2 * sizeof(frame.ip.saddr) + sizeof(frame.tcp),
+							   be32(sizeof(frame.tcp) + IPPROTO_TCP)));
 	if (bpf_skb_change_tail(skb, bytes, 0) || bpf_skb_store_bytes(skb, 0, &frame.ethernet, bytes, 0))
 		return DROP_WRITE_ERROR;
 	return STEP_ANSWERED;

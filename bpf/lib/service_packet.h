@@ -31,7 +31,8 @@ enum service_where {
 	SERVICE_FROM_OUTSIDE = 4, /* its sender is not of the cluster */
 	SERVICE_QUIET = 8,        /* its sender is not told that there is no backend */
 	SERVICE_TO_OWN_NODE = 16,
-	SERVICE_FROM_OVERLAY = 32, /* from another node, to the address of this one: for a HostPort, which it alone knows */
+	SERVICE_FROM_OVERLAY =
+	    32, /* from another node, to the address of this one: for a HostPort, which it alone knows */
 };
 
 enum service_step {
