@@ -303,7 +303,21 @@ __noinline int service_decide(void)
 	return service_choose_for(draft);
 }
 
-/* Has another connection what this one's packets would become? It would get the answers. */
+/* The connection whose answers become `back` begins anew with its next packet. */
+static __always_inline void service_displace(const struct service_draft *draft, const struct service_flow_entry *back)
+{
+	struct service_flow6_key forth = {.protocol = draft->packet.protocol};
+
+	forth.source = back->destination;
+	forth.destination = back->source;
+	forth.source_port = back->destination_port;
+	forth.destination_port = back->source_port;
+	service_flow_remove(&forth, draft->family);
+}
+
+/* Has another connection what this one's packets would become? It would get the answers. Datagrams have no end that could
+ * be seen: of the flows of one client, that of the newest frontend gets them.
+ */
 static __always_inline bool service_is_taken(const struct service_draft *draft)
 {
 	const struct service_flow_entry *found;
@@ -321,7 +335,12 @@ static __always_inline bool service_is_taken(const struct service_draft *draft)
 	if (!(connection->flags & CT_TRANSLATED))
 		return !is_reply;
 	found = service_flow_find(&draft->back, draft->family);
-	return found && !service_flow_same(found, &draft->back_to);
+	if (!found || service_flow_same(found, &draft->back_to))
+		return false;
+	if (draft->packet.protocol != IPPROTO_UDP)
+		return true;
+	service_displace(draft, found);
+	return false;
 }
 
 /* A backend in the node's own network namespace answers as what the client has asked. */

@@ -51,7 +51,7 @@ def services(node_with: NodeWith) -> Services:
 
 
 def request(family: int, *, to: str = "", port: int = NODE_PORT, flags: str = "S", **fields: object) -> Packet:
-    return from_network(CLIENT[family], to or NODE[family], family, **fields) / tcp(40000, port, flags)
+    return from_network(CLIENT[family], to or NODE[family], family, **fields) / tcp(20000, port, flags)
 
 
 def arrive(node: Node, packet: Packet) -> Ran:
@@ -81,7 +81,7 @@ def test_a_backend_here_sees_the_client_and_answers_as_the_service(services: Ser
         WEB.identity,
     )
 
-    reply = from_pod(WEB, CLIENT[family], family) / tcp(TARGET_PORT, 40000, "SA")
+    reply = from_pod(WEB, CLIENT[family], family) / tcp(TARGET_PORT, 20000, "SA")
     ran = node.run("from_container", "web", bytes(reply))
 
     assert (ran.verdict, ran.packet) == (
@@ -114,7 +114,7 @@ def test_a_backend_on_another_node_sees_the_gateway(services: Services, family: 
         API.identity,
     )
     (half,) = halves(node)
-    assert (half.direction, half.port) == (NatDirection.IN, 40000)
+    assert (half.direction, half.port) == (NatDirection.IN, 20000)
 
 
 @FAMILIES
@@ -123,7 +123,7 @@ def test_natively_its_answer_comes_back_from_the_service(services: Services, fam
     services.reached_by("native")
     services.node_port(family, services.backend(address(API, family)))
     arrive(node, request(family))
-    reply = from_network(address(API, family), GATEWAY[family], family) / tcp(TARGET_PORT, 40000, "SA")
+    reply = from_network(address(API, family), GATEWAY[family], family) / tcp(TARGET_PORT, 20000, "SA")
 
     ran = arrive(node, reply)
 
@@ -142,7 +142,7 @@ def test_a_backend_in_the_network_of_the_node_answers_as_the_service(services: S
     assert (ran.verdict, ran.packet) == (Verdict.PASS, turned(packet, dport=9100))
 
     reply = Ether(src=UPLINK_MAC, dst=ROUTER_MAC) / packet[1].__class__(src=NODE[family], dst=CLIENT[family])
-    reply = reply / tcp(9100, 40000, "SA")
+    reply = reply / tcp(9100, 20000, "SA")
     ran = node.run("to_netdev", "uplink", bytes(reply))
 
     assert (ran.verdict, ran.packet) == (Verdict.PASS, turned(reply, sport=NODE_PORT))
@@ -228,7 +228,7 @@ def test_nobody_outside_has_an_address_of_the_cluster(services: Services, family
         "gateway": GATEWAY[family],
         "remote pod": address(API, family),
     }
-    packet = from_network(forged[source], NODE[family], family) / tcp(40000, NODE_PORT, "S")
+    packet = from_network(forged[source], NODE[family], family) / tcp(20000, NODE_PORT, "S")
 
     assert reason(arrive(services.node, packet)) == (Verdict.DROP, DropReason.INVALID_SOURCE_IP)
 
@@ -249,7 +249,7 @@ def test_policy_of_a_backend_here_judges_the_client(services: Services, family: 
 def test_what_is_too_big_for_the_overlay_is_told_in_terms_of_what_was_sent(services: Services, family: int) -> None:
     node = services.node
     services.node_port(family, services.backend(address(API, family), kind="udp"), kind="udp")
-    packet = from_network(CLIENT[family], NODE[family], family) / udp(40000, NODE_PORT, b"x" * 1430)
+    packet = from_network(CLIENT[family], NODE[family], family) / udp(20000, NODE_PORT, b"x" * 1430)
 
     ran = arrive(node, packet)
 
@@ -264,7 +264,7 @@ def test_what_is_too_big_for_the_overlay_is_told_in_terms_of_what_was_sent(servi
 @FAMILIES
 def test_a_node_behind_the_overlay_may_come_with_its_own_address(services: Services, family: int) -> None:
     services.node_port(family, services.backend(address(WEB, family)))
-    packet = from_network(NODE2[family], NODE[family], family) / tcp(40000, NODE_PORT, "S")
+    packet = from_network(NODE2[family], NODE[family], family) / tcp(20000, NODE_PORT, "S")
 
     assert arrive(services.node, packet).verdict == Verdict.REDIRECT
 
@@ -278,10 +278,38 @@ def test_no_port_is_left(services: Services, family: int) -> None:
     taken = layouts.NatEntry(bytes(16), 1, 0, 1)
     if family == 4:
         ends = (int.from_bytes(bytes(map(int, each.split("."))), "big") for each in (GATEWAY4, API.ipv4))
-        node.map(layouts.NAT4).update(layouts.Nat4Key(*ends, 40000, NODE_PORT, 132, NatDirection.IN), taken)
+        node.map(layouts.NAT4).update(layouts.Nat4Key(*ends, 20000, NODE_PORT, 132, NatDirection.IN), taken)
     else:
-        key = layouts.Nat6Key(packed(GATEWAY6), packed(API.ipv6), 40000, NODE_PORT, 132, NatDirection.IN)
+        key = layouts.Nat6Key(packed(GATEWAY6), packed(API.ipv6), 20000, NODE_PORT, 132, NatDirection.IN)
         node.map(layouts.NAT6).update(key, taken)
-    packet = from_network(CLIENT[family], NODE[family], family) / SCTP(sport=40000, dport=NODE_PORT)
+    packet = from_network(CLIENT[family], NODE[family], family) / SCTP(sport=20000, dport=NODE_PORT)
 
     assert reason(arrive(node, packet)) == (Verdict.DROP, DropReason.NAT_NO_MAPPING)
+
+
+def datagram(family: int, to: str, port: int) -> Packet:
+    return from_network(CLIENT[family], to, family) / udp(20000, port, b"?")
+
+
+@FAMILIES
+@pytest.mark.parametrize("backend", ["here", "elsewhere"])
+def test_datagrams_of_one_port_to_two_frontends_of_a_backend_are_each_answered_by_their_own(
+    services: Services, family: int, backend: str
+) -> None:
+    node = services.node
+    services.reached_by("native")
+    pod = WEB if backend == "here" else API
+    number = services.backend(address(pod, family), kind="udp")
+    services.node_port(family, number, kind="udp")
+    services.frontend(LOAD_BALANCER_IP[family], PORT, (number,), (number,), kind="udp", flags=ServiceFlags.EXTERNAL)
+
+    for at, port in ((NODE[family], NODE_PORT), (LOAD_BALANCER_IP[family], PORT), (NODE[family], NODE_PORT)):
+        there = Ether(arrive(node, datagram(family, at, port)).packet)
+        assert there[1].dst == address(pod, family)
+        answer = udp(TARGET_PORT, there[2].sport, b"!")
+        if backend == "here":
+            ran = node.run("from_container", "web", bytes(from_pod(WEB, there[1].src, family) / answer))
+        else:
+            ran = arrive(node, from_network(address(API, family), there[1].src, family) / answer)
+        back = Ether(ran.packet)
+        assert (back[1].src, back[2].sport, back[1].dst, back[2].dport) == (at, port, CLIENT[family], 20000)
