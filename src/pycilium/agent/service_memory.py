@@ -22,7 +22,6 @@ from pycilium.datapath.codec import MapSpec
 from pycilium.datapath.loader import Datapath
 from pycilium.errors import DatapathError
 from pycilium.model.l4 import Protocol
-from pycilium.model.service import L4Address
 
 log = structlog.get_logger()
 AGAIN_AFTER_S = 1.0
@@ -45,14 +44,16 @@ def forget_in(datapath: Datapath) -> Forget:
     return forget
 
 
-def end_sockets_in(datapath: Datapath, intent: Intent) -> Callable[[Collection[L4Address]], None]:
-    """Ends UDP sockets of the node and of its pods that were connected to backends that are gone."""
+def end_sockets_in(datapath: Datapath, intent: Intent) -> Callable[[Collection[Left]], None]:
+    """Ends UDP sockets of the node and of its pods that a Service had connected to backends that left it."""
     told = False
 
-    def end(backends: Collection[L4Address]) -> None:
+    def end(left: Collection[Left]) -> None:
         nonlocal told
         paths = [each.netns for each in intent.db.snapshot().all(intent.endpoints) if each.netns]
-        gone = [socket_diag.Endpoint(backend.address, backend.port) for backend in backends]
+        gone = [
+            socket_diag.Gone(each.backend.address, each.backend.port, each.service_id, each.backend_id) for each in left
+        ]
         try:
             with datapath.map(layouts.SOCKET_FLOWS) as flows:
                 socket_diag.end_sockets((socket_diag.HOST, *paths), gone, flows)
@@ -71,10 +72,10 @@ class ServiceMemory:
         self,
         forget: Forget,
         *,
-        end_sockets: Callable[[Collection[L4Address]], object] = lambda _: None,
+        end_sockets: Callable[[Collection[Left]], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`end_sockets` ends the UDP sockets that were connected to these backends; it blocks."""
+        """`end_sockets` ends the UDP sockets that these Services had connected to these backends; it blocks."""
         self._forget, self._end_sockets, self._clock = forget, end_sockets, clock
         self._new: list[Left] = []
         self._again: list[tuple[float, list[Left]]] = []
@@ -102,7 +103,7 @@ class ServiceMemory:
         await asyncio.to_thread(self._forget_all, new + due, new)
 
     def _forget_all(self, left: list[Left], new: list[Left]) -> None:
-        gone = {each.backend for each in new if each.frontend.protocol is Protocol.UDP}
+        gone = [each for each in new if each.frontend.protocol is Protocol.UDP]
         if gone:
             self._end_sockets(gone)  # first: what a socket was connected through is about to be forgotten
         datagrams = [each for each in left if each.frontend.protocol is Protocol.UDP]

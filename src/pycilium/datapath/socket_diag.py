@@ -1,7 +1,8 @@
 """Ending of connected UDP sockets whose backend is gone, so that their processes learn of it: nothing else tells them.
 
 TCP finds out by itself, and an unconnected socket gets another backend with its next datagram. Only sockets that were
-translated are ended: one that a process connected to the backend's own address is none of our business.
+translated by the service that the backend left are ended: others, and one that a process connected to the backend's own
+address, are none of our business.
 
 The kernel can do it if it was built with CONFIG_INET_DIAG_DESTROY and CONFIG_INET_UDP_DIAG; `can_end_sockets` asks it.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from ipaddress import IPv6Address
 from typing import Final, NamedTuple
@@ -40,11 +42,17 @@ HOST: Final = "/proc/self/ns/net"
 """The namespace of the agent itself."""
 
 
-class Endpoint(NamedTuple):
-    """An address and a port, as a backend has them."""
+class Gone(NamedTuple):
+    """A backend that left a service: an address and a port, and the numbers of both."""
 
     address: Address
     port: int
+    service_id: int
+    backend_id: int
+
+
+_Numbers = dict[tuple[bytes, int], set[tuple[int, int]]]
+"""By address and port: service ids with backend ids."""
 
 
 class _Socket(NamedTuple):
@@ -56,14 +64,16 @@ class _Socket(NamedTuple):
 
 
 def end_sockets(
-    namespaces: Iterable[str], backends: Collection[Endpoint], flows: AnyMap[SocketFlowKey, SocketFlowEntry]
+    namespaces: Iterable[str], left: Collection[Gone], flows: AnyMap[SocketFlowKey, SocketFlowEntry]
 ) -> int:
-    """End the UDP sockets that were connected to one of the backends through a service; how many there were.
+    """End the UDP sockets that were connected to one of the backends through the service that it left; how many.
 
     Their processes read ECONNABORTED. `namespaces` are paths of network namespaces; one that is gone has no sockets.
     Blocks, for a millisecond per namespace. DatapathError if the kernel cannot.
     """
-    gone = {(_sixteen_bytes(backend.address), backend.port) for backend in backends}
+    gone: _Numbers = defaultdict(set)
+    for each in left:
+        gone[_sixteen_bytes(each.address), each.port].add((each.service_id, each.backend_id))
     return sum(_end_in(path, gone, flows) for path in namespaces) if gone else 0
 
 
@@ -78,7 +88,7 @@ def can_end_sockets() -> bool:
     return outcome.error == errno.ENOENT
 
 
-def _end_in(path: str, gone: Collection[tuple[bytes, int]], flows: AnyMap[SocketFlowKey, SocketFlowEntry]) -> int:
+def _end_in(path: str, gone: _Numbers, flows: AnyMap[SocketFlowKey, SocketFlowEntry]) -> int:
     try:
         with netns.opened(path) as fd:
             channel = Netlink(netns.run_in(fd, lambda: open_socket(_NETLINK_SOCK_DIAG)))
@@ -91,7 +101,7 @@ def _end_in(path: str, gone: Collection[tuple[bytes, int]], flows: AnyMap[Socket
             each
             for family in (socket.AF_INET, socket.AF_INET6)
             for each in _listed(channel, family)
-            if each.remote in gone and _was_translated(each, flows)
+            if each.remote in gone and _came_by(each, flows) in gone[each.remote]
         ]
         outcomes = channel.run([_destroy(each) for each in found])
     for outcome in outcomes:
@@ -114,12 +124,14 @@ def _socket_in(answer: bytes) -> _Socket:
     return _Socket(family, identity, (remote, port), cookie)
 
 
-def _was_translated(found: _Socket, flows: AnyMap[SocketFlowKey, SocketFlowEntry]) -> bool:
+def _came_by(found: _Socket, flows: AnyMap[SocketFlowKey, SocketFlowEntry]) -> tuple[int, int] | None:
+    """The numbers of the service and the backend that the socket was translated for; None: it was not."""
     address, port = found.remote
     key = layouts.SocketFlowKey(
         socket_cookie=found.cookie, address=address, port=port, direction=SocketFlowDirection.REVERSE
     )
-    return flows.lookup(key) is not None
+    flow = flows.lookup(key)
+    return None if flow is None else (flow.service_id, flow.backend_id)
 
 
 def _destroy(found: _Socket) -> Request:

@@ -12,7 +12,7 @@ import pytest
 
 from pycilium.datapath import layouts, netns, socket_diag
 from pycilium.datapath.layouts import SocketFlowDirection, SocketFlowEntry, SocketFlowKey
-from pycilium.datapath.socket_diag import Endpoint, end_sockets
+from pycilium.datapath.socket_diag import Gone, end_sockets
 from pycilium.testing.fake_map import FakeMap
 from tests.integration.datapath.sockets import BACKEND_PORT, IPV4, IPV6, PLACES, Place, make_namespace, sixteen
 
@@ -47,15 +47,17 @@ def translated(flows: FakeMap[SocketFlowKey, SocketFlowEntry], client: socket.so
     key = SocketFlowKey(
         socket_cookie=cookie, address=sixteen(backend), port=BACKEND_PORT, direction=SocketFlowDirection.REVERSE
     )
-    flows.update(key, SocketFlowEntry(service_id=7))
+    flows.update(key, SocketFlowEntry(service_id=7, backend_id=1))
 
 
 def path_of(namespace: int) -> str:
     return f"/proc/self/fd/{namespace}"
 
 
-def gone(place: Place, number: int = 0) -> list[Endpoint]:
-    return [Endpoint(ip_address(place.backends[number]), BACKEND_PORT)]
+def gone(
+    place: Place, number: int = 0, *, port: int = BACKEND_PORT, service_id: int = 7, backend_id: int = 1
+) -> list[Gone]:
+    return [Gone(ip_address(place.backends[number]), port, service_id, backend_id)]
 
 
 def test_this_kernel_can() -> None:
@@ -84,8 +86,20 @@ def test_other_backends_sockets_live_on(
         translated(flows, client, place.backends[0])
 
         assert end_sockets([path_of(namespace)], gone(place, 1), flows) == 0
-        assert end_sockets([path_of(namespace)], [Endpoint(ip_address(place.backends[0]), 1)], flows) == 0
+        assert end_sockets([path_of(namespace)], gone(place, port=1), flows) == 0
         assert end_sockets([path_of(namespace)], [], flows) == 0
+
+
+@each_place
+def test_what_another_service_connected_to_the_backend_lives_on(
+    namespace: int, flows: FakeMap[SocketFlowKey, SocketFlowEntry], place: Place
+) -> None:
+    with connected(namespace, place, place.backends[0]) as client:
+        translated(flows, client, place.backends[0])
+
+        assert end_sockets([path_of(namespace)], gone(place, service_id=8), flows) == 0
+        assert end_sockets([path_of(namespace)], gone(place, backend_id=2), flows) == 0
+        assert end_sockets([path_of(namespace)], [*gone(place, service_id=8), *gone(place)], flows) == 1
 
 
 @each_place

@@ -26,8 +26,8 @@ class Maps:
         pairs = ",".join(f"{pair >> 32}:{pair & 0xFFFFFFFF}" for pair in left.tolist())
         self.told.append(f"{spec.name} {pairs}")
 
-    def end(self, backends) -> None:
-        self.told += [f"end {backend}" for backend in backends]
+    def end(self, left) -> None:
+        self.told += [f"end {each.service_id}:{each.backend_id} {each.backend}" for each in left]
 
     async def after(self, seconds: float) -> list[str]:
         self.now += seconds
@@ -48,7 +48,7 @@ async def test_of_a_udp_service_sockets_are_ended_and_flows_forgotten_too_in_tha
     maps.memory.left([Left(UDP, 3, 7, BACKEND)])
 
     assert await maps.after(0.0) == [
-        "end 10.0.0.5:5353/UDP",
+        "end 3:7 10.0.0.5:5353/UDP",
         "service_flows4 3:7",
         "service_flows6 3:7",
         "socket_flows 3:7",
