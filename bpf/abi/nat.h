@@ -22,9 +22,10 @@ enum nat_flags {
 };
 
 enum nat_limits {
-	NAT_PORT_MIN = 1024, /* lowest port that a flow is given in place of its own */
-	NAT_PORTS = 64512,   /* how many there are from there on */
-	NAT_PROBES = 32,     /* ports looked at in a round of the search */
+	NAT_PORT_MIN = 1024,       /* lowest port that a flow is given in place of its own */
+	NAT_PORTS = 64512,         /* how many there are from there on */
+	NAT_SERVICE_PORTS = 31744, /* and for services: below those that Linux gives to the node's own sockets */
+	NAT_PROBES = 32,           /* ports looked at in a round of the search */
 	NAT_ROUNDS = 32,
 };
 

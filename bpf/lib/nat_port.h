@@ -6,17 +6,21 @@
  * take the same way. A search looks at 1024 ports at most: of 64512 with 300 left it finds one 99 times in 100, and it
  * costs some 100 us when there is none; the next packet, as of a SYN that is sent again, starts a new one.
  *
+ * The gateway's ports for services are none that the kernel would choose for the node's own sockets: those have the same
+ * address towards pods, and nothing turns their packets. A socket that was bound to such a port by name has it for itself
+ * if it was first, and else takes it (service_yield()).
+ *
  * NAT_IN comes first, for it is what two flows would fight for, then NAT_OUT; if that fails the first is taken back.
  */
 #pragma once
 
+#include "conntrack.h"
 #include "nat.h"
 
 enum nat_step {
 	NAT_STEP_FACTOR =
 	    42, /* 64512 is 2^10 * 3^2 * 7: a multiple of 42, and one, shares no factor with it, so that its
-				 steps come to no port twice */
-	NAT_STEPS = NAT_PORTS / NAT_STEP_FACTOR,
+				 steps come to no port twice; with 31744, 2^10 * 31, none but 31: not in a round */
 };
 
 static __always_inline struct nat_draft *nat_draft_here(void)
@@ -67,6 +71,26 @@ static __always_inline bool nat_socket_has(struct __sk_buff *skb, const struct n
 	return true;
 }
 
+static __always_inline __u32 nat_ports(const struct nat_draft *draft)
+{
+	return draft->flags & NAT_SERVICE ? NAT_SERVICE_PORTS : NAT_PORTS;
+}
+
+/* Has the node itself a connection with this port of the gateway? Conntrack knows those that it has with pods. */
+static __always_inline bool nat_connection_has(const struct nat_draft *draft, __be16 port)
+{
+	struct tuple tuple = {.protocol = draft->protocol};
+	const struct ct_entry *connection;
+	bool is_reply;
+
+	tuple.source = draft->outside;
+	tuple.destination = draft->remote;
+	tuple.source_port = port;
+	tuple.destination_port = draft->remote_port;
+	connection = ct_lookup(&tuple, draft->family, draft->now_s, &is_reply);
+	return connection && !(connection->flags & CT_TRANSLATED);
+}
+
 /* Claims the port for the draft; 0, or -1 if it is another's. A mapping of this flow that has lost its other half is
  * taken up again.
  */
@@ -84,7 +108,8 @@ __noinline int nat_claim(struct __sk_buff *skb, __u32 port)
 	found = nat_find(&key, draft->family);
 	if (found)
 		return nat_entry_names(found, &draft->inside, draft->inside_port) ? 0 : -1;
-	if (nat_socket_has(skb, draft, draft->outside_port))
+	if (nat_socket_has(skb, draft, draft->outside_port) ||
+	    (draft->flags & NAT_SERVICE && nat_connection_has(draft, draft->outside_port)))
 		return -1;
 	entry.address = draft->inside;
 	entry.port = draft->inside_port;
@@ -97,20 +122,22 @@ __noinline int nat_claim(struct __sk_buff *skb, __u32 port)
 __noinline int nat_scan(__u32 start, __u32 step)
 {
 	const struct nat_draft *draft = nat_draft_here();
-	__u32 at = start % NAT_PORTS; /* counted from NAT_PORT_MIN */
 	struct nat6_key key;
+	__u32 ports, at; /* counted from NAT_PORT_MIN */
 
 	if (!draft)
 		return 0;
 	nat_draft_key(draft, &key, NAT_IN);
-	step = step % NAT_STEPS * NAT_STEP_FACTOR + 1;
+	ports = nat_ports(draft);
+	at = start % ports;
+	step = step % (ports / NAT_STEP_FACTOR) * NAT_STEP_FACTOR + 1;
 	for (int i = 0; i < NAT_PROBES; i++) {
 		key.local_port = be16(NAT_PORT_MIN + at);
 		if (!nat_find(&key, draft->family))
 			return NAT_PORT_MIN + at;
 		at += step;
-		if (at >= NAT_PORTS)
-			at -= NAT_PORTS;
+		if (at >= ports)
+			at -= ports;
 	}
 	return 0;
 }
@@ -120,8 +147,10 @@ __noinline int nat_scan(__u32 start, __u32 step)
  */
 static __always_inline bool nat_may_keep(const struct nat_draft *draft)
 {
+	__u32 port = be16(draft->inside_port);
+
 	if (draft->protocol == IPPROTO_TCP || draft->protocol == IPPROTO_UDP)
-		return be16(draft->inside_port) >= NAT_PORT_MIN;
+		return port >= NAT_PORT_MIN && port < NAT_PORT_MIN + nat_ports(draft);
 	return true;
 }
 

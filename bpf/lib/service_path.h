@@ -86,6 +86,36 @@ __noinline int service_back(struct __sk_buff *skb)
 	return STEP_DONE;
 }
 
+/* The node's own packet, in the draft, has the ends of what a translated connection has become: answers are the node's from
+ * now on, and the other one gets another port with its next packet. Is it so?
+ */
+__noinline int service_yield(void)
+{
+	struct nat6_key key = {.direction = NAT_IN};
+	struct service_draft *draft = service_draft_here();
+	const struct service_flow_entry *found;
+
+	if (!draft)
+		return 0;
+	draft->back.source = draft->packet.destination;
+	draft->back.destination = draft->packet.source;
+	draft->back.source_port = draft->packet.destination_port;
+	draft->back.destination_port = draft->packet.source_port;
+	draft->back.protocol = draft->packet.protocol;
+	found = service_flow_find(&draft->back, draft->family);
+	if (!found || !(found->flags & SERVICE_FLOW_SNAT))
+		return 0;
+	service_displace(draft, found);
+	service_flow_remove(&draft->back, draft->family);
+	key.local = draft->packet.source;
+	key.local_port = draft->packet.source_port;
+	key.remote = draft->packet.destination;
+	key.remote_port = draft->packet.destination_port;
+	key.protocol = draft->packet.protocol;
+	nat_remove(&key, draft->family);
+	return 1;
+}
+
 /* Must the turned packet go on by service_deliver()? Else to the endpoint that it was for before. */
 static __always_inline bool service_has_left(const struct flow *flow)
 {

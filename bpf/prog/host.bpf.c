@@ -31,12 +31,27 @@ static __always_inline int host_check_source(struct flow *flow, __u8 family)
 										     : STEP_DONE;
 }
 
-/* The answer of a backend. */
+/* The connection is the node's own from now on. */
+__noinline int host_take_over(struct __sk_buff *skb)
+{
+	const struct flow *flow = flow_here();
+	struct ct_entry *entry;
+	bool is_reply;
+
+	if (!flow || flow->tracking != TRACKING_CONNECTION || !service_yield())
+		return STEP_DONE;
+	entry = ct_lookup(&flow->tuple, flow->family, flow->now_s, &is_reply);
+	if (entry)
+		entry->flags &= ~CT_TRANSLATED;
+	return STEP_DONE;
+}
+
+/* The answer of a backend; or the node's own packet where a translated connection has the gateway's port. */
 static __always_inline int host_answer(struct __sk_buff *skb)
 {
 	int step = service_back(skb);
 
-	return step == STEP_IGNORE ? STEP_DONE : step;
+	return step == STEP_IGNORE ? host_take_over(skb) : step;
 }
 
 static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)

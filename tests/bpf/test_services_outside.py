@@ -23,7 +23,7 @@ from tests.bpf.node import (
     Verdict,
     packed,
 )
-from tests.bpf.packets import address, from_network, from_pod, tcp, udp
+from tests.bpf.packets import address, from_host, from_network, from_pod, tcp, udp
 from tests.bpf.services import (
     API,
     CLIENT,
@@ -313,3 +313,60 @@ def test_datagrams_of_one_port_to_two_frontends_of_a_backend_are_each_answered_b
             ran = arrive(node, from_network(address(API, family), there[1].src, family) / answer)
         back = Ether(ran.packet)
         assert (back[1].src, back[2].sport, back[1].dst, back[2].dport) == (at, port, CLIENT[family], 20000)
+
+
+def own_request(family: int, port: int) -> Packet:
+    """The node's own process to a backend elsewhere, from the gateway's address."""
+    return from_host(GATEWAY[family], address(API, family), family) / udp(port, TARGET_PORT, b"?")
+
+
+def answer_of_backend(node: Node, family: int, port: int) -> tuple[Verdict, str, int]:
+    """What becomes of what the backend elsewhere sends to that port of the gateway."""
+    reply = from_network(address(API, family), GATEWAY[family], family) / udp(TARGET_PORT, port, b"!")
+    ran = arrive(node, reply)
+    there = Ether(ran.packet)
+    return ran.verdict, there[1].dst, there[2].dport
+
+
+@FAMILIES
+def test_a_client_outside_gets_no_port_that_the_kernel_would_give_to_the_nodes_own_sockets(
+    services: Services, family: int
+) -> None:
+    services.reached_by("native")
+    services.node_port(family, services.backend(address(API, family), kind="udp"), kind="udp")
+
+    for port in range(32768, 61000, 4000):
+        packet = from_network(CLIENT[family], NODE[family], family) / udp(port, NODE_PORT, b"?")
+        assert 1024 <= Ether(arrive(services.node, packet).packet)[2].sport < 32768
+
+
+@FAMILIES
+def test_a_client_outside_does_not_get_the_port_that_the_node_itself_has_to_the_backend(
+    services: Services, family: int
+) -> None:
+    node = services.node
+    services.reached_by("native")
+    services.node_port(family, services.backend(address(API, family), kind="udp"), kind="udp")
+    node.run("from_host", "cilium_host", bytes(own_request(family, 20000)))
+
+    port = Ether(arrive(node, datagram(family, NODE[family], NODE_PORT)).packet)[2].sport
+
+    assert port != 20000
+    assert answer_of_backend(node, family, port)[1:] == (CLIENT[family], 20000)
+    assert answer_of_backend(node, family, 20000) == (Verdict.PASS, GATEWAY[family], 20000)
+
+
+@FAMILIES
+def test_the_node_itself_takes_a_port_that_a_client_outside_had_to_the_backend(services: Services, family: int) -> None:
+    node = services.node
+    services.reached_by("native")
+    services.node_port(family, services.backend(address(API, family), kind="udp"), kind="udp")
+    question = datagram(family, NODE[family], NODE_PORT)
+    assert Ether(arrive(node, question).packet)[2].sport == 20000
+
+    node.run("from_host", "cilium_host", bytes(own_request(family, 20000)))
+
+    assert answer_of_backend(node, family, 20000) == (Verdict.PASS, GATEWAY[family], 20000)
+    port = Ether(arrive(node, question).packet)[2].sport
+    assert port != 20000
+    assert answer_of_backend(node, family, port)[1:] == (CLIENT[family], 20000)

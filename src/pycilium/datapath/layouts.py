@@ -196,6 +196,7 @@ class NatLimits(IntEnum):
 
     PORT_MIN = 1024
     PORTS = 64512
+    SERVICE_PORTS = 31744
     PROBES = 32
     ROUNDS = 32
 
