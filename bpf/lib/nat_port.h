@@ -76,21 +76,6 @@ static __always_inline __u32 nat_ports(const struct nat_draft *draft)
 	return draft->flags & NAT_SERVICE ? NAT_SERVICE_PORTS : NAT_PORTS;
 }
 
-/* Has the node itself a connection with this port of the gateway? Conntrack knows those that it has with pods. */
-static __always_inline bool nat_connection_has(const struct nat_draft *draft, __be16 port)
-{
-	struct tuple tuple = {.protocol = draft->protocol};
-	const struct ct_entry *connection;
-	bool is_reply;
-
-	tuple.source = draft->outside;
-	tuple.destination = draft->remote;
-	tuple.source_port = port;
-	tuple.destination_port = draft->remote_port;
-	connection = ct_lookup(&tuple, draft->family, draft->now_s, &is_reply);
-	return connection && !(connection->flags & CT_TRANSLATED);
-}
-
 /* Claims the port for the draft; 0, or -1 if it is another's. A mapping of this flow that has lost its other half is
  * taken up again.
  */
@@ -108,14 +93,39 @@ __noinline int nat_claim(struct __sk_buff *skb, __u32 port)
 	found = nat_find(&key, draft->family);
 	if (found)
 		return nat_entry_names(found, &draft->inside, draft->inside_port) ? 0 : -1;
-	if (nat_socket_has(skb, draft, draft->outside_port) ||
-	    (draft->flags & NAT_SERVICE && nat_connection_has(draft, draft->outside_port)))
+	if (nat_socket_has(skb, draft, draft->outside_port))
 		return -1;
 	entry.address = draft->inside;
 	entry.port = draft->inside_port;
 	entry.used_s = draft->now_s;
 	entry.flags = draft->flags;
 	return nat_add(&key, &entry, draft->family) ? -1 : 0;
+}
+
+/* Has the node itself a connection with this port of the gateway? Conntrack knows those that it has with pods. Not part of
+ * nat_claim(), which has no stack left for it.
+ */
+__noinline int nat_connection_has(__u32 port)
+{
+	const struct nat_draft *draft = nat_draft_here();
+	const struct ct_entry *connection;
+	struct tuple tuple = {};
+	bool is_reply;
+
+	if (!draft || !(draft->flags & NAT_SERVICE))
+		return 0;
+	tuple.source = draft->outside;
+	tuple.destination = draft->remote;
+	tuple.source_port = be16(port);
+	tuple.destination_port = draft->remote_port;
+	tuple.protocol = draft->protocol;
+	connection = ct_lookup(&tuple, draft->family, draft->now_s, &is_reply);
+	return connection && !(connection->flags & CT_TRANSLATED);
+}
+
+static __always_inline bool nat_take(struct __sk_buff *skb, __u32 port)
+{
+	return !nat_connection_has(port) && !nat_claim(skb, port);
 }
 
 /* The first free port of some, by two random numbers; 0 if there is none. */
@@ -162,13 +172,13 @@ __noinline int nat_find_port(struct __sk_buff *skb)
 
 	if (!draft)
 		return DROP_NAT_NO_MAPPING;
-	if (nat_may_keep(draft) && !nat_claim(skb, be16(draft->inside_port)))
+	if (nat_may_keep(draft) && nat_take(skb, be16(draft->inside_port)))
 		return 0;
 	if (draft->protocol == IPPROTO_SCTP)
 		return DROP_NAT_NO_MAPPING;
 	for (int i = 0; i < NAT_ROUNDS; i++) {
 		port = nat_scan(bpf_get_prandom_u32(), bpf_get_prandom_u32());
-		if (port && !nat_claim(skb, port))
+		if (port && nat_take(skb, port))
 			return 0;
 	}
 	return DROP_NAT_NO_MAPPING;

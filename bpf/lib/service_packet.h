@@ -202,7 +202,8 @@ static __always_inline int service_choose_for(struct service_draft *draft)
 	backend =
 	    service_choose(service, &client, draft->packet.protocol, draft->where & SERVICE_FROM_OUTSIDE, &backend_id);
 	if (!backend) {
-		if (service->flags & SERVICE_KEEP_SOURCE && draft->where & SERVICE_FROM_OUTSIDE)
+		if (service->flags & SERVICE_KEEP_SOURCE && draft->where & SERVICE_FROM_OUTSIDE &&
+		    service->inside.slots)
 			draft->where |= SERVICE_QUIET; /* other nodes have some: whoever balances over nodes will see */
 		return DROP_SERVICE_NO_BACKEND;
 	}

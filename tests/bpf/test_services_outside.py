@@ -209,6 +209,15 @@ def test_it_is_not_told_if_only_other_nodes_have_backends(services: Services, fa
 
 
 @FAMILIES
+def test_it_is_told_if_no_node_has_a_backend(services: Services, family: int) -> None:
+    services.frontend(NODE[family], NODE_PORT, flags=ServiceFlags.EXTERNAL | ServiceFlags.KEEP_SOURCE)
+
+    ran = arrive(services.node, request(family))
+
+    assert reason(ran) == (Verdict.REDIRECT, DropReason.SERVICE_NO_BACKEND)
+
+
+@FAMILIES
 def test_hops_that_are_used_up(services: Services, family: int) -> None:
     services.node_port(family, services.backend(address(WEB, family)))
     field = {4: "ttl", 6: "hlim"}[family]
