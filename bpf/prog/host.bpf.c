@@ -32,7 +32,7 @@ static __always_inline int host_check_source(struct flow *flow, __u8 family)
 }
 
 /* The connection is the node's own from now on. */
-__noinline int host_take_over(struct __sk_buff *skb)
+__noinline int host_take_over(void)
 {
 	const struct flow *flow = flow_here();
 	struct ct_entry *entry;
@@ -51,7 +51,7 @@ static __always_inline int host_answer(struct __sk_buff *skb)
 {
 	int step = service_back(skb);
 
-	return step == STEP_IGNORE ? host_take_over(skb) : step;
+	return step == STEP_IGNORE ? host_take_over() : step;
 }
 
 static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)

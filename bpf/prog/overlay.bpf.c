@@ -143,8 +143,8 @@ static __always_inline int overlay_forth(struct __sk_buff *skb, struct flow *flo
 
 	flow->source.sec_identity = sec_identity;
 	if (!reason)
-		reason = end_is_local(&flow->destination) ? connection_admit(skb, flow, family)
-							  : DROP_UNKNOWN_L3_TARGET;
+		reason =
+		    end_is_local(&flow->destination) ? connection_admit(skb, flow, family) : DROP_UNKNOWN_L3_TARGET;
 	if (reason)
 		return drop(skb, reason, DIRECTION_INGRESS);
 	trace(skb, flow, TRACE_TO_ENDPOINT);
