@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON_CODE := src tests tools examples setup.py
 C_CODE := $(wildcard bpf/abi/*.h bpf/maps/*.h bpf/lib/*.h bpf/prog/*.c)
 TIERS := unit bpf integration e2e
-GENERATORS := tools/gen_layouts.py tools/gen_proto.py tools/gen_docs.py
+GENERATORS := tools/gen_chart.py tools/gen_layouts.py tools/gen_proto.py tools/gen_docs.py
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test check lint unit bench kernels bpf gen programs format wheel clean
