@@ -50,6 +50,10 @@ class KindNotServed(StoreUnavailable):
     """The API server has no such kind of resource: install the CustomResourceDefinition that the message names."""
 
 
+class InstallRefused(CiliumError):
+    """An installation would do harm or cannot work here: the message says what to change, then run the same again."""
+
+
 class NotFound(StoreError):
     """No such resource."""
 

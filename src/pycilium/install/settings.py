@@ -39,8 +39,10 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Plain:
     result = dict(under)
     for key, value in over.items():
         present = result.get(key)
-        both = isinstance(value, Mapping) and isinstance(present, Mapping)
-        result[key] = merged(present, value) if both else value
+        if isinstance(value, Mapping) and isinstance(present, Mapping):
+            result[key] = merged(present, value)
+        else:
+            result[key] = value
     return result
 
 

@@ -41,12 +41,23 @@ class ApiKind:
     @property
     def needs_version(self) -> bool:
         """Whether an update must say which version it was made from."""
-        return self.group not in ("", "networking.k8s.io")
+        return self.group not in ("", "networking.k8s.io", "apps", "rbac.authorization.k8s.io")
 
 
 ALL_KINDS = (
     *(ApiKind(kind.name, kind.api_version, kind.plural, kind.namespaced, kind.status_apart) for kind in KINDS),
-    ApiKind("Node", "v1", "nodes", namespaced=False, status_apart=True),
+    *(
+        ApiKind(name, api_version, f"{name.lower()}s", namespaced, name in ("Node", "DaemonSet", "Deployment"))
+        for api_version, namespaced, names in (
+            ("v1", False, ("Node",)),
+            ("v1", True, ("ConfigMap", "Secret", "ServiceAccount")),
+            ("apps/v1", True, ("DaemonSet", "Deployment")),
+            ("rbac.authorization.k8s.io/v1", False, ("ClusterRole", "ClusterRoleBinding")),
+            ("rbac.authorization.k8s.io/v1", True, ("Role", "RoleBinding")),
+            ("apiextensions.k8s.io/v1", False, ("CustomResourceDefinition",)),
+        )
+        for name in names
+    ),
 )
 
 
@@ -117,8 +128,15 @@ class ApiObjects:
     def get(self, kind: ApiKind, namespace: str, name: str) -> bytes:
         return self._present(kind, namespace, name).body
 
-    def list(self, kind: ApiKind, namespace: str, limit: int, token: str) -> Page:
-        """A page of a list; the first one without a token."""
+    def list(
+        self,
+        kind: ApiKind,
+        namespace: str,
+        limit: int,
+        token: str,
+        selected: Callable[[Plain], bool] = lambda _: True,
+    ) -> Page:
+        """A page of a list, the first one without a token, of what is selected."""
         if token:
             version, at = map(int, base64.b64decode(token).split(b"."))
             bodies = self._snapshots.get((version, kind.plural, namespace))
@@ -127,7 +145,9 @@ class ApiObjects:
         else:
             version, at = self.version, 0
             objects = sorted(self._objects[kind.plural].items())
-            bodies = [stored.body for (inside, _), stored in objects if namespace in ("", inside)]
+            bodies = [
+                stored.body for (inside, _), stored in objects if namespace in ("", inside) and selected(stored.plain)
+            ]
         end = at + limit if limit else len(bodies)
         key = (version, kind.plural, namespace)
         if end >= len(bodies):
@@ -186,6 +206,24 @@ class ApiObjects:
         check_preconditions(kind, present, patch.get("metadata") or {})
         merged: Plain = _merged(present, patch)
         return self.update(kind, namespace, name, merged, status=status)
+
+    def apply(self, kind: ApiKind, namespace: str, name: str, wanted: Plain, manager: str) -> tuple[bytes, bool]:
+        """A server-side apply: what the manager set before and leaves out now goes; with whether it was made anew."""
+        if (wanted.get("metadata") or {}).get("name") != name or not manager:
+            raise ApiFailure(400, "BadRequest", "an apply needs metadata.name and ?fieldManager")
+        if (namespace, name) not in self._objects[kind.plural]:
+            entry = {"manager": manager, "operation": "Apply", "applied": wanted}
+            made = {**wanted, "metadata": {**wanted["metadata"], "managedFields": [entry]}}
+            return self.create(kind, namespace, made), True
+        present = copy.deepcopy(self._present(kind, namespace, name).plain)
+        managers = present["metadata"].get("managedFields", [])
+        before: Plain = next((each["applied"] for each in managers if each.get("manager") == manager), {})
+        others = [each for each in managers if each.get("manager") != manager]
+        merged: Plain = _merged(_without(present, before, wanted), wanted)
+        applied = [*others, {"manager": manager, "operation": "Apply", "applied": wanted}]
+        self._objects[kind.plural][namespace, name].plain["metadata"]["managedFields"] = applied
+        merged["metadata"]["resourceVersion"] = ""
+        return self._replace(kind, namespace, self._present(kind, namespace, name), merged).body, False
 
     def delete(self, kind: ApiKind, namespace: str, name: str, preconditions: Mapping[str, Any]) -> bytes:
         present = self._present(kind, namespace, name)
@@ -306,6 +344,17 @@ def _merged(target: Any, patch: Mapping[str, Any]) -> Any:
         else:
             result[key] = _merged(result.get(key), value) if isinstance(value, dict) else value
     return result
+
+
+def _without(present: Any, before: Any, wanted: Any) -> Any:
+    """`present` less what stood in `before` and does not in `wanted`."""
+    if not (isinstance(present, dict) and isinstance(before, dict) and isinstance(wanted, dict)):
+        return present
+    return {
+        key: _without(value, before.get(key), wanted.get(key))
+        for key, value in present.items()
+        if key in wanted or key not in before
+    }
 
 
 def _invalid(kind: ApiKind, name: str, field: str, message: str) -> ApiFailure:

@@ -24,7 +24,7 @@ import msgspec
 from aiohttp import web
 
 from pycilium.testing.api_objects import ApiFailure, ApiKind, ApiObjects, Plain
-from pycilium.testing.api_requests import Asked, parsed
+from pycilium.testing.api_requests import ACCESS_REVIEW, Asked, discovery, parsed, selection
 
 _BOOKMARK_S = 60.0
 _ROUNDS_TO_SETTLE = 5
@@ -121,6 +121,8 @@ class ApiServerDouble:
             return web.Response(text="ok")
         try:
             user = self._user(request)
+            if (told := await self._told(request)) is not None:
+                return told
             asked = parsed(request, self.missing)
             self.asked.append(asked)
             fault = self._fault(asked.verb)
@@ -160,7 +162,7 @@ class ApiServerDouble:
         return None
 
     def _authorize(self, asked: Asked, user: str) -> None:
-        if (asked.verb, asked.kind.plural) in self.denied:
+        if not self._allowed(asked.verb, asked.kind.plural):
             place = f'in the namespace "{asked.namespace}"' if asked.namespace else "at the cluster scope"
             raise ApiFailure(
                 403,
@@ -169,6 +171,20 @@ class ApiServerDouble:
                 f'in API group "{asked.kind.group}" {place}',
                 {"name": asked.name, "kind": asked.kind.plural},
             )
+
+    def _allowed(self, verb: str, plural: str) -> bool:
+        return ("patch" if verb == "apply" else verb, plural) not in self.denied
+
+    async def _told(self, request: web.Request) -> web.Response | None:
+        """What a server says of itself: what it serves, and what who asks may do. None if that is not asked."""
+        if (known := discovery(request.path, self.missing)) is not None:
+            return web.json_response(known)
+        if request.path != ACCESS_REVIEW:
+            return None
+        plain = await _body(request)
+        wanted = plain["spec"]["resourceAttributes"]
+        allowed = self._allowed(wanted.get("verb", ""), wanted.get("resource", ""))
+        return web.json_response({**plain, "status": {"allowed": allowed}}, status=201)
 
     async def _answer(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         kind, namespace, name, objects = asked.kind, asked.namespace, asked.name, self.objects
@@ -184,6 +200,10 @@ class ApiServerDouble:
                 return _json(objects.create(kind, namespace, await _body(request)), 201)
             case "update":
                 return _json(objects.update(kind, namespace, name, await _body(request), status=status))
+            case "apply":
+                manager = request.query.get("fieldManager", "")
+                body, made = objects.apply(kind, namespace, name, await _body(request), manager)
+                return _json(body, 201 if made else 200)
             case "patch":
                 if request.content_type != "application/merge-patch+json":
                     raise ApiFailure(415, "UnsupportedMediaType", "only merge patches are known here")
@@ -194,7 +214,7 @@ class ApiServerDouble:
 
     def _listed(self, request: web.Request, kind: ApiKind, namespace: str) -> web.Response:
         limit, token = int(request.query.get("limit") or 0), request.query.get("continue", "")
-        page = self.objects.list(kind, namespace, limit, token)
+        page = self.objects.list(kind, namespace, limit, token, selection(request.query))
         metadata: Plain = {"resourceVersion": str(page.version)}
         if page.token:
             metadata |= {"continue": page.token, "remainingItemCount": page.remaining}

@@ -63,6 +63,12 @@ def pinned(url: str, environment: Mapping[str, str]) -> str:
     return _url(file, options)
 
 
+def cluster_name(files: list[Path] | None, context: str, environment: Mapping[str, str]) -> str:
+    """What kubeconfig files call the cluster of `context`, or of their current one; "" where there are none."""
+    present = [each for each in files or kubeconfig_files(environment) if each.exists()]
+    return Kubeconfig(present).cluster(context) if present else ""
+
+
 def kubeconfig_files(environment: Mapping[str, str]) -> list[Path]:
     """The files that kubectl would read."""
     named = [Path(part) for part in environment.get("KUBECONFIG", "").split(os.pathsep) if part]

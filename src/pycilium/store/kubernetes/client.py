@@ -29,9 +29,10 @@ _METHODS = {
     "create": "POST",
     "update": "PUT",
     "patch": "PATCH",
+    "apply": "PATCH",
     "delete": "DELETE",
 }
-_CONTENT_TYPE = {"patch": "application/merge-patch+json"}
+_CONTENT_TYPE = {"patch": "application/merge-patch+json", "apply": "application/apply-patch+yaml"}
 _TOOK_NOTHING_UP = (429, 503)
 _FAILED = (500, 502, 504)
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.05, 5.0

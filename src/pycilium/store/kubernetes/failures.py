@@ -26,7 +26,8 @@ from pycilium.errors import (
 from pycilium.model.resources import Kind, ResourceKey
 from pycilium.store.kubernetes.objects import collection_path, crd_name, object_path
 
-Verb = Literal["list", "watch", "get", "create", "update", "patch", "delete"]
+Verb = Literal["list", "watch", "get", "create", "update", "patch", "apply", "delete"]
+"""apply: a patch in which the server keeps account of who set what; it makes what is not there."""
 
 _DENIED = re.compile(r'User "(?P<user>[^"]*)" cannot (?P<verb>\w+) resource')
 _SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:(?P<namespace>[^:]+):(?P<name>[^:]+)")
@@ -140,13 +141,14 @@ def _forbidden(call: Call, refusal: Refusal, user: str) -> StoreError | InvalidR
     if denied is None and call.changes_something:
         return InvalidResource(f"the API server does not admit it: {refusal.message}", source=str(call.key))
     who = denied["user"] if denied else user
+    verb = "patch" if call.verb == "apply" else call.verb
     group = call.kind.api_version.rpartition("/")[0]
     resource = f"{call.kind.plural}/{call.subresource}" if call.subresource else call.kind.plural
     account = _SERVICE_ACCOUNT.fullmatch(who)
     whom = f"service account {account['namespace']}/{account['name']}" if account else f"user {who}"
     return StoreForbidden(
         f"{whom} may not {call}: a ClusterRole with the rule apiGroups [{group!r}], resources [{resource!r}], verbs "
-        f"[{call.verb!r}] must be bound to it ({refusal.message})"
+        f"[{verb!r}] must be bound to it ({refusal.message})"
     )
 
 

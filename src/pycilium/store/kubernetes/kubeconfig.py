@@ -155,6 +155,10 @@ class Kubeconfig:
             headers=_impersonation(user),
         )
 
+    def cluster(self, context: str = "") -> str:
+        """The name of the cluster of `context`, or of the current one."""
+        return self._entry("context", context or self._current, self._named).read(_Context).cluster
+
     @property
     def _named(self) -> str:
         return ":".join(map(str, self._files))

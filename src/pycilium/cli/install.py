@@ -1,0 +1,212 @@
+"""`cilium install`, `upgrade`, `uninstall`, `preflight`, in a Kubernetes cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pycilium.cli.render import print_yaml, progress
+from pycilium.errors import ConfigError, InstallRefused
+from pycilium.install import settings
+from pycilium.install.templates import Plain
+from pycilium.install.versions import chosen, listed
+
+if TYPE_CHECKING:
+    from pycilium.install.kubernetes_cluster import Cluster
+    from pycilium.install.kubernetes_detection import Facts
+    from pycilium.install.kubernetes_preflight import Finding
+    from pycilium.store.kubernetes.credentials import Access
+
+Options = Callable[[Any], Any]
+
+
+def _cluster_options(command: Any) -> Any:
+    for option in (
+        click.option("-n", "--namespace", default="kube-system", show_default=True, envvar="CILIUM_NAMESPACE"),
+        click.option("--context", default="", metavar="NAME", help="The kubeconfig's context, if not its current one."),
+        click.option("--kubeconfig", default="", metavar="FILE", help="If not KUBECONFIG or ~/.kube/config."),
+        click.option("--helm-release-name", default="cilium", show_default=True, metavar="NAME"),
+    ):
+        command = option(command)
+    return command
+
+
+def _value_options(command: Any) -> Any:
+    for option in (
+        click.option("--set", "sets", multiple=True, metavar="A.B=C", help="A value; again for more."),
+        click.option("--set-string", "strings", multiple=True, metavar="A.B=C", help="The same, always a string."),
+        click.option("-f", "--values", "files", multiple=True, metavar="FILE", help="A file of values; - is stdin."),
+        click.option(
+            "--version", default="", metavar="V", help="A release of ours, or a Cilium's that it agrees with."
+        ),
+        click.option("--dry-run", is_flag=True, help="Print the objects and change nothing."),
+        click.option("--dry-run-helm-values", is_flag=True, help="Print the values and change nothing."),
+        click.option("--wait/--no-wait", default=False, help="Until everything runs."),
+        click.option("--wait-duration", default=300.0, show_default=True, metavar="SECONDS"),
+        click.option("--skip-preflight", is_flag=True, help="Install whatever the checks say."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_cluster_options
+@_value_options
+@click.option("--list-versions", is_flag=True, help="Print what --version takes.")
+def install(list_versions: bool, **asked: Any) -> None:
+    """Install Cilium in a Kubernetes cluster. Run again, it finishes what was begun."""
+    if list_versions:
+        click.echo("\n".join(listed()))
+        return
+    asyncio.run(_change(upgrading=False, **asked))
+
+
+@click.command()
+@_cluster_options
+@_value_options
+@click.option("--reset-values", is_flag=True, help="Begin with the defaults, not with what is installed.")
+def upgrade(**asked: Any) -> None:
+    """Change what is installed: values, or its release. Packets flow on."""
+    asyncio.run(_change(upgrading=True, **asked))
+
+
+@click.command()
+@_cluster_options
+@click.option("--wait/--no-wait", default=True, hidden=True)
+def uninstall(namespace: str, context: str, kubeconfig: str, helm_release_name: str, wait: bool) -> None:  # noqa: ARG001
+    """Take everything away that `install` made. Policies stay, as do the CRDs that they are of."""
+
+    async def run() -> bool:
+        from pycilium.install.kubernetes import Installer
+
+        async with _cluster(_access(kubeconfig, context)) as cluster:
+            with progress("uninstalling") as tell:
+                return await Installer(cluster, namespace, helm_release_name, tell).uninstall()
+
+    click.echo("Cilium is uninstalled." if asyncio.run(run()) else "There was no release; nothing of one is left.")
+
+
+@click.command()
+@_cluster_options
+@click.option("--set", "sets", multiple=True, metavar="A.B=C", help="A value, as for `install`.")
+@click.option("-f", "--values", "files", multiple=True, metavar="FILE", help="A file of values.")
+def preflight(
+    namespace: str,
+    context: str,
+    kubeconfig: str,
+    helm_release_name: str,
+    sets: Any,
+    files: Any,  # noqa: ARG001
+) -> None:
+    """Look whether the cluster can take Cilium, and say what to change. Exit code 1: it cannot."""
+
+    async def run() -> list[Finding]:
+        access = _access(kubeconfig, context)
+        async with _cluster(access) as cluster:
+            found = await _facts(cluster, kubeconfig, context)
+            given = _given(files, sets, ())
+            return await _findings(cluster, found, settings.values_of(_detected(found, given), given), namespace)
+
+    found = asyncio.run(run())
+    click.echo("\n".join(map(str, found)))
+    sys.exit(1 if any(each.level == "error" for each in found) else 0)
+
+
+async def _change(*, upgrading: bool, **asked: Any) -> None:
+    from pycilium.install.kubernetes import Installer, manifest_of
+    from pycilium.install.kubernetes_manifests import objects
+    from pycilium.install.kubernetes_waiting import wait
+
+    release, dry = chosen(asked["version"]), asked["dry_run"] or asked["dry_run_helm_values"]
+    given = _given(asked["files"], asked["sets"], asked["strings"])
+    settings.values_of(given)
+    namespace, name = asked["namespace"], asked["helm_release_name"]
+    async with _cluster(_access(asked["kubeconfig"], asked["context"])) as cluster:
+        found = await _facts(cluster, asked["kubeconfig"], asked["context"])
+        with nullcontext(_silent) if dry else progress("upgrading" if upgrading else "installing") as tell:
+            tell(f"pycilium {release.release} ({release.why})")
+            installer = Installer(cluster, namespace, name, tell)
+            history = await installer.history() if upgrading else []
+            reused = upgrading and history and not asked["reset_values"]
+            config = settings.merged(history[-1].config if reused else _detected(found, given), given)
+            values = settings.values_of(config)
+            if asked["dry_run_helm_values"]:
+                print_yaml(config)
+                return
+            if asked["dry_run"]:
+                click.echo(manifest_of(objects(values, namespace)), nl=False)
+                return
+            if not asked["skip_preflight"]:
+                _heed(await _findings(cluster, found, values, namespace), tell)
+            done = await (installer.upgrade(config) if upgrading else installer.install(config))
+            if asked["wait"]:
+                await wait(cluster, namespace, values, asked["wait_duration"], tell)
+    click.echo(f"Cilium is {'upgraded' if upgrading else 'installed'}: release {name}, revision {done.version}.")
+    if not asked["wait"]:
+        click.echo("`cilium status --wait` tells when it runs.")
+
+
+def _heed(findings: list[Finding], tell: Callable[[str], None]) -> None:
+    """InstallRefused if there are errors."""
+    for finding in findings:
+        if finding.level == "warning":
+            tell(str(finding))
+    errors = [finding.what for finding in findings if finding.level == "error"]
+    if errors:
+        raise InstallRefused("\n".join(("the cluster cannot take it as it is (--skip-preflight tries):", *errors)))
+
+
+def _given(files: Any, sets: Any, strings: Any) -> Plain:
+    """What the user set, files first."""
+    plain: Plain = {}
+    for name in files:
+        try:
+            text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--values {name}: {getattr(error, 'strerror', None) or error}") from error
+        plain = settings.merged(plain, settings.from_file(text, name))
+    plain = settings.merged(plain, settings.from_options(sets))
+    return settings.merged(plain, settings.from_options(strings, as_strings=True))
+
+
+def _access(kubeconfig: str, context: str) -> Access:
+    from pycilium.store.kubernetes import machine_access
+
+    path = f"//{Path(kubeconfig).absolute()}" if kubeconfig else ""
+    return machine_access(f"kubernetes:{path}{f'?context={context}' if context else ''}")
+
+
+def _cluster(access: Access) -> Cluster:
+    from pycilium.install.kubernetes_cluster import Cluster
+
+    return Cluster(access)
+
+
+async def _facts(cluster: Cluster, kubeconfig: str, context: str) -> Facts:
+    from pycilium.install.kubernetes_detection import facts
+    from pycilium.store.kubernetes.access import cluster_name
+
+    return await facts(cluster, cluster_name([Path(kubeconfig)] if kubeconfig else None, context, os.environ))
+
+
+def _detected(found: Facts, given: Plain) -> Plain:
+    from pycilium.install.kubernetes_detection import detected
+
+    return detected(found, given)
+
+
+async def _findings(cluster: Cluster, found: Facts, values: Plain, namespace: str) -> list[Finding]:
+    from pycilium.install.kubernetes_preflight import findings
+
+    return await findings(cluster, found, values, namespace)
+
+
+def _silent(_: str) -> None:
+    """For what prints a result alone."""

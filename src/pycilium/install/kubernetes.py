@@ -1,0 +1,193 @@
+"""Install, upgrade and uninstall in Kubernetes: objects applied in order, and the record of it that Helm would keep.
+
+The record is written before the first object and again after the last, so that whatever breaks off in between is seen,
+and the same command run again finishes it. Invariant: an object that is not this release's is never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pycilium.errors import CiliumError, InstallRefused
+from pycilium.install import kubernetes_release as releases
+from pycilium.install.kubernetes_cluster import KINDS, NAMESPACE, SECRET, Cluster, kind_of
+from pycilium.install.kubernetes_manifests import objects
+from pycilium.install.kubernetes_names import RELEASE
+from pycilium.install.kubernetes_release import Release
+from pycilium.install.settings import values_of
+from pycilium.install.templates import Plain
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Installer:
+    """One release in one cluster.
+
+    Attributes:
+        tell: gets each step in words.
+        clock: the time for the record.
+    """
+
+    cluster: Cluster
+    namespace: str = "kube-system"
+    name: str = RELEASE
+    tell: Tell = lambda _: None
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    async def history(self) -> list[Release]:
+        """All revisions, oldest first."""
+        kept = await self.cluster.listed(SECRET, self.namespace, releases.selector(self.name))
+        return sorted((releases.read(each) for each in kept), key=lambda each: each.version)
+
+    async def install(self, config: Mapping[str, Any]) -> Release:
+        """Install what is not installed, or finish what was begun; InstallRefused if there is another."""
+        wanted, history = objects(values_of(config), self.namespace), await self.history()
+        manifest = manifest_of(wanted)
+        deployed = _deployed(history)
+        if deployed is not None and deployed.manifest != manifest:
+            raise InstallRefused(
+                f"release {self.name} is in {self.namespace} already (revision {deployed.version}), with other values: "
+                f"`cilium upgrade` changes it"
+            )
+        if deployed is not None:
+            self.tell(f"revision {deployed.version} is the same: its objects are applied again")
+            await self._apply(wanted, deployed)
+            return deployed
+        return await self._revise(releases.PENDING_INSTALL, config, wanted, history)
+
+    async def upgrade(self, config: Mapping[str, Any]) -> Release:
+        """Make the installation what `config` says; InstallRefused if there is none."""
+        history = await self.history()
+        if not history:
+            raise InstallRefused(f"no release {self.name} is in {self.namespace}: `cilium install` makes one")
+        wanted = objects(values_of(config), self.namespace)
+        return await self._revise(releases.PENDING_UPGRADE, config, wanted, history)
+
+    async def uninstall(self) -> bool:
+        """Take everything away that the release's revisions made, the last first; whether there was a release."""
+        history = await self.history()
+        if history:
+            await self._keep(history[-1].now(releases.UNINSTALLING, "Deletion in progress"))
+        made = [each for record in history for each in parsed(record.manifest)]
+        gone = {_key(each): each for each in [*objects(values_of(), self.namespace), *made]}
+        for each in reversed(list(gone.values())):
+            await self._delete(each)
+        for record in history:
+            await self.cluster.delete(SECRET, releases.secret_name(self.name, record.version), self.namespace)
+        return bool(history)
+
+    async def _revise(
+        self, pending: str, config: Mapping[str, Any], wanted: list[Plain], history: list[Release]
+    ) -> Release:
+        now, last = self.clock(), history[-1] if history else None
+        record = releases.release(
+            self.name, self.namespace, last.version + 1 if last else 1, config, manifest_of(wanted), now
+        )
+        record = record.now(pending, "Installation underway" if last is None else "Preparing upgrade")
+        if last is not None:
+            record = replace(record, first_deployed=last.first_deployed)
+            if last.status in (releases.PENDING_INSTALL, releases.PENDING_UPGRADE):
+                self.tell(f"revision {last.version} was not finished: revision {record.version} does so")
+        await self._refuse_others(wanted)
+        await self._ensure_namespace()
+        await self._keep(record)
+        try:
+            await self._apply(wanted, record)
+            await self._prune(wanted, history)
+        except BaseException as error:
+            await self._note_failure(record, error)
+            raise
+        done = record.now(
+            releases.DEPLOYED, f"{'Upgrade' if pending == releases.PENDING_UPGRADE else 'Install'} complete"
+        )
+        await self._keep(done)
+        for earlier in history:
+            if earlier.status not in (releases.SUPERSEDED, releases.FAILED):
+                await self._keep(earlier.now(releases.SUPERSEDED, earlier.description))
+        for earlier in history[: -releases.KEPT]:
+            await self.cluster.delete(SECRET, releases.secret_name(self.name, earlier.version), self.namespace)
+        return done
+
+    async def _refuse_others(self, wanted: list[Plain]) -> None:
+        """InstallRefused, with their names, if objects of these names are not this release's."""
+        foreign = []
+        for each in wanted:
+            present = await self.cluster.get(kind_of(each), each["metadata"]["name"], _namespace(each))
+            if present is not None and releases.owner(present) != (self.name, self.namespace):
+                of = "/".join(reversed(releases.owner(present)))
+                foreign.append(
+                    f"{each['kind']} {each['metadata']['name']} ({f'of release {of}' if of != '/' else 'of none'})"
+                )
+        if foreign:
+            raise InstallRefused(
+                f"objects are in the way that are not of release {self.name} in {self.namespace}: "
+                f"{', '.join(foreign)}; uninstall what they belong to, or delete them"
+            )
+
+    async def _ensure_namespace(self) -> None:
+        if await self.cluster.get(NAMESPACE, self.namespace) is None:
+            self.tell(f"creating namespace {self.namespace}")
+            await self.cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
+
+    async def _apply(self, wanted: list[Plain], record: Release) -> None:
+        for each in wanted:
+            self.tell(f"applying {each['kind']} {each['metadata']['name']}")
+            await self.cluster.apply(releases.owned(each, record.name, record.namespace))
+
+    async def _prune(self, wanted: list[Plain], history: list[Release]) -> None:
+        """Take away what earlier revisions made and this one has not."""
+        kept = {_key(each) for each in wanted}
+        stale = {_key(each): each for record in history for each in parsed(record.manifest) if _key(each) not in kept}
+        for each in reversed(list(stale.values())):
+            await self._delete(each)
+
+    async def _delete(self, plain: Plain) -> None:
+        """Take an object away if it is this release's."""
+        kind, name, namespace = kind_of(plain), plain["metadata"]["name"], _namespace(plain)
+        present = await self.cluster.get(kind, name, namespace)
+        if present is not None and releases.owner(present) == (self.name, self.namespace):
+            self.tell(f"deleting {kind.name} {name}")
+            await self.cluster.delete(kind, name, namespace)
+
+    async def _keep(self, record: Release) -> None:
+        await self.cluster.apply(releases.secret(record, self.clock()))
+
+    async def _note_failure(self, record: Release, error: BaseException) -> None:
+        """Best effort: what keeps us from going on may keep us from writing it down too."""
+        try:
+            await self._keep(record.now(releases.FAILED, str(error) or type(error).__name__))
+        except CiliumError as also:
+            self.tell(f"revision {record.version} stays pending: {also}")
+
+
+def manifest_of(wanted: list[Plain]) -> str:
+    """Objects as one text of YAML documents."""
+    import yaml
+
+    texts = (yaml.dump(each, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True) for each in wanted)
+    return "".join(f"---\n{text}" for text in texts)
+
+
+def parsed(manifest: str) -> list[Plain]:
+    """The objects of such a text, of kinds that installations of ours have."""
+    import yaml
+
+    return [each for each in yaml.load_all(manifest, Loader=yaml.CSafeLoader) if each and each["kind"] in KINDS]
+
+
+def _deployed(history: list[Release]) -> Release | None:
+    """The revision that is in force: the last, if it was finished."""
+    return history[-1] if history and history[-1].status == releases.DEPLOYED else None
+
+
+def _key(plain: Plain) -> tuple[str, str, str]:
+    return plain["kind"], _namespace(plain) or "", plain["metadata"]["name"]
+
+
+def _namespace(plain: Plain) -> str | None:
+    namespace = plain["metadata"].get("namespace")
+    return namespace if isinstance(namespace, str) else None

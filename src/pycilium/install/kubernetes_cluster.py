@@ -1,0 +1,142 @@
+"""A cluster's objects as plain values, by their kind: read, applied, deleted, each call idempotent.
+
+Objects are applied on the server's side under one name, so that what others set stays and what we leave out goes.
+Invariant: a kind that is not listed here is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+from pycilium.errors import NotFound
+from pycilium.install.templates import Plain
+from pycilium.model.resources import Kind, Resource
+from pycilium.store.kubernetes.client import ApiClient
+from pycilium.store.kubernetes.credentials import Access
+from pycilium.store.kubernetes.failures import Call, Verb
+
+MANAGER = "cilium-cli"
+_RBAC = "rbac.authorization.k8s.io/v1"
+
+
+def _kind(name: str, api_version: str = "v1", *, namespaced: bool = True) -> Kind[Any]:
+    return Kind(name, api_version, f"{name.lower()}s", namespaced, Resource, lambda _: None)
+
+
+NAMESPACE, NODE = _kind("Namespace", namespaced=False), _kind("Node", namespaced=False)
+CONFIG_MAP, SECRET, SERVICE, POD = _kind("ConfigMap"), _kind("Secret"), _kind("Service"), _kind("Pod")
+DAEMON_SET, DEPLOYMENT = _kind("DaemonSet", "apps/v1"), _kind("Deployment", "apps/v1")
+CRD = _kind("CustomResourceDefinition", "apiextensions.k8s.io/v1", namespaced=False)
+KINDS = {
+    kind.name: kind
+    for kind in (
+        NAMESPACE,
+        NODE,
+        POD,
+        CONFIG_MAP,
+        SECRET,
+        SERVICE,
+        _kind("ServiceAccount"),
+        DAEMON_SET,
+        DEPLOYMENT,
+        _kind("ClusterRole", _RBAC, namespaced=False),
+        _kind("ClusterRoleBinding", _RBAC, namespaced=False),
+        _kind("Role", _RBAC),
+        _kind("RoleBinding", _RBAC),
+        CRD,
+    )
+}
+_ACCESS_REVIEW = _kind("SelfSubjectAccessReview", "authorization.k8s.io/v1", namespaced=False)
+
+
+def kind_of(plain: Mapping[str, Any]) -> Kind[Any]:
+    return KINDS[plain["kind"]]
+
+
+class Cluster:
+    """One API server, and what we may do there."""
+
+    def __init__(self, access: Access, *, patience_s: float = 30.0) -> None:
+        self.access = access
+        self._client = ApiClient(access, patience_s=patience_s)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    @property
+    def server(self) -> tuple[str, int | None]:
+        """Host and port by which it is reached; no port if its URL names none."""
+        parts = urlsplit(self.access.server)
+        return parts.hostname or "", parts.port
+
+    async def get(self, kind: Kind[Any], name: str, namespace: str | None = None) -> Plain | None:
+        """None if there is none, or if the server has no such kind."""
+        try:
+            return _decoded(await self._client.call(Call("get", kind, namespace, name)))
+        except NotFound:
+            return None
+
+    async def listed(self, kind: Kind[Any], namespace: str | None = None, labels: str = "") -> list[Plain]:
+        """All of them; with `labels`, those that a selector such as `owner=helm,name=cilium` selects."""
+        found: list[Plain] = []
+        query = {"limit": "500", **({"labelSelector": labels} if labels else {})}
+        while True:
+            page = _decoded(await self._client.call(Call("list", kind, namespace), query=query))
+            found += page.get("items") or []
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                return found
+            query["continue"] = token
+
+    async def apply(self, plain: Plain) -> Plain:
+        """Make it so, whoever set its fields before."""
+        query = {"fieldManager": MANAGER, "force": "true"}
+        return await self._sent("apply", plain, query=query)
+
+    async def create(self, plain: Plain) -> Plain:
+        """AlreadyExists if it is there."""
+        return await self._sent("create", plain)
+
+    async def replace(self, plain: Plain) -> Plain:
+        """Conflict if it has changed since it was read."""
+        return await self._sent("update", plain)
+
+    async def delete(self, kind: Kind[Any], name: str, namespace: str | None = None) -> bool:
+        """Whether it was there."""
+        options = msgspec.json.encode({"propagationPolicy": "Background"})
+        try:
+            await self._client.call(Call("delete", kind, namespace, name), body=options)
+        except NotFound:
+            return False
+        return True
+
+    async def may(self, verb: str, kind: Kind[Any], namespace: str | None = None) -> bool:
+        """Whether the server would let us."""
+        attributes = {"verb": verb, "group": kind.api_version.rpartition("/")[0], "resource": kind.plural}
+        if namespace and kind.namespaced:
+            attributes["namespace"] = namespace
+        review = {
+            "apiVersion": _ACCESS_REVIEW.api_version,
+            "kind": _ACCESS_REVIEW.name,
+            "spec": {"resourceAttributes": attributes},
+        }
+        call = Call("create", _ACCESS_REVIEW)
+        answer = _decoded(await self._client.call(call, body=msgspec.json.encode(review)))
+        return bool((answer.get("status") or {}).get("allowed"))
+
+    async def _sent(self, verb: Verb, plain: Plain, query: Mapping[str, str] | None = None) -> Plain:
+        metadata = plain["metadata"]
+        call = Call(verb, kind_of(plain), metadata.get("namespace"), metadata["name"])
+        return _decoded(await self._client.call(call, query=query, body=msgspec.json.encode(plain)))
+
+
+def _decoded(body: bytes) -> Plain:
+    plain: Plain = msgspec.json.decode(body)
+    return plain

@@ -1,0 +1,157 @@
+"""Whether a cluster can take us, before anything is changed: one line per finding, with what to change.
+
+An error stops an installation; a warning does not. Nodes themselves are looked at by their agents, at their start.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pycilium.install.kubernetes_cluster import DAEMON_SET, KINDS, Cluster, kind_of
+from pycilium.install.kubernetes_detection import Facts
+from pycilium.install.kubernetes_manifests import objects
+from pycilium.install.kubernetes_names import RELEASE
+from pycilium.install.kubernetes_release import owner
+
+OLDEST_KERNEL = (5, 10)
+OTHERS = {
+    "flannel": "kube-flannel",
+    "calico-node": "Calico",
+    "canal": "Canal",
+    "weave-net": "Weave Net",
+    "kube-router": "kube-router",
+    "antrea-agent": "Antrea",
+    "kindnet": "kindnet",
+    "ovnkube-node": "OVN-Kubernetes",
+}
+_PAIR = ("flannel.alpha.coreos.com/backend-type", "projectcalico.org/IPv4Address")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Literal["ok", "warning", "error"]
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.what}"
+
+
+async def findings(cluster: Cluster, found: Facts, values: Mapping[str, Any], namespace: str) -> list[Finding]:
+    """Everything, errors among it."""
+    return [
+        *await _rights(cluster, values, namespace),
+        *kernels(found),
+        *await _other_plugins(cluster, found, namespace),
+        *kube_proxy(found, values),
+        *k3s(found, values),
+    ]
+
+
+def kernels(found: Facts) -> list[Finding]:
+    """Of the nodes, as their kubelets say."""
+    if not found.nodes:
+        return [Finding("warning", "the cluster has no node yet: agents start as nodes join")]
+    old = [
+        f"{node['metadata']['name']} has {release}"
+        for node in found.nodes
+        if (release := str(((node.get("status") or {}).get("nodeInfo") or {}).get("kernelVersion", "")))
+        and (parts := re.match(r"(\d+)\.(\d+)", release))
+        and (int(parts[1]), int(parts[2])) < OLDEST_KERNEL
+    ]
+    oldest = ".".join(map(str, OLDEST_KERNEL))
+    if old:
+        return [
+            Finding("error", f"Linux {oldest} is the oldest that works: upgrade the kernel of nodes: {', '.join(old)}")
+        ]
+    return [Finding("ok", f"the kernels of all {len(found.nodes)} nodes are {oldest} or newer")]
+
+
+def kube_proxy(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
+    """Exactly one must translate Services."""
+    replaced = str(values["kubeProxyReplacement"]).lower() == "true"
+    if found.k3s:
+        wanted = "--disable-kube-proxy must be" if replaced else "--disable-kube-proxy must not be"
+        return [Finding("warning", f"k3s hides its kube-proxy: {wanted} among the server's flags")]
+    if replaced and found.kube_proxy:
+        return [
+            Finding(
+                "warning",
+                "kube-proxy runs although kubeProxyReplacement is on: both work side by side, but "
+                "`kubectl -n kube-system delete daemonset kube-proxy` leaves one of them",
+            )
+        ]
+    if not replaced and not found.kube_proxy:
+        return [Finding("error", "no kube-proxy runs: --set kubeProxyReplacement=true, or Services lead nowhere")]
+    return [Finding("ok", "Services are translated by " + ("Cilium" if replaced else "kube-proxy"))]
+
+
+def k3s(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
+    """What its server must be started with."""
+    if not found.k3s:
+        return []
+    lines = []
+    if any(_annotations(node).get(_PAIR[0]) for node in found.nodes):
+        lines.append(
+            Finding(
+                "error",
+                "k3s runs its own flannel: start its server with --flannel-backend=none --disable-network-policy, "
+                "then restart the nodes, or delete their devices flannel.1 and cni0",
+            )
+        )
+    if values["k8sServiceHost"] == "" and str(values["kubeProxyReplacement"]).lower() == "true":
+        lines.append(
+            Finding(
+                "error",
+                "without kube-proxy agents need the API server's address: --set k8sServiceHost=…,k8sServicePort=6443",
+            )
+        )
+    return lines or [Finding("ok", "k3s runs without flannel")]
+
+
+async def _rights(cluster: Cluster, values: Mapping[str, Any], namespace: str) -> list[Finding]:
+    """Of who installs."""
+    kinds = {kind_of(each).name for each in objects(values, namespace)} | {"Secret"}
+    refused = [
+        f"{verb} {KINDS[name].plural}"
+        for name in sorted(kinds)
+        for verb in ("get", "create", "patch", "delete")
+        if not await cluster.may(verb, KINDS[name], namespace)
+    ]
+    if refused:
+        who = "whoever the kubeconfig names"
+        return [Finding("error", f"{who} may not {', '.join(refused)}: use one who has the role cluster-admin")]
+    return [Finding("ok", "rights suffice")]
+
+
+async def _other_plugins(cluster: Cluster, found: Facts, namespace: str) -> list[Finding]:
+    """Another CNI that runs, or that has left its marks on nodes."""
+    lines = []
+    for each in await cluster.listed(DAEMON_SET):
+        name = each["metadata"]["name"]
+        for part, known in OTHERS.items():
+            if part in name:
+                inside = each["metadata"].get("namespace", "")
+                lines.append(Finding("error", f"{known} runs: `kubectl -n {inside} delete daemonset {name}` ends it"))
+        if name == RELEASE and owner(each) != (RELEASE, namespace):
+            lines.append(
+                Finding("error", f"another Cilium runs in {each['metadata'].get('namespace')}: uninstall it first")
+            )
+    marked = [node["metadata"]["name"] for node in found.nodes if any(_annotations(node).get(key) for key in _PAIR)]
+    if marked and not lines:
+        lines.append(
+            Finding(
+                "warning",
+                f"another CNI was on nodes {', '.join(marked)}: pods of before keep its network until they are restarted; "
+                f"if a node has devices flannel.1 (UDP port 8472, which ours wants too) or cni0, delete them or reboot it",
+            )
+        )
+    return lines or [Finding("ok", "no other CNI is to be seen")]
+
+
+def _annotations(node: Mapping[str, Any]) -> Mapping[str, str]:
+    return node["metadata"].get("annotations") or {}
