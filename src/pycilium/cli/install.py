@@ -101,9 +101,9 @@ def preflight(
     namespace: str,
     context: str,
     kubeconfig: str,
-    helm_release_name: str,
+    helm_release_name: str,  # noqa: ARG001 -- the options of `install`
     sets: Any,
-    files: Any,  # noqa: ARG001
+    files: Any,
 ) -> None:
     """Look whether the cluster can take Cilium, and say what to change. Exit code 1: it cannot."""
 

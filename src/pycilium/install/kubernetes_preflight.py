@@ -146,8 +146,8 @@ async def _other_plugins(cluster: Cluster, found: Facts, namespace: str) -> list
         lines.append(
             Finding(
                 "warning",
-                f"another CNI was on nodes {', '.join(marked)}: pods of before keep its network until they are restarted; "
-                f"if a node has devices flannel.1 (UDP port 8472, which ours wants too) or cni0, delete them or reboot it",
+                f"another CNI was on nodes {', '.join(marked)}: restart pods of before, which keep its network; "
+                f"where devices flannel.1 (UDP port 8472, which ours wants too) or cni0 are left, delete them",
             )
         )
     return lines or [Finding("ok", "no other CNI is to be seen")]
