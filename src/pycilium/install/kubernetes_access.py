@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pycilium.install.crds import definitions
 from pycilium.install.kubernetes_names import AGENT, CONFIG, CONFIG_ROLE, OPERATOR, OPERATOR_ROLE, named
 from pycilium.install.templates import Namespace
 
@@ -63,17 +64,9 @@ OPERATOR_CLUSTER_RULES = (
     Rule(
         "apiextensions.k8s.io",
         ("customresourcedefinitions",),
-        ("get", "patch", "update"),
+        ("get", "patch"),
         "upgrades the CRDs, and waits until they are served",
-        names=(
-            "ciliumclusterwidenetworkpolicies.cilium.io",
-            "ciliumendpoints.cilium.io",
-            "ciliumidentities.cilium.io",
-            "ciliuml2announcementpolicies.cilium.io",
-            "ciliumloadbalancerippools.cilium.io",
-            "ciliumnetworkpolicies.cilium.io",
-            "ciliumnodes.cilium.io",
-        ),
+        names=tuple(each["metadata"]["name"] for each in definitions()),
     ),
     Rule("", ("pods",), READ, "endpoints whose pods are gone are collected"),
     Rule("", ("services",), READ, "load balancers that want addresses"),

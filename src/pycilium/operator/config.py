@@ -41,6 +41,8 @@ class OperatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """How long a node gives no sign of life before it is removed with its endpoints."""
     health_listen: str | None = "127.0.0.1:9234"
     """Where GET /healthz is answered."""
+    make_crds: bool = False
+    """Make and upgrade the CustomResourceDefinitions, where the store is a Kubernetes API."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -13,6 +13,8 @@ from typing import Protocol
 import structlog
 
 from pycilium.errors import LeadershipLost
+from pycilium.install.kubernetes_cluster import Cluster
+from pycilium.operator import crds
 from pycilium.operator.config import OperatorConfig, election_times, health_address, pools_of
 from pycilium.operator.election import Election, LeaderStore
 from pycilium.operator.health import HealthServer
@@ -21,6 +23,7 @@ from pycilium.operator.lb_ipam import LbIpam
 from pycilium.operator.pod_cidrs import PodCidrs
 from pycilium.operator.removal import Removal
 from pycilium.store import Leases, Store, open_store
+from pycilium.store.kubernetes import machine_access
 from pycilium.store.leases import elapsed_s
 
 log = structlog.get_logger()
@@ -37,6 +40,9 @@ class Work(Protocol):
 async def run(config: OperatorConfig, stop: asyncio.Event) -> None:
     """Be an operator until `stop` is set. Raises what keeps it from starting."""
     async with contextlib.AsyncExitStack() as ending:
+        if config.make_crds:
+            async with Cluster(machine_access(config.store)) as cluster:
+                await crds.ensure(cluster)
         store = open_store(config.store)
         ending.push_async_callback(store.close)
         # A process that has the name of another, or of its predecessor, must not have its lease too.

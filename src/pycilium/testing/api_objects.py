@@ -179,6 +179,8 @@ class ApiObjects:
         }
         if kind.status_apart:
             plain.pop("status", None)
+        if kind.name == "CustomResourceDefinition":
+            plain["status"] = {"conditions": [{"type": "Established", "status": "True"}]}
         return self._keep("ADDED", kind, namespace, plain).body
 
     def update(self, kind: ApiKind, namespace: str, name: str, plain: Plain, *, status: bool = False) -> bytes:

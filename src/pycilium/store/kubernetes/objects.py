@@ -42,8 +42,8 @@ def object_path(kind: Kind[Any], namespace: str, name: str) -> str:
 
 def crd_name(kind: Kind[Any]) -> str:
     """The CustomResourceDefinition that makes an API server serve `kind`; empty for what every server has."""
-    group, _, version = kind.api_version.rpartition("/")
-    return f"{kind.plural}.{group}" if version and not group.endswith(".k8s.io") else ""
+    group = kind.api_version.rpartition("/")[0]
+    return f"{kind.plural}.{group}" if group and not group.endswith(".k8s.io") else ""
 
 
 def as_sent(resource: Resource) -> bytes:
