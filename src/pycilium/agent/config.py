@@ -125,17 +125,26 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     endpoint_health_checking: bool = True
     """Make a health endpoint, so that the way to this node's pods is probed too."""
     health_probe_interval_s: Annotated[int, Meta(ge=1, le=3600)] = 60
+    health_port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    """Where GET /healthz is answered on loopback, for who restarts agents that hang; null: nowhere."""
+    cni_configuration: str | None = None
+    """Where the container runtime's configuration is written once the agent is ready; null: somebody else does."""
+    cni_exclusive: bool = True
+    """Set other plugins' configurations beside it aside."""
+    kubernetes_node: bool = False
+    """Keep this node's Node object true: its taint and condition. Its sign of life is then kubelet's."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 def load_config(path: str | Path) -> AgentConfig:
     """The configuration in `path`; ConfigError names the file, the field and what would be right."""
     config = read_config(path, AgentConfig)
-    _check(config, path)
+    check(config, path)
     return config
 
 
-def _check(config: AgentConfig, path: str | Path) -> None:
+def check(config: AgentConfig, path: str | Path) -> None:
+    """ConfigError for what the types alone allow, `path` named."""
     if not config.ipv4_pod_cidr and not config.ipv6_pod_cidr:
         raise ConfigError(f"{path}: ipv4_pod_cidr and ipv6_pod_cidr are both off: a node needs at least one")
     families: tuple[tuple[str, str | None, type[ipaddress.IPv4Network | ipaddress.IPv6Network]], ...] = (

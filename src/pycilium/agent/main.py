@@ -9,6 +9,7 @@ import sys
 
 from pycilium import __version__
 from pycilium.agent.config import AgentConfig, load_config
+from pycilium.agent.config_folder import load_folder
 from pycilium.errors import CiliumError
 from pycilium.startup import configure_logging, run_until_stopped
 
@@ -16,11 +17,13 @@ from pycilium.startup import configure_logging, run_until_stopped
 def main() -> int:
     """Exit code 0 after a wanted end, 1 if the agent could not start, 2 for a wrong command line."""
     parser = argparse.ArgumentParser(prog="cilium-agent", description="The agent of one node.")
-    parser.add_argument("--config", required=True, metavar="FILE", help="JSON file with the agent's configuration")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", metavar="FILE", help="JSON file with the agent's configuration")
+    source.add_argument("--config-dir", metavar="FOLDER", help="folder of a mounted ConfigMap cilium-config")
     parser.add_argument("--version", action="version", version=__version__)
     arguments = parser.parse_args()
     try:
-        config = load_config(arguments.config)
+        config = load_config(arguments.config) if arguments.config else load_folder(arguments.config_dir)
     except CiliumError as error:
         print(f"cilium-agent: {error}", file=sys.stderr)
         return 1

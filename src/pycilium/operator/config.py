@@ -50,12 +50,17 @@ def load_config(path: str | Path) -> OperatorConfig:
     """The configuration in `path`; ConfigError names the file, the field and what would be right."""
     config = read_config(path, OperatorConfig)
     try:
-        pools_of(config)
-        election_times(config)
-        health_address(config)
+        check(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return config
+
+
+def check(config: OperatorConfig) -> None:
+    """ConfigError for what the types alone allow."""
+    pools_of(config)
+    election_times(config)
+    health_address(config)
 
 
 def pools_of(config: OperatorConfig) -> ClusterPool:

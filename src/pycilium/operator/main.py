@@ -10,6 +10,7 @@ from pathlib import Path
 from pycilium import __version__
 from pycilium.errors import CiliumError
 from pycilium.operator.config import OperatorConfig, load_config
+from pycilium.operator.config_folder import load_folder
 from pycilium.startup import configure_logging, run_until_stopped
 
 
@@ -17,11 +18,13 @@ def main() -> int:
     """Exit code 0 after a wanted end, 1 if the operator could not start, 2 for a wrong command line."""
     program = name if (name := Path(sys.argv[0]).name).startswith("cilium") else "cilium-operator"
     parser = argparse.ArgumentParser(prog=program, description="What is decided once for a whole cluster.")
-    parser.add_argument("--config", required=True, metavar="FILE", help="JSON file with the operator's configuration")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", metavar="FILE", help="JSON file with the operator's configuration")
+    source.add_argument("--config-dir", metavar="FOLDER", help="folder of a mounted ConfigMap cilium-config")
     parser.add_argument("--version", action="version", version=__version__)
     arguments = parser.parse_args()
     try:
-        config = load_config(arguments.config)
+        config = load_config(arguments.config) if arguments.config else load_folder(arguments.config_dir)
     except CiliumError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,115 @@
+"""What the installer writes, agents and operators read: the same keys, and nothing that is not understood."""
+
+from __future__ import annotations
+
+import pytest
+
+from pycilium.agent.config_folder import agent_config, load_folder
+from pycilium.config_folder import Settings
+from pycilium.errors import ConfigError
+from pycilium.install.kubernetes_config import config_map
+from pycilium.install.settings import values_of
+from pycilium.install.templates import Filling, realized
+from pycilium.operator.config_folder import operator_config
+
+
+def settings(values=None, **more):
+    data = realized(config_map(), Filling(values_of(values or {}), "kube-system"))["data"]
+    return Settings(data | {key.replace("_", "-"): text for key, text in more.items()}, "cilium-config")
+
+
+def test_the_defaults_make_an_agent_of_a_cluster():
+    config = agent_config(settings(), "node1")
+
+    assert (config.node_name, config.store, config.ipam) == ("node1", "kubernetes:", "cluster-pool")
+    assert (config.services, config.cgroup_root, config.masquerade) == (False, None, True)
+    assert (config.ipv6_pod_cidr, config.health_port, config.kubernetes_node) == (None, 9879, True)
+    assert config.cni_configuration == "/host/etc/cni/net.d/05-cilium.conflist"
+
+
+def test_values_reach_the_agent():
+    config = agent_config(
+        settings(
+            {
+                "kubeProxyReplacement": True,
+                "routingMode": "native",
+                "ipv6": {"enabled": True},
+                "MTU": 1400,
+                "devices": ["eth0", "eth1"],
+                "loadBalancer": {"mode": "dsr", "dsrDispatch": "opt", "algorithm": "maglev"},
+                "policyCIDRMatchMode": [],
+                "cni": {"install": False},
+                "k8s": {"serviceCIDRs": ["10.43.0.0/16"]},
+            }
+        ),
+        "node1",
+    )
+
+    assert (config.services, config.cgroup_root) == (True, "/run/cilium/cgroupv2")
+    assert (config.routing_mode, config.pod_mtu_bytes, config.devices) == ("native", 1400, ["eth0", "eth1"])
+    assert (config.load_balancer_mode, config.dsr_dispatch, config.load_balancer_algorithm) == (
+        "dsr",
+        "option",
+        "maglev",
+    )
+    assert (config.cidr_matches, config.cni_configuration, config.service_cidrs) == ("world", None, ["10.43.0.0/16"])
+    assert config.ipv6_pod_cidr is not None
+
+
+def test_a_nodes_own_cidrs_are_taken_where_kubernetes_gives_them():
+    config = agent_config(settings({"ipam": {"mode": "kubernetes"}}, ipv4_range="10.244.1.0/24"), "node1")
+
+    assert (config.ipam, config.ipv4_pod_cidr) == ("host-scope", "10.244.1.0/24")
+
+
+def test_an_operator_reads_the_same():
+    config = operator_config(settings(), "node1")
+
+    assert (config.cluster_pool_ipv4_cidrs, config.cluster_pool_ipv6_cidrs) == (("10.0.0.0/8",), ())
+    assert (config.make_crds, config.identity_gc_interval_s, config.health_listen) == (True, 900, "127.0.0.1:9234")
+    assert operator_config(settings({"ipam": {"mode": "kubernetes"}}), "n").cluster_pool_ipv4_cidrs == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "said"),
+    [
+        ("enable-ipv5", "true", "enable-ipv5 is unknown (did you mean enable-ipv"),
+        ("enable-ipsec", "true", "enable-ipsec is 'true'; only 'false' is built yet"),
+        ("enable-ipv4", "yes", "enable-ipv4 is 'yes'; it must be true or false"),
+        ("tunnel-port", "x", "tunnel-port is 'x', which is no number"),
+        ("ipam", "kubernetes", "the Node has no ipv4 CIDR in spec.podCIDRs"),
+    ],
+)
+def test_what_is_not_understood_is_named(key, text, said):
+    with pytest.raises(ConfigError) as refused:
+        agent_config(settings(**{key: text}), "node1")
+
+    assert said in str(refused.value)
+
+
+def test_every_key_that_is_not_fixed_is_read():
+    """Else a value could be set and nothing would follow."""
+    asked = set()
+
+    class Noted(Settings):
+        def text(self, key, default=""):
+            asked.add(key)
+            return super().text(key, default)
+
+    data = realized(config_map(), Filling(values_of({"ipv6": {"enabled": True}}), "kube-system"))["data"]
+    agent_config(Noted(data, ""), "n")
+    agent_config(Noted(data | {"kube-proxy-replacement": "true"}, ""), "n")
+    operator_config(Noted(data, ""), "n")
+
+    from pycilium.install.kubernetes_config import FIXED  # noqa: PLC0415
+
+    for_clients = {"agent-not-ready-taint-key", "cluster-id", "custom-cni-conf", "loadbalancer-l7"}
+    assert set(data) - asked - set(FIXED) == for_clients
+
+
+def test_a_folder_without_a_nodes_name_is_refused(tmp_path):
+    (tmp_path / "enable-ipv4").write_text("true\n")
+
+    with pytest.raises(ConfigError, match="K8S_NODE_NAME"):
+        load_folder(tmp_path, {})
+    assert load_folder(tmp_path, {"K8S_NODE_NAME": "n"}).node_name == "n"
