@@ -101,7 +101,7 @@ def test_every_key_that_is_not_fixed_is_read():
     agent_config(Noted(data | {"kube-proxy-replacement": "true"}, ""), "n")
     operator_config(Noted(data, ""), "n")
 
-    from pycilium.install.kubernetes_config import FIXED  # noqa: PLC0415
+    from pycilium.install.kubernetes_config import FIXED
 
     for_clients = {"agent-not-ready-taint-key", "cluster-id", "custom-cni-conf", "loadbalancer-l7"}
     assert set(data) - asked - set(FIXED) == for_clients

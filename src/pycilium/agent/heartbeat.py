@@ -31,11 +31,14 @@ class Heartbeat:
         duration_s: int,
         removed: Callable[[], Awaitable[None]],
         *,
+        renew: bool = True,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
         self._leases = Leases(store, namespace=NODE_LEASES)
         self._node_name, self._duration_s, self._removed, self._sleep = node_name, duration_s, removed, sleep
+        self._renew = renew
+        """False where kubelet gives the node's sign of life: only whether the node was removed is looked at."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -48,7 +51,8 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         name = self._node_name
-        await self._leases.acquire(name, name, self._duration_s)
+        if self._renew:
+            await self._leases.acquire(name, name, self._duration_s)
         try:
             await self._store.get(CiliumNode, name)
         except NotFound:

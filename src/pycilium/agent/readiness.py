@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from pycilium.agent.following import follow_labels
 from pycilium.agent.health import NodeHealth
 from pycilium.agent.heartbeat import Heartbeat
 from pycilium.agent.intent import Intent
+from pycilium.agent.kubernetes_node import announce_node
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.node_publishing import NodePublisher
 from pycilium.agent.node_services import NodeServices
@@ -24,6 +26,7 @@ from pycilium.agent.publishing import Publisher
 from pycilium.agent.sources import Source
 from pycilium.datapath import process
 from pycilium.hubble.server import HubbleServer
+from pycilium.install import cni_configuration
 from pycilium.model.resources import CiliumEndpoint
 
 log = structlog.get_logger()
@@ -58,6 +61,11 @@ async def become_ready(
     gc.freeze()
     gc.enable()
     process.return_free_memory()
+    if config.cni_configuration is not None:
+        aside = cni_configuration.install(
+            config.cni_configuration, os.path.join(config.run_dir, "cilium.sock"), exclusive=config.cni_exclusive
+        )
+        log.info("CNI configuration is in place", path=config.cni_configuration, set_aside=" ".join(aside))
     log.info("ready", node=config.node_name, seconds=round(time.monotonic() - started, 3))
     publisher = Publisher(config, intent, store, hubble.agent_events, node)
     for source in sources:
@@ -65,11 +73,19 @@ async def become_ready(
             source.listed = publisher.endpoints_listed
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(node.run(), name="node")
+        if config.kubernetes_node:
+            tasks.create_task(announce_node(config), name="Node")
         tasks.create_task(publisher.run(), name="publisher")
         tasks.create_task(follow_labels(intent, endpoints), name="labels")
         tasks.create_task(health.run(), name="health")
         await node.published.wait()  # until then the name, and its leases, may be another machine's
         if node_services is not None:
             tasks.create_task(node_services.run(), name="services")
-        heartbeat = Heartbeat(store, config.node_name, config.node_lease_duration_s, publisher.publish_again)
+        heartbeat = Heartbeat(
+            store,
+            config.node_name,
+            config.node_lease_duration_s,
+            publisher.publish_again,
+            renew=not config.kubernetes_node,
+        )
         tasks.create_task(heartbeat.run(), name="heartbeat")

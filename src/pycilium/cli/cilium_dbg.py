@@ -27,6 +27,7 @@ _COMMANDS = {
     "map": "pycilium.cli.dbg_maps:map_group",
     "metrics": "pycilium.cli.dbg_maps:metrics",
     "monitor": "pycilium.cli.dbg_monitor:monitor",
+    "build-config": "pycilium.cli.build_config:build_config",
     "version": "pycilium.cli.version:version",
 }
 

@@ -94,10 +94,14 @@ OPERATOR_RULES = (
         names=("cilium-operator-resource-lock",),
     ),
 )
+AGENT_NODE_LEASE_RULES = (
+    Rule("coordination.k8s.io", ("leases",), ("get",), "whether another machine lives by its node's name"),
+)
 OPERATOR_NODE_LEASE_RULES = (
     Rule("coordination.k8s.io", ("leases",), (*READ, "delete"), "which nodes give signs of life"),
 )
 NODE_LEASES = "kube-node-lease"
+"""The namespace in which kubelets give signs of life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,7 @@ class Grant:
 GRANTS = (
     Grant("cilium", AGENT, AGENT_CLUSTER_RULES),
     Grant(CONFIG_ROLE, AGENT, AGENT_RULES, Namespace()),
+    Grant("cilium-node-leases", AGENT, AGENT_NODE_LEASE_RULES, NODE_LEASES),
     Grant("cilium-operator", OPERATOR, OPERATOR_CLUSTER_RULES),
     Grant("cilium-operator-config", OPERATOR, (AGENT_RULES[0],), Namespace()),
     Grant(OPERATOR_ROLE, OPERATOR, OPERATOR_RULES, Namespace()),
