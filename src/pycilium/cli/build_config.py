@@ -1,4 +1,4 @@
-"""`cilium-dbg build-config`: what an agent in a pod reads at its start, from the cluster and from the node it is on."""
+"""`cilium-dbg build-config` and `install-cni-plugin`: what an agent's pod does before the agent starts."""
 
 from __future__ import annotations
 
@@ -74,3 +74,13 @@ async def _read(name: str) -> tuple[dict[str, str], dict[str, Any]]:
     if node is None:
         raise ConfigError(f"Node {name} does not exist: K8S_NODE_NAME must be the name by which kubelet registered")
     return settings.get("data") or {}, node
+
+
+@click.command("install-cni-plugin")
+@click.option("--to", "folder", required=True, metavar="FOLDER", help="The node's folder of plugins, as mounted here.")
+@click.option("--seen-as", default="", metavar="FOLDER", help="The same folder, as the node knows it.")
+def install_cni_plugin(folder: str, seen_as: str) -> None:
+    """Put the CNI plugin where the node's runtime looks, with all that it needs to run there."""
+    from pycilium.install import cni_plugin
+
+    click.echo(f"{cni_plugin.install(folder, seen_as or folder)} is in place")

@@ -28,6 +28,7 @@ _COMMANDS = {
     "metrics": "pycilium.cli.dbg_maps:metrics",
     "monitor": "pycilium.cli.dbg_monitor:monitor",
     "build-config": "pycilium.cli.build_config:build_config",
+    "install-cni-plugin": "pycilium.cli.build_config:install_cni_plugin",
     "version": "pycilium.cli.version:version",
 }
 

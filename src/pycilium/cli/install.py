@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pycilium.install.kubernetes_preflight import Finding
     from pycilium.store.kubernetes.credentials import Access
 
-Options = Callable[[Any], Any]
+K3S_KUBECONFIG = Path("/etc/rancher/k3s/k3s.yaml")
+"""Where k3s leaves its own, which nothing else finds."""
 
 
 def _cluster_options(command: Any) -> Any:
@@ -178,7 +179,10 @@ def _given(files: Any, sets: Any, strings: Any) -> Plain:
 
 def _access(kubeconfig: str, context: str) -> Access:
     from pycilium.store.kubernetes import machine_access
+    from pycilium.store.kubernetes.access import kubeconfig_files
 
+    if not kubeconfig and not any(each.exists() for each in kubeconfig_files(os.environ)) and K3S_KUBECONFIG.exists():
+        kubeconfig = str(K3S_KUBECONFIG)
     path = f"//{Path(kubeconfig).absolute()}" if kubeconfig else ""
     return machine_access(f"kubernetes:{path}{f'?context={context}' if context else ''}")
 

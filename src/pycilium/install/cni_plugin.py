@@ -1,0 +1,108 @@
+"""The CNI plugin for a node that has neither Python nor our package: both are copied beside it, with what they load.
+
+The node's runtime starts the plugin on the node, and not in our image. What is copied is therefore whole: interpreter,
+its library, C libraries and their loader, so that the node's own C library does not matter; all it needs is /bin/sh.
+Invariant: the plugin is put in place last and in one step, and names a folder that never changes once it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pycilium
+from pycilium.errors import ConfigError
+
+PLUGIN, RUNTIME = "cilium-cni", ".cilium"
+_LOADED = re.compile(r"(?:=> )?(/\S+) \(0x")
+_LEFT_OUT = (
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "tkinter",
+    "ensurepip",
+    "lib2to3",
+    "config-*",
+)
+_PARTS = ("__init__.py", "cni", "api")
+"""Of our package: what the plugin imports."""
+
+
+def install(to: str | Path, seen_as: str) -> Path:
+    """Put the plugin into the folder `to`, which the node knows as `seen_as`. Idempotent; ConfigError if it cannot."""
+    folder = Path(to)
+    name = f"{pycilium.__version__}-{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+    whole = folder / RUNTIME / name
+    try:
+        if not whole.exists():
+            new = whole.with_name(f"{name}.{os.getpid()}.new")
+            shutil.rmtree(new, ignore_errors=True)
+            _fill(new)
+            new.rename(whole)
+        _write(folder / PLUGIN, script(f"{seen_as}/{RUNTIME}/{name}"))
+        for other in (folder / RUNTIME).iterdir():
+            if other != whole:
+                shutil.rmtree(other, ignore_errors=True)
+    except (OSError, shutil.Error) as error:
+        raise ConfigError(f"{folder}: the CNI plugin cannot be put there: {error}") from error
+    return folder / PLUGIN
+
+
+def script(runtime: str) -> str:
+    """What the node's runtime starts."""
+    loader = _loader().name
+    start = f"{runtime}/lib/{loader} --library-path {runtime}/lib {runtime}/bin/python3 -SsP {runtime}/plugin.py"
+    return f'#!/bin/sh\nPYTHONHOME={runtime}/home exec {start} "$@"\n'
+
+
+def _fill(folder: Path) -> None:
+    library = Path(sysconfig.get_path("stdlib"))
+    interpreter = Path(sys.executable).resolve()
+    extensions = [path for path in (library / "lib-dynload").glob("*.so") if path.name.startswith(("_json", "_socket"))]
+    for name in ("bin", "lib", "site/pycilium"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy2(interpreter, folder / "bin" / "python3")
+    for each in {path for start in (interpreter, *extensions) for path in _libraries(start)}:
+        shutil.copy2(each, folder / "lib" / each.name)
+    home = folder / "home" / "lib" / library.name
+    shutil.copytree(library, home, ignore=shutil.ignore_patterns(*_LEFT_OUT), ignore_dangling_symlinks=True)
+    package = Path(pycilium.__file__).parent
+    for name in _PARTS:
+        source, target = package / name, folder / "site" / "pycilium" / name
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copy2(source, target)
+    lines = (
+        "import os, sys",
+        "sys.path.append(os.path.dirname(__file__) + '/site')",
+        "from pycilium.cni.plugin import main",
+    )
+    (folder / "plugin.py").write_text("\n".join((*lines, "main()", "")), encoding="utf-8")
+
+
+def _libraries(binary: Path) -> list[Path]:
+    """What a binary loads, its loader among it."""
+    listed = subprocess.run(["ldd", str(binary)], capture_output=True, text=True, check=True).stdout
+    return [Path(path) for path in _LOADED.findall(listed)]
+
+
+def _loader() -> Path:
+    found = [path for path in _libraries(Path(sys.executable).resolve()) if path.name.startswith("ld-")]
+    if not found:
+        raise ConfigError(f"{sys.executable} loads no ld-*.so: it cannot be carried to another machine")
+    return found[0]
+
+
+def _write(file: Path, text: str) -> None:
+    new = file.with_name(f"{file.name}.{os.getpid()}.new")
+    new.write_text(text, encoding="utf-8")
+    new.chmod(0o755)
+    new.replace(file)
