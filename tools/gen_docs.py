@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Fill the generated tables of docs/datapath.md (maps, programs, drop reasons) from bpf/.
+"""Fill the generated tables of docs/datapath.md (maps, programs, drop reasons) and docs/install.md (rights, values).
 
 A table stands between `<!-- generated: NAME -->` and `<!-- end -->`; the rest of the page is written by hand.
-`--check` writes nothing and fails if the page is not what would be written.
+`--check` writes nothing and fails if a page is not what would be written.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from pycilium.install.kubernetes_access import GRANTS
+from pycilium.install.settings import paths
+from pycilium.install.templates import as_text, at
+from pycilium.install.values import MEANINGS, defaults
 from pycilium.model.drop_reason import DropReason
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "datapath.md"
+PAGES = (ROOT / "docs" / "datapath.md", ROOT / "docs" / "install.md")
 BPF = ROOT / "bpf"
 
 _COMMENT = r"/\*(?P<comment>(?:[^*]|\*(?!/))*)\*/\n"
@@ -75,10 +79,42 @@ def drop_reasons_table() -> list[str]:
     return _table(("number", "Hubble's name", "text", "note"), rows)
 
 
+def rights_table() -> list[str]:
+    """One row per rule of a role."""
+    rows = []
+    for grant in GRANTS:
+        where = "everywhere" if grant.namespace is None else grant.namespace
+        for rule in grant.rules:
+            names = f" ({', '.join(rule.names)})" if rule.names else ""
+            rows.append(
+                (
+                    grant.account,
+                    where if isinstance(where, str) else "its namespace",
+                    f"{', '.join(f'`{each}`' for each in rule.resources)}{names}",
+                    " ".join(f"`{verb}`" for verb in rule.verbs),
+                    rule.why,
+                )
+            )
+    return _table(("who", "where", "what", "may", "why"), rows)
+
+
+def values_table() -> list[str]:
+    """One row per value that has a meaning of its own."""
+    plain = defaults()
+    shown = [(path, at(plain, path)) for path in paths(plain) if path in MEANINGS]
+    rows = [
+        (f"`{path}`", "" if isinstance(value, dict) and value else f"`{as_text(value)}`", MEANINGS[path])
+        for path, value in shown
+    ]
+    return _table(("value", "default", "meaning"), rows)
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "maps": maps_table,
     "programs": programs_table,
     "drop reasons": drop_reasons_table,
+    "rights": rights_table,
+    "values": values_table,
 }
 
 
@@ -96,7 +132,7 @@ def filled(page: str) -> str:
         elif not inside:
             lines.append(line)
     if inside:
-        sys.exit(f"{PAGE}: a generated table has no end")
+        sys.exit("a generated table has no end")
     return "\n".join(lines) + "\n"
 
 
@@ -131,15 +167,16 @@ def _one_line(comment: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="fill the generated tables of docs/datapath.md")
+    parser = argparse.ArgumentParser(description="fill the generated tables of the documentation")
     parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
     check = parser.parse_args().check
-    page = PAGE.read_text()
-    wanted = filled(page)
-    if check and page != wanted:
-        sys.exit(f"{PAGE.relative_to(ROOT)} is not up to date: run `make gen`")
-    if not check:
-        PAGE.write_text(wanted)
+    for path in PAGES:
+        page = path.read_text()
+        wanted = filled(page)
+        if check and page != wanted:
+            sys.exit(f"{path.relative_to(ROOT)} is not up to date: run `make gen`")
+        if not check:
+            path.write_text(wanted)
 
 
 if __name__ == "__main__":
