@@ -43,12 +43,6 @@ AGENT_CLUSTER_RULES = (
     Rule("discovery.k8s.io", ("endpointslices",), READ, "backends"),
     Rule("networking.k8s.io", ("networkpolicies",), READ, "policy"),
     Rule("cilium.io", ("ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies"), READ, "policy"),
-    Rule(
-        "cilium.io",
-        ("ciliumnetworkpolicies/status", "ciliumclusterwidenetworkpolicies/status"),
-        ("patch",),
-        "says whether a policy is valid",
-    ),
     Rule("cilium.io", ("ciliuml2announcementpolicies",), READ, "which Services' addresses it may announce"),
     Rule("cilium.io", ("ciliumidentities",), (*READ, "create", "update"), "finds and makes the numbers of label sets"),
     Rule("cilium.io", ("ciliumnodes",), (*READ, "create", "update"), "the other nodes; its own one"),
@@ -81,7 +75,10 @@ OPERATOR_CLUSTER_RULES = (
 AGENT_RULES = (
     Rule("", ("configmaps",), ("get",), "its configuration", names=(CONFIG,)),
     Rule(
-        "coordination.k8s.io", ("leases",), (*READ, "create", "update", "delete"), "who announces a Service's address"
+        "coordination.k8s.io",
+        ("leases",),
+        ("get", "create", "update"),
+        "whether an operator leads; who announces an address",
     ),
 )
 OPERATOR_RULES = (
