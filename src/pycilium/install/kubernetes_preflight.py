@@ -48,6 +48,7 @@ async def findings(cluster: Cluster, found: Facts, values: Mapping[str, Any], na
         *kernels(found),
         *await _other_plugins(cluster, found, namespace),
         *kube_proxy(found, values),
+        *api_server(values),
         *k3s(found, values),
     ]
 
@@ -56,10 +57,12 @@ def kernels(found: Facts) -> list[Finding]:
     """Of the nodes, as their kubelets say."""
     if not found.nodes:
         return [Finding("warning", "the cluster has no node yet: agents start as nodes join")]
+    if not any(_kernel(node) for node in found.nodes):
+        return [Finding("warning", "no node says which kernel it has")]
     old = [
         f"{node['metadata']['name']} has {release}"
         for node in found.nodes
-        if (release := str(((node.get("status") or {}).get("nodeInfo") or {}).get("kernelVersion", "")))
+        if (release := _kernel(node))
         and (parts := re.match(r"(\d+)\.(\d+)", release))
         and (int(parts[1]), int(parts[2])) < OLDEST_KERNEL
     ]
@@ -88,6 +91,17 @@ def kube_proxy(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
     if not replaced and not found.kube_proxy:
         return [Finding("error", "no kube-proxy runs: --set kubeProxyReplacement=true, or Services lead nowhere")]
     return [Finding("ok", "Services are translated by " + ("Cilium" if replaced else "kube-proxy"))]
+
+
+def api_server(values: Mapping[str, Any]) -> list[Finding]:
+    """Whether agents can reach it by the address that they are given."""
+    host = values["k8sServiceHost"]
+    if host == "localhost" or host.startswith("127.") or host == "::1":
+        what = (
+            f"k8sServiceHost is {host}, which is each node's own: set the address by which nodes reach the API server"
+        )
+        return [Finding("warning", what)]
+    return []
 
 
 def k3s(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
@@ -151,6 +165,10 @@ async def _other_plugins(cluster: Cluster, found: Facts, namespace: str) -> list
             )
         )
     return lines or [Finding("ok", "no other CNI is to be seen")]
+
+
+def _kernel(node: Mapping[str, Any]) -> str:
+    return str(((node.get("status") or {}).get("nodeInfo") or {}).get("kernelVersion", ""))
 
 
 def _annotations(node: Mapping[str, Any]) -> Mapping[str, str]:
