@@ -46,6 +46,10 @@ packages() {
         lacks openssl openssl
         lacks iptables iptables
         lacks nft nftables
+        lacks busybox busybox-static
+        lacks podman podman
+        lacks containerd containerd
+        lacks runc runc
         ;;
     esac
     if [ "$1" = bench ]; then

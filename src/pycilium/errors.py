@@ -126,3 +126,7 @@ class AttachError(DatapathError):
 
 class PermissionRequired(CiliumError):
     """Root is needed."""
+
+
+class RuntimeUnreadable(CiliumError):
+    """A container runtime does not say what its containers are: they get no labels of their own until it does."""

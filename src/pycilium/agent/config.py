@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from pycilium.agent import runtimes
 from pycilium.datapath.mtu import IPV6_MIN_MTU_BYTES
 from pycilium.errors import ConfigError
 from pycilium.startup import read_config
@@ -133,6 +134,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Set other plugins' configurations beside it aside."""
     kubernetes_node: bool = False
     """Keep this node's Node object true: its taint and condition. Its sign of life is then kubelet's."""
+    container_runtimes: list[str] = msgspec.field(default_factory=lambda: list(runtimes.DEFAULT))
+    """Asked for the names and labels of containers that no Pod stands for; what is not there is passed over."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -164,6 +167,10 @@ def check(config: AgentConfig, path: str | Path) -> None:
             raise ConfigError(f"{path}: kube_apiserver[{index}]: {error}") from error
     _check_networks("non_masquerade_cidrs", config.non_masquerade_cidrs, path)
     _check_services(config, path)
+    try:
+        runtimes.open_runtimes(config.container_runtimes)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if config.event_ring_bytes & (config.event_ring_bytes - 1):
         raise ConfigError(f"{path}: event_ring_bytes: {config.event_ring_bytes} is no power of two, such as {8 << 20}")
     if config.ipv6_pod_cidr and config.pod_mtu_bytes is not None and config.pod_mtu_bytes < IPV6_MIN_MTU_BYTES:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -27,7 +26,8 @@ from pycilium.agent.identities import Identities
 from pycilium.agent.intent import Intent
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.plumbing import Plumbing
-from pycilium.agent.pod_labelling import PodLabelling
+from pycilium.agent.pod_labelling import PodLabelling, Workload
+from pycilium.agent.runtimes import Runtimes
 from pycilium.api.cni_messages import CniRequest, CniResult, contradictions
 from pycilium.datapath.pod_interface import host_ifname
 from pycilium.endpoint import EndpointEvent, advance, restored
@@ -61,6 +61,7 @@ class Endpoints:
         files: EndpointFiles,
         loop: ControlLoop,
         ipam: HostScope,
+        runtimes: Runtimes | None = None,
     ) -> None:
         self._intent, self._store = intent, store
         self._identities, self._plumbing, self._files, self._loop = identities, plumbing, files, loop
@@ -68,7 +69,8 @@ class Endpoints:
         self.pool_exhausted: Callable[[str], None] = lambda _: None
         """Called with the reason when an endpoint gets no address; not again before one has got one."""
         self._is_exhausted = False
-        self._labelling = PodLabelling(intent, store, config.cluster_name)
+        is_shared = not config.store.startswith("sqlite:")
+        self._labelling = PodLabelling(intent, store, config.cluster_name, runtimes, is_shared=is_shared)
         self._last_call_s = 0.0
         self._callers: Counter[str] = Counter()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -84,8 +86,8 @@ class Endpoints:
                 return self._result(existing)
             if existing is not None:
                 await self._remove(existing)
-            labels = await self._labelling.of_request(request)
-            return self._result(await self._create(request, labels))
+            workload = await self._labelling.of_request(request)
+            return self._result(await self._create(request, workload))
 
     async def add_health(self, netns: str) -> Endpoint:
         """Attach the node's own health endpoint, which has a reserved identity and no pod; as `add` otherwise."""
@@ -94,7 +96,7 @@ class Endpoints:
             existing = self._find(HEALTH_CONTAINER, HEALTH_IFNAME)
             if existing is not None:
                 await self._remove(existing)
-            return await self._create(request, HEALTH.labels)
+            return await self._create(request, Workload(namespace="", name="", labels=HEALTH.labels))
 
     async def delete(self, container_id: str, ifname: str) -> None:
         """Detach; nothing to do is success."""
@@ -259,7 +261,7 @@ class Endpoints:
 
     # == the steps ==
 
-    async def _create(self, request: CniRequest, labels: Labels) -> Endpoint:
+    async def _create(self, request: CniRequest, workload: Workload) -> Endpoint:
         owner = attachment_name(request.container_id, request.ifname)
         is_pod, host_ports = request.container_id != HEALTH_CONTAINER, request.host_ports
         async with contextlib.AsyncExitStack() as undo:
@@ -267,7 +269,7 @@ class Endpoints:
             undo.callback(self.ipam.release, owner)
             endpoint_id = self.ids.allocate(owner)
             undo.callback(self.ids.release, endpoint_id)
-            identity = asyncio.ensure_future(self._identities.number_for(labels))
+            identity = asyncio.ensure_future(self._identities.number_for(workload.labels))
             try:
                 interface = await self._in_thread(self._plumbing.create, request, addresses)
             except BaseException:
@@ -286,9 +288,9 @@ class Endpoints:
                 ipv4=addresses.ipv4,
                 ipv6=addresses.ipv6,
                 mtu_bytes=self._plumbing.pod_mtu_bytes,
-                pod_name=request.pod_name or (name_of_container(request.container_id) if is_pod else ""),
-                namespace=request.pod_namespace or ("default" if is_pod else ""),
-                labels=labels,
+                pod_name=workload.name,
+                namespace=workload.namespace,
+                labels=workload.labels,
                 sec_identity=await identity,
                 network=str(request.config.get("name", "")),
                 host_ports=host_ports,
@@ -371,8 +373,3 @@ class Endpoints:
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
-
-
-def name_of_container(container_id: str) -> str:
-    """What a container without a pod's name is called: as a Kubernetes object may be. Container ids may be more."""
-    return re.sub("[^a-z0-9]", "-", container_id.lower())[:12].strip("-")

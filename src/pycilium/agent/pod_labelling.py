@@ -1,44 +1,101 @@
-"""Which security labels a pod has: by its resource if the store has one, else as the runtime said. Owns nothing."""
+"""Who is being attached: its name and its security labels. By its Pod if the store has one, else as the runtime says.
+
+Owns nothing. A pod's labels have the source k8s; those of a container that no Pod stands for the source container.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import structlog
 
 from pycilium.agent.identities import PATIENCE_S
 from pycilium.agent.intent import Intent
+from pycilium.agent.runtimes import Container, Runtimes
+from pycilium.agent.workload_names import is_namespace, name_of_container, name_of_id
 from pycilium.api.cni_messages import CniRequest
-from pycilium.errors import NotFound, StoreError
-from pycilium.model.labels import Labels, pod_labels
+from pycilium.errors import InvalidResource, NotFound, StoreError
+from pycilium.model.labels import NAMESPACE_KEY, Labels, container_labels, pod_labels
 from pycilium.model.resources import Pod, ResourceKey
+from pycilium.model.resources.checks import check_label_key, check_label_value
 from pycilium.store import Store
 
 log = structlog.get_logger()
+_DEFAULT_NAMESPACE = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What an endpoint belongs to."""
+
+    namespace: str
+    name: str
+    labels: Labels
+    """Security labels."""
 
 
 class PodLabelling:
     """Of one node, in one cluster."""
 
-    def __init__(self, intent: Intent, store: Store, cluster_name: str) -> None:
+    def __init__(
+        self,
+        intent: Intent,
+        store: Store,
+        cluster_name: str,
+        runtimes: Runtimes | None = None,
+        *,
+        is_shared: bool = False,
+    ) -> None:
+        """`is_shared`: other nodes' containers have names in the same store."""
         self._intent, self._store, self._cluster_name = intent, store, cluster_name
+        self._runtimes, self._is_shared = runtimes or Runtimes(), is_shared
 
-    async def of_request(self, request: CniRequest) -> Labels:
-        """The security labels of what is being attached: of its pod if the store knows one, else as configured."""
-        if request.pod_name:
-            key = ResourceKey("Pod", request.pod_namespace or "default", request.pod_name)
+    async def of_request(self, request: CniRequest) -> Workload:
+        """What is being attached. InvalidResource for labels in the configuration that cannot be."""
+        namespace = request.pod_namespace or _DEFAULT_NAMESPACE
+        if request.pod_name and is_namespace(namespace):
+            key = ResourceKey("Pod", namespace, request.pod_name)
             pod = self._intent.db.snapshot().get(self._intent.pods, key)
             if pod is None:
                 pod = await self._pod_in_store(key)
             if pod is not None:
-                return self.of_pod(pod)
-        namespace = request.pod_namespace or "default"
-        return pod_labels(
-            request.labels,
+                return Workload(namespace, request.pod_name, self.of_pod(pod))
+        configured = self._configured(request.labels, namespace)
+        container = await self._runtimes.container(request.container_id)
+        if container is not None and not request.pod_namespace:
+            return self._of_container(request, container, configured)
+        name = request.pod_name or name_of_id(request.container_id)
+        if not request.pod_namespace:
+            name = self._own_name(namespace, name, request.container_id)
+        return Workload(namespace, name, configured)
+
+    def _of_container(self, request: CniRequest, container: Container, configured: Labels) -> Workload:
+        wanted = container.labels.get(NAMESPACE_KEY, "")
+        namespace = wanted if is_namespace(wanted) else _DEFAULT_NAMESPACE
+        own = container_labels(
+            {key: value for key, value in container.labels.items() if _can_be_selected(key, value)},
             namespace,
             namespace_labels=self._namespace_labels(namespace),
             cluster=self._cluster_name,
         )
+        labels = Labels([*own, *(label for label in configured if label.key in request.labels)])
+        return Workload(namespace, self._own_name(namespace, container.name, request.container_id), labels)
+
+    def _configured(self, labels: dict[str, str], namespace: str) -> Labels:
+        return pod_labels(
+            labels,
+            namespace,
+            namespace_labels=self._namespace_labels(namespace),
+            cluster=self._cluster_name,
+        )
+
+    def _own_name(self, namespace: str, name: str, container_id: str) -> str:
+        """Containers' names are one runtime's alone: another one, or another node, may have the same."""
+        own = name_of_container(name, container_id, must_tell_apart=False)
+        others = self._intent.db.snapshot().by(self._intent.endpoints, "pod", (namespace, own))
+        is_taken = any(endpoint.container_id != container_id for endpoint in others)
+        return name_of_container(name, container_id, must_tell_apart=self._is_shared or is_taken)
 
     async def _pod_in_store(self, key: ResourceKey) -> Pod | None:
         """A pod that the watch has not told of yet. None if there is none, or while the store is away."""
@@ -69,3 +126,13 @@ class PodLabelling:
         # Kubernetes gives every namespace this label; here nobody else would.
         labels.setdefault("kubernetes.io/metadata.name", name)
         return labels
+
+
+def _can_be_selected(key: str, value: str) -> bool:
+    """Whether a policy may name such a label. Containers' labels may be any text; descriptions, for instance."""
+    try:
+        check_label_key(key, "")
+        check_label_value(value, "")
+    except InvalidResource:
+        return False
+    return True

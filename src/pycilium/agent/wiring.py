@@ -66,6 +66,7 @@ from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.probing import Probes
 from pycilium.agent.readiness import become_ready
 from pycilium.agent.route_operations import RouteOperations
+from pycilium.agent.runtimes import Runtimes, open_runtimes
 from pycilium.agent.service import Service
 from pycilium.agent.service_memory import ServiceMemory, end_sockets_in, forget_in
 from pycilium.agent.service_names import ServiceNames
@@ -146,7 +147,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         controller.pod_cidrs_decided = masquerade.except_pod_cidrs
         control = ControlLoop(intent, controller)
         identities = Identities(store, intent, node_local_in_use(targets))
-        endpoints = Endpoints(config, intent, store, identities, plumbing, files, control, ipam)
+        runtimes = Runtimes(open_runtimes(config.container_runtimes))
+        endpoints = Endpoints(config, intent, store, identities, plumbing, files, control, ipam, runtimes)
 
         node = NodePublisher(config, intent, store, plumbing.boot_id())
 

@@ -14,6 +14,8 @@ from typing import NamedTuple, Self
 
 ANY_SOURCE = "any"
 K8S_SOURCE = "k8s"
+CONTAINER_SOURCE = "container"
+"""What a container runtime said."""
 RESERVED_SOURCE = "reserved"
 CIDR_SOURCE = "cidr"
 
@@ -32,6 +34,13 @@ _NEVER_RELEVANT = re.compile(
     r"|batch\.kubernetes\.io/(job-completion-index|controller-uid)|.*beta\.kubernetes\.io|k8s\.io"
     r"|pod-template-(generation|hash)|controller-revision-hash|annotation\.|etcd_node"
 )
+_NEVER_RELEVANT_OF_CONTAINERS = re.compile(
+    r"io\.kubernetes\.|io\.cilium\.|org\.opencontainers\.|org\.label-schema\.|io\.buildah\.|io\.podman\."
+    r"|io\.containers\.|PODMAN_SYSTEMD_UNIT$|io\.container\.manager$|nerdctl/|io\.containerd\.|containerd\.io/|io\.cri-containerd"
+    r"|com\.docker\.(?!compose\.(project|service)$)|maintainer$"
+)
+"""What tools and images say of themselves, another one for every build, container or version; and what says where a
+pod belongs, which is not for a container to claim."""
 
 
 class Label(NamedTuple):
@@ -156,3 +165,21 @@ def pod_labels(
     return Labels(
         Label(K8S_SOURCE, intern(key), intern(value)) for key, value in {**own, **of_namespace, **given}.items()
     )
+
+
+def container_labels(
+    labels: Mapping[str, str],
+    namespace: str,
+    *,
+    namespace_labels: Mapping[str, str] | None = None,
+    cluster: str = "default",
+) -> Labels:
+    """The security labels of a container that no pod stands for: those of a pod without labels, and what is its own."""
+    own = {key: value for key, value in labels.items() if is_identity_relevant_of_container(key)}
+    given = pod_labels({}, namespace, namespace_labels=namespace_labels, cluster=cluster)
+    return Labels([*given, *(Label(CONTAINER_SOURCE, intern(key), intern(value)) for key, value in own.items())])
+
+
+def is_identity_relevant_of_container(key: str) -> bool:
+    """Whether a container's label of this key is part of its identity; as `is_identity_relevant`, of a pod's."""
+    return is_identity_relevant(key) and _NEVER_RELEVANT_OF_CONTAINERS.match(key) is None

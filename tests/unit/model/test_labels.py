@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from pycilium.model.identity import RESERVED_IDENTITIES, ReservedIdentity, cidr_labels
-from pycilium.model.labels import Label, Labels, is_identity_relevant, pod_labels
+from pycilium.model.labels import Label, Labels, container_labels, is_identity_relevant, pod_labels
 from pycilium.model.peer import ANYONE, CidrPeer, PeerSet, entity_peers, peer_set
 from pycilium.model.selector import LabelSelector, Operator, Requirement
 
@@ -169,3 +169,29 @@ def test_reserved_identities_have_the_datapaths_numbers():
         "world-ipv4": 9,
         "world-ipv6": 10,
     }
+
+
+def test_a_container_s_labels_are_of_source_container_and_without_those_of_tools():
+    labels = {
+        "app": "web",
+        "app.kubernetes.io/name": "shop",
+        "com.docker.compose.service": "web",
+        "com.docker.compose.config-hash": "e3b0c442",
+        "org.opencontainers.image.version": "1.2",
+        "io.buildah.version": "1.28",
+        "nerdctl/namespace": "default",
+        "PODMAN_SYSTEMD_UNIT": "web.service",
+    }
+    own = [str(label) for label in container_labels(labels, "shop") if label.source == "container"]
+    assert own == [
+        "container:app=web",
+        "container:app.kubernetes.io/name=shop",
+        "container:com.docker.compose.service=web",
+    ]
+
+
+@pytest.mark.parametrize(
+    "key", ["io.kubernetes.pod.namespace", "io.cilium.k8s.policy.cluster", "io.cilium.k8s.namespace.labels.tier"]
+)
+def test_a_container_cannot_claim_to_belong_elsewhere_by_a_label(key):
+    assert container_labels({key: "elsewhere"}, "shop") == pod_labels({}, "shop")
