@@ -1,4 +1,4 @@
-"""Generates the Python modules of our .proto files, beside them: Hubble's API and what we say to etcd.
+"""Generates the Python modules of our .proto files, beside them: Hubble's API, and what we say to etcd and containerd.
 
 tools/gen_proto.py           write them
 tools/gen_proto.py --check   exit 1 if what is committed differs from what would be written
@@ -18,7 +18,7 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "src"
-PACKAGES = (Path("pycilium/hubble/proto"), Path("pycilium/store/etcd/proto"))
+PACKAGES = (Path("pycilium/hubble/proto"), Path("pycilium/store/etcd/proto"), Path("pycilium/agent/runtimes/proto"))
 
 
 def generate(target: Path) -> list[Path]:

@@ -157,6 +157,34 @@ def end(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
+class Agent:
+    """The agent of a machine, configured in /etc/cilium/agent.json."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._process: subprocess.Popen[Any] | None = None
+
+    def start(self) -> None:
+        """Returns once it is ready."""
+        with (self._machine.folder.parent / "agent.log").open("ab") as log:
+            self._process = self._machine.popen("cilium-agent", "--config", "/etc/cilium/agent.json", stderr=log)
+        until(lambda: self._machine.run("cilium", "status", check=False).returncode == 0, "the agent is ready")
+
+    def end(self) -> None:
+        if self._process is not None:
+            end(self._process)
+
+    def restart(self) -> None:
+        self.end()
+        self.start()
+
+
+def start_agent(machine: Machine) -> Agent:
+    agent = Agent(machine)
+    agent.start()
+    return agent
+
+
 def busybox_image(folder: Path) -> None:
     """The files of a container that has busybox and nothing else."""
     (folder / "bin").mkdir(parents=True)

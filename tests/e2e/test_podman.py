@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.e2e.lab import app, policy, ports
-from tests.e2e.machine import BIN, Machine, busybox_image, end, until
+from tests.e2e.machine import BIN, Machine, busybox_image, start_agent, until
 
 IMAGE = "localhost/box"
 CONTAINERS_CONF = f"""
@@ -65,20 +65,9 @@ def machine(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def agent(machine):
-    """Starts the agent, as often as it is called; the one before ends first."""
-    running = []
-
-    def start():
-        while running:
-            end(running.pop())
-        with (machine.folder.parent / "agent.log").open("ab") as log:
-            running.append(machine.popen("cilium-agent", "--config", "/etc/cilium/agent.json", stderr=log))
-        until(lambda: machine.run("cilium", "status", check=False).returncode == 0, "the agent is ready")
-
-    start()
-    yield start
-    for process in running:
-        end(process)
+    agent = start_agent(machine)
+    yield agent
+    agent.end()
 
 
 @pytest.fixture
@@ -142,7 +131,7 @@ def test_containers_outlive_the_agent_and_keep_their_labels(machine, podman, age
     podman.run("other", "--label", "app=other")
     web_only_for_clients(machine)
     until(lambda: not podman.reaches("other", web), "others are denied")
-    agent()
+    agent.restart()
     assert endpoints(machine) == ["default/client", "default/other", "default/web"]
     assert podman.reaches("client", web)
     assert not podman.reaches("other", web)

@@ -24,6 +24,7 @@ from pycilium.agent.earlier_agent import KernelMemory
 from pycilium.agent.endpoint_files import EndpointFiles, Found
 from pycilium.agent.identities import Identities
 from pycilium.agent.intent import Intent
+from pycilium.agent.late_labels import LateLabels
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.pod_labelling import PodLabelling, Workload
@@ -71,6 +72,7 @@ class Endpoints:
         self._is_exhausted = False
         is_shared = not config.store.startswith("sqlite:")
         self._labelling = PodLabelling(intent, store, config.cluster_name, runtimes, is_shared=is_shared)
+        self._late_labels = LateLabels(self._labelling, self._relabel)
         self._last_call_s = 0.0
         self._callers: Counter[str] = Counter()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -87,7 +89,10 @@ class Endpoints:
             if existing is not None:
                 await self._remove(existing)
             workload = await self._labelling.of_request(request)
-            return self._result(await self._create(request, workload))
+            endpoint = await self._create(request, workload)
+        if not workload.is_known:
+            self._late_labels.expect(endpoint)
+        return self._result(endpoint)
 
     async def add_health(self, netns: str) -> Endpoint:
         """Attach the node's own health endpoint, which has a reserved identity and no pod; as `add` otherwise."""
@@ -251,6 +256,8 @@ class Endpoints:
             self._insert(advance(changed, EndpointEvent.IDENTITY_KNOWN))
             if endpoint is not nameless:
                 self._files.save(changed)
+            if pod is None and not self._labelling.has_labels_of_its_own(changed):
+                self._late_labels.expect(changed)
 
     async def _named(self, endpoint: Endpoint) -> Endpoint:
         published: Sequence[CiliumEndpoint] = ()

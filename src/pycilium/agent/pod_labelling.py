@@ -16,6 +16,7 @@ from pycilium.agent.runtimes import Container, Runtimes
 from pycilium.agent.workload_names import is_namespace, name_of_container, name_of_id
 from pycilium.api.cni_messages import CniRequest
 from pycilium.errors import InvalidResource, NotFound, StoreError
+from pycilium.model.endpoint import Endpoint
 from pycilium.model.labels import NAMESPACE_KEY, Labels, container_labels, pod_labels
 from pycilium.model.resources import Pod, ResourceKey
 from pycilium.model.resources.checks import check_label_key, check_label_value
@@ -23,6 +24,7 @@ from pycilium.store import Store
 
 log = structlog.get_logger()
 _DEFAULT_NAMESPACE = "default"
+_ADDED_BY_KUBELET = frozenset(("io.kubernetes.pod.name", NAMESPACE_KEY, "io.kubernetes.pod.uid"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Workload:
     name: str
     labels: Labels
     """Security labels."""
+    is_known: bool = True
+    """False: neither the store nor a runtime knows it yet; `late_labels` waits for one."""
 
 
 class PodLabelling:
@@ -63,12 +67,33 @@ class PodLabelling:
                 return Workload(namespace, request.pod_name, self.of_pod(pod))
         configured = self._configured(request.labels, namespace)
         container = await self._runtimes.container(request.container_id)
-        if container is not None and not request.pod_namespace:
+        if container is not None and container.is_sandbox and request.pod_name:
+            return Workload(namespace, request.pod_name, self._of_sandbox(container, namespace))
+        if container is not None:
             return self._of_container(request, container, configured)
         name = request.pod_name or name_of_id(request.container_id)
         if not request.pod_namespace:
             name = self._own_name(namespace, name, request.container_id)
-        return Workload(namespace, name, configured)
+        return Workload(namespace, name, configured, is_known=bool(request.labels))
+
+    async def late_labels(self, endpoint: Endpoint) -> Labels | None:
+        """Of an endpoint that nobody knew when it was attached, once a runtime knows it; None if none does."""
+        if not self._runtimes.some_tell_late:
+            return None
+        container = await self._runtimes.late(endpoint.container_id)
+        if container is None or not container.is_sandbox:
+            return None
+        return self._of_sandbox(container, endpoint.namespace)
+
+    def has_labels_of_its_own(self, endpoint: Endpoint) -> bool:
+        """Whether somebody has said what the endpoint is, beyond where it is."""
+        return endpoint.labels != self._configured({}, endpoint.namespace)
+
+    def _of_sandbox(self, container: Container, namespace: str) -> Labels:
+        """The labels of a pod that a kubelet asked for; its Pod would give the same."""
+        return self._configured(
+            {key: value for key, value in container.labels.items() if key not in _ADDED_BY_KUBELET}, namespace
+        )
 
     def _of_container(self, request: CniRequest, container: Container, configured: Labels) -> Workload:
         wanted = container.labels.get(NAMESPACE_KEY, "")

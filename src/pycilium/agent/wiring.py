@@ -148,6 +148,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         control = ControlLoop(intent, controller)
         identities = Identities(store, intent, node_local_in_use(targets))
         runtimes = Runtimes(open_runtimes(config.container_runtimes))
+        ending.push_async_callback(runtimes.close)
         endpoints = Endpoints(config, intent, store, identities, plumbing, files, control, ipam, runtimes)
 
         node = NodePublisher(config, intent, store, plumbing.boot_id())

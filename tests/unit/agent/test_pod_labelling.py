@@ -14,7 +14,7 @@ ID = "0123456789abcdef"
 
 
 class KnownContainers:
-    name, is_there = "podman", True
+    name, is_there, tells_late = "podman", True, False
 
     def __init__(self, **containers):
         self._containers = containers
@@ -75,13 +75,13 @@ async def test_a_pod_of_the_store_goes_before_what_a_runtime_says():
 
 async def test_a_container_that_no_runtime_knows_has_a_name_and_no_labels_of_its_own():
     found = await labelling().of_request(request(args={"K8S_POD_NAME": "My_Web"}))
-    assert found == Workload("default", "my-web", pod_labels({}, "default"))
+    assert found == Workload("default", "my-web", pod_labels({}, "default"), is_known=False)
 
 
 async def test_a_pod_of_kubernetes_keeps_the_name_that_kubernetes_gave():
     args = {"K8S_POD_NAME": "web-0", "K8S_POD_NAMESPACE": "shop"}
     found = await labelling(is_shared=True).of_request(request(args=args))
-    assert found == Workload("shop", "web-0", pod_labels({}, "shop"))
+    assert found == Workload("shop", "web-0", pod_labels({}, "shop"), is_known=False)
 
 
 async def test_in_a_shared_store_a_container_s_name_has_some_of_its_id():

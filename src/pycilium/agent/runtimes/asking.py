@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import structlog
@@ -12,6 +13,9 @@ from pycilium.errors import RuntimeUnreadable
 
 log = structlog.get_logger()
 _PATIENCE_S = 3.0
+_LATE_S = 10.0
+"""How long after ADD a runtime may take to know the container that it asked for."""
+_PAUSE_S = 0.02
 
 
 class Runtimes:
@@ -38,6 +42,26 @@ class Runtimes:
                 if found is not None:
                     return found
         return None
+
+    @property
+    def some_tell_late(self) -> bool:
+        """Whether a container that nobody knows may yet be told of: `late`."""
+        return any(runtime.tells_late and runtime.is_there for runtime in self._runtimes)
+
+    async def late(self, container_id: str) -> Container | None:
+        """The container as soon as a runtime knows it; None if that takes too long."""
+        runtimes = Runtimes([runtime for runtime in self._runtimes if runtime.tells_late])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LATE_S):
+                while (found := await runtimes.container(container_id)) is None:  # noqa: ASYNC110  not ours to signal
+                    await asyncio.sleep(_PAUSE_S)
+                return found
+        log.warning("no runtime tells the labels of a container", container=container_id)
+        return None
+
+    async def close(self) -> None:
+        for runtime in self._runtimes:
+            await runtime.close()
 
     def _failed(self, runtime: Runtime, container_id: str, why: str) -> None:
         self.problems[runtime.name] = why

@@ -14,6 +14,8 @@ class Container:
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
     """As the runtime has them, with those that are none of policy's business."""
+    is_sandbox: bool = False
+    """Whether it is a pod that a kubelet, or another client of the CRI, asked for; the labels are the pod's."""
 
 
 class Runtime(Protocol):
@@ -21,6 +23,8 @@ class Runtime(Protocol):
 
     name: str
     """As users call it."""
+    tells_late: bool
+    """Whether it may call the plugin for a container before it knows that container itself."""
 
     @property
     def is_there(self) -> bool:
@@ -30,3 +34,5 @@ class Runtime(Protocol):
     async def container(self, container_id: str) -> Container | None:
         """None: it knows no such container (yet)."""
         ...
+
+    async def close(self) -> None: ...

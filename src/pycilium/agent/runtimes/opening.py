@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pycilium.agent.runtimes.container import Runtime
+from pycilium.agent.runtimes.containerd import Containerd
 from pycilium.agent.runtimes.podman import Podman
 from pycilium.errors import ConfigError
 
-DEFAULT = ["podman:///var/lib/containers/storage"]
+DEFAULT = ["podman:///var/lib/containers/storage", "containerd:///run/containerd/containerd.sock"]
 """Where Debian, Fedora and the projects themselves put them."""
 
-_KINDS: dict[str, Callable[[str], Runtime]] = {"podman": Podman}
+_KINDS: dict[str, Callable[[str], Runtime]] = {"podman": Podman, "containerd": Containerd}
 
 
 def open_runtimes(urls: Sequence[str]) -> list[Runtime]:

@@ -32,6 +32,7 @@ class Podman:
     """The podman whose storage (`podman info`: graphRoot) is `root`."""
 
     name = "podman"
+    tells_late = False
 
     def __init__(self, root: str) -> None:
         self._bolt, self._sqlite = Path(root, "libpod", "bolt_state.db"), Path(root, "db.sql")
@@ -46,6 +47,9 @@ class Podman:
         if not _HEX.issuperset(container_id):
             return None
         return await asyncio.to_thread(self._read, container_id)
+
+    async def close(self) -> None:
+        """Nothing is open between questions."""
 
     def _read(self, container_id: str) -> Container | None:
         read = _from_bolt if self._bolt.exists() else _from_sqlite
