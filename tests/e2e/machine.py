@@ -27,13 +27,13 @@ SETUP = """
 set -e
 mount --make-rprivate /
 mount -t tmpfs none "$1"
-for folder in etc opt; do
+for folder in etc opt usr/lib var/lib; do
     mkdir -p "$1/$folder" "$1/$folder.work"
     mount -t overlay none -o "lowerdir=/$folder,upperdir=$1/$folder,workdir=$1/$folder.work" "/$folder"
 done
-rm -rf /etc/cni/net.d /etc/cilium /etc/containers/containers.conf && mkdir -p /etc/cni/net.d
+rm -rf /etc/cni/net.d /etc/cilium /etc/containers/containers.conf /etc/containerd && mkdir -p /etc/cni/net.d
 for folder in $2; do mkdir -p "$folder" && mount -t tmpfs none "$folder"; done
-mkdir -p /run/netns /run/lock
+mkdir -p /run/netns /run/lock /usr/lib/cni
 umount --recursive --lazy /sys
 mount -t sysfs none /sys
 mount -t cgroup2 none /sys/fs/cgroup
@@ -173,16 +173,18 @@ class Agent:
     def end(self) -> None:
         if self._process is not None:
             end(self._process)
+            self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def restart(self) -> None:
         self.end()
         self.start()
-
-
-def start_agent(machine: Machine) -> Agent:
-    agent = Agent(machine)
-    agent.start()
-    return agent
 
 
 def busybox_image(folder: Path) -> None:

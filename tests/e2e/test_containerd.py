@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.lab import app, policy, ports
-from tests.e2e.machine import Machine, busybox_image, end, start_agent, until
+from tests.e2e.machine import Agent, Machine, busybox_image, end, until
 
 IMAGE = "localhost/box:latest"
 SOCKET = "/run/containerd/containerd.sock"
@@ -20,17 +20,11 @@ version = 2
 sandbox_image = "{IMAGE}"
 restrict_oom_score_adj = true
 disable_cgroup = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
 """
 """Limits as they are: this machine may lack controllers, and the right to raise limits."""
 CONTAINERS_CONF = '[engine]\nruntime = "runc"\n'
-CONFLIST = {"cniVersion": "1.0.0", "name": "cilium", "plugins": [{"type": "cilium-cni"}]}
-PLUGINS = """
-import os, shutil
-from pycilium.cni import launcher
-os.makedirs("/opt/cni/bin", exist_ok=True)
-launcher.write("/opt/cni/bin/cilium-cni")
-shutil.copy("/usr/lib/cni/loopback", "/opt/cni/bin/loopback")
-"""
 
 
 class Containerd:
@@ -101,9 +95,7 @@ def machine(image):
     with Machine("containerd", image.parent) as machine:
         machine.write("/etc/containers/containers.conf", CONTAINERS_CONF)
         machine.write("/etc/containerd/config.toml", CONFIG)
-        machine.write("/etc/cni/net.d/05-cilium.conflist", json.dumps(CONFLIST))
-        machine.write("/etc/cilium/agent.json", json.dumps({"node_name": "machine", "devices": ["eth0"]}))
-        machine.run(sys.executable, "-c", PLUGINS)
+        machine.run("cilium", "install")
         command = '--change=CMD ["/bin/sleep", "10000"]'
         machine.run("sh", "-c", 'tar -C "$0" -c . | podman import --quiet "$1" - "$2"', str(image), command, IMAGE)
         machine.run("podman", "save", "--quiet", "--format", "oci-archive", "--output", "/run/image.tar", IMAGE)
@@ -112,9 +104,8 @@ def machine(image):
 
 @pytest.fixture(scope="module")
 def agent(machine):
-    agent = start_agent(machine)
-    yield agent
-    agent.end()
+    with Agent(machine) as agent:
+        yield agent
 
 
 @pytest.fixture(scope="module")

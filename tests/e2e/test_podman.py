@@ -7,10 +7,10 @@ import json
 import pytest
 
 from tests.e2e.lab import app, policy, ports
-from tests.e2e.machine import BIN, Machine, busybox_image, start_agent, until
+from tests.e2e.machine import Agent, Machine, busybox_image, until
 
 IMAGE = "localhost/box"
-CONTAINERS_CONF = f"""
+CONTAINERS_CONF = """
 [containers]
 default_ulimits = []
 pids_limit = 0
@@ -18,14 +18,8 @@ pids_limit = 0
 runtime = "runc"
 [network]
 network_backend = "cni"
-cni_plugin_dirs = ["{BIN}"]
 """
 """Limits as they are: this machine may lack the right to raise them."""
-CONFLIST = {
-    "cniVersion": "1.0.0",
-    "name": "cilium",
-    "plugins": [{"type": "cilium-cni", "capabilities": {"portMappings": True}}],
-}
 
 
 class Podman:
@@ -57,17 +51,15 @@ def machine(tmp_path_factory):
     busybox_image(folder / "image")
     with Machine("podman", folder) as machine:
         machine.write("/etc/containers/containers.conf", CONTAINERS_CONF)
-        machine.write("/etc/cni/net.d/05-cilium.conflist", json.dumps(CONFLIST))
-        machine.write("/etc/cilium/agent.json", json.dumps({"node_name": "machine", "devices": ["eth0"]}))
+        machine.run("cilium", "install")
         machine.run("sh", "-c", f"tar -C {folder}/image -c . | podman import --quiet - {IMAGE}")
         yield machine
 
 
 @pytest.fixture(scope="module")
 def agent(machine):
-    agent = start_agent(machine)
-    yield agent
-    agent.end()
+    with Agent(machine) as agent:
+        yield agent
 
 
 @pytest.fixture

@@ -1,0 +1,189 @@
+"""`cilium install` and `cilium uninstall`, where there is no Kubernetes: steps in order, each said as it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from pycilium.agent.config import AgentConfig, check
+from pycilium.cni import launcher
+from pycilium.errors import ConfigError, InstallError, PermissionRequired
+from pycilium.machine import cleaning, plan, preflight, service
+from pycilium.machine.files import Files
+
+_KUBECONFIGS = ("~/.kube/config", "/etc/rancher/k3s/k3s.yaml", "/etc/kubernetes/admin.conf")
+
+root_option = click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("/"),
+    help="Work on the files below this folder, and start and stop nothing: for images of machines.",
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and end.")
+
+
+@click.command()
+@click.option("--machine", is_flag=True, help="On this machine alone, though there is a kubeconfig.")
+@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A field of the agent's configuration.")
+@click.option("--exclusive", is_flag=True, help="Set aside every other CNI configuration, podman's networks too.")
+@click.option(
+    "--wait-duration", type=float, default=60.0, show_default=True, help="Seconds the agent may take to start."
+)
+@root_option
+@dry_run_option
+def install(
+    *, machine: bool, settings: tuple[str, ...], exclusive: bool, wait_duration: float, root: Path, dry_run: bool
+) -> None:
+    """Install on this machine: the agent as a service, and the CNI plugin for podman, containerd and nerdctl.
+
+    Run it again to change settings, to upgrade, or to complete what was interrupted.
+    """
+    _require_no_kubernetes(machine=machine)
+    files, is_live = Files(root, dry_run=dry_run), root == Path("/")
+    _require_root(is_live=is_live and not dry_run)
+    record = files.record()
+    config_file, config = _configuration(files, settings)
+    _preflight(config, is_installed=record is not None)
+
+    plugins = [plan.File(path, launcher.text(), 0o755) for path in _plugin_paths(root)]
+    unit = plan.unit(_agent_command())
+    written = [config_file, *plugins, unit, plan.conflist()]
+    before = record or {}
+    aside = plan.set_aside(files.names(plan.CNI_FOLDER), exclusive=exclusive)
+    files.save_record([file.path for file in written], sorted({*before.get("aside", []), *aside}))
+    for file in (config_file, *plugins, unit):
+        files.write(file)
+    is_changed = any(f"/{file.path}" in line for line in files.done for file in (config_file, *plugins, unit))
+    if is_live and not dry_run and preflight.has_systemd():
+        click.echo("Starting the agent ...")
+        service.start(anew=is_changed)
+        service.wait_until_ready(f"{config.run_dir}/cilium.sock", wait_duration)
+    for name in aside:
+        files.put_aside(name)
+    files.write(plan.conflist())  # last: from here on runtimes call the plugin
+    _tell(files, dry_run=dry_run, nothing="Everything is installed already.")
+    if is_live and not preflight.has_systemd():
+        click.echo(f"There is no systemd here: start the agent with `{_agent_command()} --config /{plan.CONFIG}`")
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Though containers are attached: they lose their network.")
+@click.option("--purge", is_flag=True, help="Remove the configuration and the store with its policies, too.")
+@root_option
+@dry_run_option
+def uninstall(*, force: bool, purge: bool, root: Path, dry_run: bool) -> None:
+    """Undo `cilium install` on this machine; other networks' configurations are put back."""
+    files, is_live = Files(root, dry_run=dry_run), root == Path("/")
+    _require_root(is_live=is_live and not dry_run)
+    record = files.record()
+    if record is None:
+        click.echo("Nothing is installed.")
+        return
+    if is_live and not force and (left := cleaning.attached()):
+        shown = f"{', '.join(left[:3])}{' ...' if len(left) > 3 else ''}"
+        raise InstallError(f"containers are attached ({len(left)}: {shown}): stop them first, or --force")
+    _, config = _configuration(files, ())
+    if is_live and not dry_run:
+        _require_service_or_no_agent(config)
+    files.remove(plan.CONFLIST)  # first: from here on runtimes do not call the plugin
+    for name in record.get("aside", []):
+        files.put_back(name)
+    if is_live and not dry_run and preflight.has_systemd():
+        service.stop()
+    kept = () if purge else (plan.CONFIG,)
+    for path in record.get("files", [plan.UNIT]):
+        if path not in kept:
+            files.remove(path)
+    if is_live and not dry_run:
+        if preflight.has_systemd():
+            service.forget()
+        cleaning.clean(config)
+    if purge and config.store == AgentConfig(node_name="").store:
+        for ending in ("", "-wal", "-shm", "-notify"):
+            files.remove(f"var/lib/cilium/store.db{ending}")
+    files.remove(plan.RECORD)
+    _tell(files, dry_run=dry_run, nothing="Nothing is left to remove.")
+    if not purge:
+        click.echo(f"/{plan.CONFIG} and the store are kept; --purge removes them.")
+
+
+def _require_no_kubernetes(*, machine: bool) -> None:
+    if machine:
+        return
+    named = os.environ.get("KUBECONFIG")
+    places = [named] if named else [path for path in _KUBECONFIGS if Path(path).expanduser().exists()]
+    if places:
+        raise InstallError(
+            f"{places[0]} leads to a Kubernetes cluster, and installing there is not built yet: "
+            f"--machine installs on this machine alone"
+        )
+
+
+def _require_root(*, is_live: bool) -> None:
+    if is_live and os.geteuid() != 0:
+        raise PermissionRequired("root is needed to install on this machine: use sudo, or --dry-run to look first")
+
+
+def _configuration(files: Files, settings: tuple[str, ...]) -> tuple[plan.File, AgentConfig]:
+    """As it shall be: ConfigError names what cannot."""
+    path = files.root / plan.CONFIG
+    try:
+        existing = json.loads(files.read(plan.CONFIG) or "{}")
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(existing, dict):
+        raise ConfigError(f"{path}: it must be an object")
+    file = plan.config(existing, preflight.found_out(), dict(_setting(text) for text in settings))
+    try:
+        config = msgspec.json.decode(file.content, type=AgentConfig)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    check(config, path)
+    return file, config
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    field, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--set {text}: it must be FIELD=VALUE")
+    try:
+        return field, json.loads(value)
+    except ValueError:
+        return field, value
+
+
+def _preflight(config: AgentConfig, *, is_installed: bool) -> None:
+    findings = list(preflight.look(config, is_installed=is_installed))
+    for finding in findings:
+        if not finding.fatal:
+            click.echo(f"Warning: {finding}", err=True)
+    if fatal := [str(finding) for finding in findings if finding.fatal]:
+        raise InstallError("; ".join(fatal))
+
+
+def _plugin_paths(root: Path) -> list[str]:
+    first, *others = plan.PLUGIN_FOLDERS
+    return [f"{folder}/{plan.PLUGIN}" for folder in (first, *(each for each in others if (root / each).is_dir()))]
+
+
+def _agent_command() -> str:
+    return str(Path(sys.executable).with_name("cilium-agent"))
+
+
+def _require_service_or_no_agent(config: AgentConfig) -> None:
+    """What systemd did not start it cannot end."""
+    if not preflight.has_systemd() and service.answers(f"{config.run_dir}/cilium.sock"):
+        raise InstallError("the agent runs, and systemd did not start it: end it and run the same command again")
+
+
+def _tell(files: Files, *, dry_run: bool, nothing: str) -> None:
+    for line in files.done:
+        click.echo(f"would {line}" if dry_run else line)
+    if not files.done:
+        click.echo(nothing)

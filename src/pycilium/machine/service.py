@@ -1,0 +1,64 @@
+"""The agent as a service of systemd, and whether it is at work."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+from pycilium.errors import AgentUnavailable, InstallError
+
+UNIT_NAME = "cilium-agent.service"
+_POLL_S = 0.2
+
+
+def start(*, anew: bool) -> None:
+    """Enable and start it; with `anew` one that runs is exchanged for a new one."""
+    _systemctl("daemon-reload")
+    _systemctl("enable", UNIT_NAME)
+    _systemctl("restart" if anew else "start", UNIT_NAME)
+
+
+def stop() -> None:
+    """Not running and not enabled is success."""
+    subprocess.run(["systemctl", "disable", "--now", UNIT_NAME], capture_output=True, check=False)
+
+
+def forget() -> None:
+    """After its unit is gone."""
+    _systemctl("daemon-reload")
+
+
+def wait_until_ready(socket: str, timeout_s: float) -> None:
+    """InstallError if the agent is not at work in time."""
+    from pycilium.api.client import AgentClient
+
+    deadline = time.monotonic() + timeout_s
+    why = ""
+    while time.monotonic() < deadline:
+        try:
+            status = AgentClient(socket).status().get("cilium", {})
+        except AgentUnavailable as error:
+            why = str(error)
+        else:
+            if status.get("state") in ("Ok", "Warning"):
+                return
+            why = str(status.get("msg"))
+        time.sleep(_POLL_S)
+    raise InstallError(f"the agent is not ready after {timeout_s:g} s ({why}): `journalctl -u cilium-agent` says more")
+
+
+def answers(socket: str) -> bool:
+    """Whether an agent listens there."""
+    from pycilium.api.client import AgentClient
+
+    try:
+        AgentClient(socket).status()
+    except AgentUnavailable:
+        return False
+    return True
+
+
+def _systemctl(*arguments: str) -> None:
+    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InstallError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")

@@ -1,0 +1,123 @@
+"""Installing on a bare machine and removing again, with the commands as users type them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from tests.e2e.machine import Agent, Machine
+
+OURS = ("/etc/cni/net.d/05-cilium.conflist", "/opt/cni/bin/cilium-cni", "/etc/systemd/system/cilium-agent.service")
+
+
+@pytest.fixture
+def machine(tmp_path):
+    with Machine("install", tmp_path) as machine:
+        yield machine
+
+
+def files(machine):
+    """Everything below /etc, /opt, /usr/lib and /var/lib/cilium that is not as it was."""
+    written = machine.output("sh", "-c", f"cd {machine.folder} && find etc opt usr/lib -type f").split()
+    return sorted([*(f"/{path}" for path in written), *machine.output("find", "/var/lib/cilium", "-type", "f").split()])
+
+
+def test_it_is_installed_serves_and_is_removed_without_a_trace(machine):
+    machine.write("/etc/cni/net.d/01-first.conflist", "{}")
+    machine.write("/etc/cni/net.d/87-podman-bridge.conflist", "{}")
+    before = files(machine)
+    links = machine.output("ip", "-o", "link", "show").count("\n")
+
+    said = machine.output("cilium", "install", "--dry-run")
+    assert "would write /etc/cni/net.d/05-cilium.conflist" in said
+    assert files(machine) == before
+
+    machine.run("cilium", "install")
+    there = files(machine)
+    assert set(OURS) < set(there)
+    assert "/etc/cni/net.d/01-first.conflist.cilium_bak" in there
+    assert "/etc/cni/net.d/87-podman-bridge.conflist" in there
+    assert json.loads(machine.output("cat", "/etc/cilium/agent.json"))["devices"] == ["eth0"]
+    assert machine.output("cilium", "install").startswith("Everything is installed already.")
+    assert files(machine) == there
+
+    with Agent(machine):
+        machine.run("ip", "netns", "add", "web")
+        plugin = json.dumps({"cniVersion": "1.0.0", "name": "cilium", "type": "cilium-cni"})
+        call = ("env", "CNI_COMMAND=ADD", "CNI_CONTAINERID=web", "CNI_NETNS=/run/netns/web", "CNI_IFNAME=eth0")
+        machine.run(*call, "/opt/cni/bin/cilium-cni", stdin=plugin)
+        refused = machine.run("cilium", "uninstall", check=False)
+        assert "containers are attached (1: web:eth0)" in refused.stderr
+        assert set(OURS) < set(files(machine))
+
+        refused = machine.run("cilium", "uninstall", "--force", check=False)
+        assert "end it and run the same command again" in refused.stderr
+    machine.run("cilium", "uninstall", "--purge", "--force")
+    assert files(machine) == before
+    assert machine.output("ip", "-o", "link", "show").count("\n") == links
+    assert "cilium" not in machine.output("ls", "/sys/fs/bpf")
+    assert machine.output("cilium", "uninstall") == "Nothing is installed."
+
+
+def test_what_is_in_the_way_is_named_before_anything_is_changed(machine):
+    machine.run("ip", "addr", "add", "10.0.0.77/24", "dev", "eth0")
+    machine.run("ip", "link", "add", "flannel.1", "type", "vxlan", "id", "1", "dstport", "8472", "dev", "eth0")
+    before = files(machine)
+    refused = machine.run("cilium", "install", check=False)
+    assert refused.returncode == 1
+    assert "device flannel.1 is left of flannel" in refused.stderr
+    assert "device flannel.1 has UDP port 8472" in refused.stderr
+    assert "--set ipv4_pod_cidr=NETWORK" in refused.stderr
+    assert files(machine) == before
+    machine.run("cilium", "install", "--set", "ipv4_pod_cidr=10.77.0.0/24", "--set", "tunnel_port=8473")
+    config = json.loads(machine.output("cat", "/etc/cilium/agent.json"))
+    assert (config["ipv4_pod_cidr"], config["tunnel_port"]) == ("10.77.0.0/24", 8473)
+    with Agent(machine):
+        pass
+
+
+def test_a_kubeconfig_is_not_passed_over(machine):
+    machine.write("/run/kubeconfig", "{}")
+    refused = machine.run("env", "KUBECONFIG=/run/kubeconfig", "cilium", "install", check=False)
+    assert "--machine installs on this machine alone" in refused.stderr
+    machine.run("env", "KUBECONFIG=/run/kubeconfig", "cilium", "install", "--machine")
+
+
+@pytest.mark.parametrize("setting", ["no_such_field=1", "tunnel_port=0", "ipv4_pod_cidr=10.0.0.1/24"])
+def test_a_setting_that_cannot_be_is_refused(machine, setting):
+    refused = machine.run("cilium", "install", "--set", setting, check=False)
+    assert refused.returncode == 1
+    assert "/etc/cilium/agent.json" in refused.stderr
+    assert files(machine) == []
+
+
+def test_a_full_disk_leaves_the_old_configuration_and_the_same_command_completes(machine):
+    machine.run("cilium", "install")
+    machine.run("mount", "-t", "tmpfs", "-o", "size=4k", "none", "/opt/cni/bin")
+    machine.run("sh", "-c", "head -c 4096 /dev/zero >/opt/cni/bin/full")
+    refused = machine.run("cilium", "install", check=False)
+    assert "No space left on device: mend that and run the same command again" in refused.stderr
+    assert machine.output("ls", "-A", "/opt/cni/bin") == "full"
+    machine.run("umount", "/opt/cni/bin")
+    assert machine.output("cilium", "install") == machine.output("cilium", "install")
+
+
+def test_the_unit_is_one_that_systemd_accepts(machine, tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("this machine has no systemd")
+    machine.run("cilium", "install", "--root", str(tmp_path / "image"))
+    unit = tmp_path / "image" / "etc" / "systemd" / "system" / "cilium-agent.service"
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
+    assert "cilium-agent.service" not in done.stderr
+
+
+def test_below_another_root_only_files_are_written(machine, tmp_path):
+    before = files(machine)
+    root = str(tmp_path / "image")
+    machine.run("cilium", "install", "--root", root)
+    assert files(machine) == before
+    machine.run("cilium", "uninstall", "--purge", "--root", root)
+    assert [path for path in (tmp_path / "image").rglob("*") if path.is_file()] == []
