@@ -52,7 +52,7 @@ packages() {
         lacks runc runc
         ;;
     esac
-    if [ "$1" = bench ]; then
+    if [ "$1" != run ]; then
         [ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
     fi
     # shellcheck disable=SC2086 # a list of words

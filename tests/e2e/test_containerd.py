@@ -11,6 +11,8 @@ import pytest
 from tests.e2e.lab import app, policy, ports
 from tests.e2e.machine import Agent, Machine, busybox_image, end, until
 
+pytestmark = pytest.mark.root
+
 IMAGE = "localhost/box:latest"
 SOCKET = "/run/containerd/containerd.sock"
 CRI = Path(__file__).with_name("cri.py")

@@ -10,6 +10,8 @@ import pytest
 
 from tests.e2e.machine import Agent, Machine
 
+pytestmark = pytest.mark.root
+
 OURS = ("/etc/cni/net.d/05-cilium.conflist", "/opt/cni/bin/cilium-cni", "/etc/systemd/system/cilium-agent.service")
 
 
@@ -121,3 +123,20 @@ def test_below_another_root_only_files_are_written(machine, tmp_path):
     assert files(machine) == before
     machine.run("cilium", "uninstall", "--purge", "--root", root)
     assert [path for path in (tmp_path / "image").rglob("*") if path.is_file()] == []
+
+
+def test_what_no_runtime_attaches_is_attached_by_its_namespace(machine):
+    machine.run("cilium", "install")
+    with Agent(machine):
+        machine.run("ip", "netns", "add", "web")
+        add = ("cilium", "endpoint", "add", "--netns", "/run/netns/web", "--name", "web", "-l", "app=web")
+        address = machine.output(*add).splitlines()[0]
+        assert machine.output(*add).splitlines()[0] == address
+        assert machine.run("ping", "-c", "1", "-W", "5", address).returncode == 0
+        assert "k8s:app=web" in machine.output("cilium-dbg", "endpoint", "list")
+        assert "default/web" in machine.output("hubble", "observe", "--last", "20", "--pod", "default/web")
+
+        machine.run("cilium", "endpoint", "rm", "web")
+        assert "k8s:app=web" not in machine.output("cilium-dbg", "endpoint", "list")
+        refused = machine.run("cilium", "endpoint", "rm", "web", check=False)
+        assert "no endpoint" in refused.stderr

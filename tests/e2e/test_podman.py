@@ -9,6 +9,8 @@ import pytest
 from tests.e2e.lab import app, policy, ports
 from tests.e2e.machine import Agent, Machine, busybox_image, until
 
+pytestmark = pytest.mark.root
+
 IMAGE = "localhost/box"
 CONTAINERS_CONF = """
 [containers]

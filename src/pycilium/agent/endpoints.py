@@ -147,6 +147,10 @@ class Endpoints:
                 log.warning("interface is gone, its addresses are free again", endpoint=str(endpoint))
                 await self._remove(endpoint)
 
+    def runtime_problems(self) -> dict[str, str]:
+        """By runtime: why it could not be asked what a container is."""
+        return self._labelling.runtime_problems
+
     @property
     def quiet_for_s(self) -> float:
         """Since when nobody has asked for anything, in seconds."""

@@ -55,6 +55,10 @@ class PodLabelling:
         self._intent, self._store, self._cluster_name = intent, store, cluster_name
         self._runtimes, self._is_shared = runtimes or Runtimes(), is_shared
 
+    @property
+    def runtime_problems(self) -> dict[str, str]:
+        return self._runtimes.problems
+
     async def of_request(self, request: CniRequest) -> Workload:
         """What is being attached. InvalidResource for labels in the configuration that cannot be."""
         namespace = request.pod_namespace or _DEFAULT_NAMESPACE

@@ -87,6 +87,7 @@ class AgentStatus:
         problems = self.store_errors()
         problems += [parts.node.problem] if parts.node.problem else []
         problems += parts.endpoints.ipam.exhausted()
+        problems += [f"{name} does not tell labels: {why}" for name, why in parts.endpoints.runtime_problems().items()]
         problems += _few([f"{key}: {why}" for source in parts.sources for key, why in source.rejected.items()])
         problems += _few(list(parts.controller.cluster.problems()))
         services = parts.controller.services

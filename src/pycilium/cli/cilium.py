@@ -9,6 +9,7 @@ import click
 
 from pycilium.cli.boundary import run
 from pycilium.cli.lazy import LazyGroup
+from pycilium.cli.placement import in_kubernetes
 from pycilium.cli.target import lab_option
 
 _COMMANDS = {
@@ -17,6 +18,7 @@ _COMMANDS = {
     "get": "pycilium.cli.resources:get",
     "delete": "pycilium.cli.resources:delete",
     "service": "pycilium.cli.services:service",
+    "endpoint": "pycilium.cli.endpoint:endpoint",
     "install": "pycilium.cli.install:install",
     "upgrade": "pycilium.cli.install:upgrade",
     "uninstall": "pycilium.cli.install:uninstall",
@@ -25,6 +27,11 @@ _COMMANDS = {
     "policy": "pycilium.cli.policy:policy",
     "version": "pycilium.cli.version:version",
 }
+if not in_kubernetes(sys.argv[1:]):
+    _COMMANDS |= {
+        "install": "pycilium.machine.command:install",
+        "uninstall": "pycilium.machine.command:uninstall",
+    }
 
 
 @click.group(cls=LazyGroup, commands_at=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
