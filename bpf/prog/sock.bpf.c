@@ -214,7 +214,8 @@ int sock_peername6(struct bpf_sock_addr *context)
 	return sock_show(context, &name, &shown) ? sock_rename6(context, &shown) : SOCK_ALLOW;
 }
 
-/* Is the port one by which a service is reached on this address of the node? */
+/* Is the port one by which a service is reached on this address of the node? Not a HostPort: it is the runtime's to keep,
+ * and podman holds it by a socket of its own. */
 static __always_inline bool sock_port_is_served(const struct sock_name *name)
 {
 	const struct service_entry *service =
@@ -222,7 +223,7 @@ static __always_inline bool sock_port_is_served(const struct sock_name *name)
 		? service_lookup_node(name->port, name->protocol, name->family)
 		: service_lookup(&name->address, name->port, name->protocol, name->family);
 
-	return service && service->flags & SERVICE_EXTERNAL;
+	return service && (service->flags & (SERVICE_EXTERNAL | SERVICE_OWN_NODE)) == SERVICE_EXTERNAL;
 }
 
 SEC("cgroup/post_bind4")

@@ -102,7 +102,8 @@ class Target:
         socket = self.agent_socket(node)
         if socket == _MACHINE_SOCKET and not os.path.exists(socket):
             raise AgentUnavailable(
-                f"no lab is up, and this machine has no agent at {socket}: `cilium lab up` makes a lab"
+                f"no lab is up, and this machine has no agent at {socket}: `cilium lab up` makes a lab, "
+                "`cilium install` installs an agent"
             )
         return AgentClient(socket)
 

@@ -17,7 +17,6 @@ from pycilium.errors import ConfigError, InstallError, PermissionRequired
 from pycilium.machine import cleaning, plan, preflight, service
 from pycilium.machine.files import Files
 
-_KUBECONFIGS = ("~/.kube/config", "/etc/rancher/k3s/k3s.yaml", "/etc/kubernetes/admin.conf")
 
 root_option = click.option(
     "--root",
@@ -44,7 +43,6 @@ def install(
 
     Run it again to change settings, to upgrade, or to complete what was interrupted.
     """
-    _require_no_kubernetes(machine=machine)
     files, is_live = Files(root, dry_run=dry_run), root == Path("/")
     _require_root(is_live=is_live and not dry_run)
     record = files.record()
@@ -111,18 +109,6 @@ def uninstall(*, force: bool, purge: bool, root: Path, dry_run: bool) -> None:
     _tell(files, dry_run=dry_run, nothing="Nothing is left to remove.")
     if not purge:
         click.echo(f"/{plan.CONFIG} and the store are kept; --purge removes them.")
-
-
-def _require_no_kubernetes(*, machine: bool) -> None:
-    if machine:
-        return
-    named = os.environ.get("KUBECONFIG")
-    places = [named] if named else [path for path in _KUBECONFIGS if Path(path).expanduser().exists()]
-    if places:
-        raise InstallError(
-            f"{places[0]} leads to a Kubernetes cluster, and installing there is not built yet: "
-            f"--machine installs on this machine alone"
-        )
 
 
 def _require_root(*, is_live: bool) -> None:

@@ -451,6 +451,13 @@ class TestBinding:
             sockets.client(MAPPED, STREAM, sockets.host).bind(("::", 30080))
 
     @each_family
+    def test_a_host_port_is_free_for_the_runtime_that_keeps_it(self, sockets: Sockets, place: Place) -> None:
+        for address in (place.any, place.node):
+            sockets.service(address, 8080, TCP, [], flags=self.FLAGS | ServiceFlags.OWN_NODE)
+
+        sockets.client(place, STREAM, sockets.host).bind((place.any, 8080))
+
+    @each_family
     def test_the_port_of_a_cluster_ip_is_free_on_the_node(self, sockets: Sockets, place: Place) -> None:
         sockets.service(place.service, 80, TCP, [])
 
