@@ -123,6 +123,12 @@ class Machine:
         assert not check or done.returncode == 0, f"{' '.join(argv)}: exit code {done.returncode}\n{out}\n{err}"
         return done
 
+    def world(self, *argv: str) -> str:
+        """What a command says in the world; its processes are outside of the machine's cgroups."""
+        assert self._holder is not None
+        enter = ("nsenter", "--target", str(self._holder.pid), "--net", "--mount", "ip", "netns", "exec", "world")
+        return subprocess.run([*enter, *argv], capture_output=True, text=True, check=False).stdout
+
     def output(self, *argv: str) -> str:
         return self.run(*argv).stdout.strip()
 

@@ -149,7 +149,9 @@ def test_the_containers_of_a_podman_pod_are_one_endpoint(machine, podman):
     assert "container:app=shop" in machine.output("cilium-dbg", "endpoint", "list")
 
 
-def test_a_published_port_leads_the_machine_s_processes_to_the_container(machine, podman):
+def test_a_published_port_leads_the_machine_and_the_world_to_the_container(machine, podman):
     podman.run("web", "--publish", "8080:80", command=("httpd", "-f", "-p", "80"))
-    ask = ("busybox", "wget", "-T", "5", "-O", "-", "http://192.0.2.10:8080/")
-    until(lambda: "404 Not Found" in machine.run(*ask, check=False).stderr, "web says that it has no such page")
+    ask = ("curl", "--silent", "--max-time", "5", "--output", "/dev/null", "--write-out", "%{http_code}")
+    ask = (*ask, "http://192.0.2.10:8080/")
+    until(lambda: machine.run(*ask, check=False).stdout == "404", "web tells the machine that it has no such page")
+    until(lambda: machine.world(*ask) == "404", "web tells the world the same")
