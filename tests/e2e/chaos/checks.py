@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pycilium.api.client import AgentClient
-from pycilium.datapath import cgroup_links
+from pycilium.datapath import cgroup_links, layouts
+from pycilium.datapath.maps import Map
 from pycilium.errors import CiliumError
 from pycilium.lab import agents, labs, operators
 from pycilium.lab.layout import LabLayout
@@ -28,6 +29,7 @@ from tests.e2e.lab import inside
 _LINKS_OF_NODE = {"eth0", "eth0:egress", "cilium_vxlan", "cilium_host"}
 _LINKS_OF_NODE |= {f"cgroup:{program}" for program in cgroup_links.PROGRAMS}
 _HEALTH = "cilium-health-ep"
+_COUNTED = ("ipcache4", "ipcache6", "identity_bits", "policies", "policy_rows", "nodes")
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,11 @@ def _of_kernel(
     for name in ("endpoints4", "endpoints6"):
         if sizes[name] != len(endpoints):
             yield f"map {name} has {sizes[name]} entries for {len(endpoints)} endpoints"
+    for name in _COUNTED:
+        with Map.open(layout.node_folder(node) / "bpf" / "maps" / name, layouts.MAPS[name]) as held:
+            count = sum(1 for _ in held.items())
+        if count != sizes[name]:
+            yield f"map {name} has {count} entries, and its agent believes {sizes[name]}"
     files = os.listdir(layout.node_folder(node) / "state" / "endpoints")
     if len(files) != len(endpoints):
         yield f"{len(files)} endpoint files for {len(endpoints)} endpoints: {sorted(files)}"
