@@ -253,13 +253,25 @@ def test_services_without_cluster_ips_are_harmless(lab: Lab, web: str) -> None:
 
 
 def test_two_services_that_claim_one_address_are_named(lab: Lab, web: str) -> None:
-    lab.apply(service("rival", {4: CLUSTER_IP[4]}, selector={"app": "nobody"}))
+    shared = {"externalIPs": ["203.0.113.7"]}
+    lab.apply(service("first", {4: "10.96.0.61"}, selector={"app": "web"}, **shared))
+    lab.apply(service("rival", {4: "10.96.0.62"}, selector={"app": "nobody"}, **shared))
     try:
         assert eventually(lambda: "default/rival" in lab.cilium("status", "--verbose", check=False).stdout)
         with client_in(lab, "client") as client:
-            assert client.ask("tcp", CLUSTER_IP[4], PORT) in BOTH
+            assert client.ask("tcp", "203.0.113.7", PORT) in BOTH
     finally:
+        lab.cilium("delete", "service", "first")
         lab.cilium("delete", "service", "rival")
+
+
+def test_a_cluster_ip_that_another_service_has_is_refused(lab: Lab, web: str) -> None:
+    rival = [service("rival", {4: CLUSTER_IP[4]}, selector={"app": "nobody"})]
+
+    refused = lab.run("cilium", "apply", "-f", "-", text=json.dumps(rival), check=False)
+
+    assert refused.returncode == 1
+    assert f"{CLUSTER_IP[4]} is taken: Service default/web has it" in refused.stderr
 
 
 @pytest.mark.parametrize("algorithm", ["random", "maglev"])

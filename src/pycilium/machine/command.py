@@ -17,7 +17,12 @@ from pycilium.errors import ConfigError, InstallError, PermissionRequired
 from pycilium.machine import cleaning, plan, preflight, service
 from pycilium.machine.files import Files
 
-
+machine_option = click.option(
+    "--machine",
+    is_flag=True,
+    expose_value=False,
+    help="On this machine alone, though there is a kubeconfig (cli/placement.py decides by it).",
+)
 root_option = click.option(
     "--root",
     type=click.Path(file_okay=False, path_type=Path),
@@ -28,7 +33,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Check everything,
 
 
 @click.command()
-@click.option("--machine", is_flag=True, help="On this machine alone, though there is a kubeconfig.")
+@machine_option
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A field of the agent's configuration.")
 @click.option("--exclusive", is_flag=True, help="Set aside every other CNI configuration, podman's networks too.")
 @click.option(
@@ -36,9 +41,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Check everything,
 )
 @root_option
 @dry_run_option
-def install(
-    *, machine: bool, settings: tuple[str, ...], exclusive: bool, wait_duration: float, root: Path, dry_run: bool
-) -> None:
+def install(*, settings: tuple[str, ...], exclusive: bool, wait_duration: float, root: Path, dry_run: bool) -> None:
     """Install on this machine: the agent as a service, and the CNI plugin for podman, containerd and nerdctl.
 
     Run it again to change settings, to upgrade, or to complete what was interrupted.
@@ -71,6 +74,7 @@ def install(
 
 
 @click.command()
+@machine_option
 @click.option("--force", is_flag=True, help="Though containers are attached: they lose their network.")
 @click.option("--purge", is_flag=True, help="Remove the configuration and the store with its policies, too.")
 @root_option
