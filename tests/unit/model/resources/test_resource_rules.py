@@ -50,7 +50,7 @@ METADATA = [
     ("{name: -a}", "metadata.name", "RFC 1123"),
     ('{name: ""}', "metadata.name", "RFC 1123"),
     (f"{{name: {'a.' * 127}}}", "metadata.name", "RFC 1123"),
-    (f"{{name: {LONG}}}", "metadata.name", "at most 63 long"),
+    (f"{{name: {'x' * 254}}}", "metadata.name", "at most 253"),
     ("{name: x, namespace: a.b}", "metadata.namespace", "RFC 1123"),
     (f"{{name: x, labels: {{{LONG}: a}}}}", "metadata.labels", "is too long: 64 characters, at most 63"),
     (f"{{name: x, labels: {{a: {LONG}}}}}", "metadata.labels.a", "is too long: 64 characters, at most 63"),
@@ -74,6 +74,7 @@ def test_metadata_that_kubernetes_refuses(metadata, path, words):
 @pytest.mark.parametrize(
     "metadata",
     [
+        f"{{name: {LONG}}}",
         "{name: a.b-c.1}",
         "{name: x, labels: {example.org/A_b.c: '', a: Z.9_z}}",
         "{name: x, annotations: {a/B: 'any text'}}",
