@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.kube_proxy.cases import Case, Client, Transport, Way
+from tests.e2e.kube_proxy.cases import Case, Client, Transport, Way, changes
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "services-vs-kube-proxy.md"
 BEGIN, END = "<!-- differences: begin -->", "<!-- differences: end -->"
@@ -41,6 +41,15 @@ def _alike_but_for_sources(theirs: str, ours: str) -> bool:
 
 def _keeps_more_sources(case: Case, theirs: str, ours: str) -> bool:
     return "client" in ours and case.client != Client.BACKEND and _alike_but_for_sources(theirs, ours)
+
+
+def _held_backend_leaves(case: Case) -> bool:
+    return any(
+        step is None or "one" not in step.ready
+        for change in changes()
+        if change.name == case.behaviour.name
+        for step in change.steps
+    )
 
 
 def _in_cluster(case: Case) -> bool:
@@ -122,11 +131,13 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         "A connected UDP socket ends with its backend",
         "the socket goes on: to another backend once the flow was forgotten, and to the old one if none is left",
-        "its next call fails, and a new socket has another backend at once",
+        "when the backend leaves the Service that connected the socket, its next call fails, and a new socket has another "
+        "backend at once; other Services' sockets to the backend live on",
         "the socket is connected to the backend itself; an error is what tells its owner to ask for the name again",
         lambda case, theirs, ours: (
             case.transport == Transport.UDP
             and _in_cluster(case)
+            and _held_backend_leaves(case)
             and ours.startswith("held: ended;")
             and _new(theirs) == _new(ours)
         ),

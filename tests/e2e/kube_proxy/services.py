@@ -13,6 +13,8 @@ from typing import Any, Literal
 from pycilium.model.resources import Resource, decode_object
 
 PORT, TARGET_PORT = 80, 8080
+CLASS = "example.com/matrix"
+"""Nobody gives addresses to Services of this class or takes them away."""
 CLUSTER_CIDRS = {4: "10.96.0.0/16", 6: "fd00:96::/112"}
 BALANCED_CIDRS = {4: "192.0.2.0/24", 6: "2001:db8:0:2::/112"}
 EXTERNAL_CIDRS = {4: "198.51.100.0/24", 6: "2001:db8:0:51::/112"}
@@ -68,6 +70,7 @@ def resources(number: int, behaviour: Behaviour, pods: Pods) -> list[Resource]:
 def _service(number: int, behaviour: Behaviour) -> Resource:
     spec: dict[str, Any] = {
         "type": "LoadBalancer",
+        "loadBalancerClass": CLASS,
         "clusterIP": cluster_ip(number, 4),
         "clusterIPs": [cluster_ip(number, family) for family in (4, 6)],
         "ipFamilies": ["IPv4", "IPv6"],
