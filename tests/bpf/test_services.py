@@ -28,6 +28,9 @@ pytestmark = pytest.mark.root
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 GATEWAY = {4: GATEWAY4, 6: GATEWAY6}
+L4_OFFSET = {4: 34, 6: 54}
+EPHEMERAL_PORTS = 32768
+"""From here on the kernel gives ports to the node's own sockets, which have the gateway's address towards pods too."""
 REQUESTS = {"tcp": lambda port: tcp(40000, port, "S"), "udp": lambda port: udp(40000, port)}
 REPLIES = {"tcp": lambda port, to: tcp(port, to, "SA"), "udp": udp}
 KINDS = pytest.mark.parametrize("kind", REQUESTS)
@@ -83,20 +86,31 @@ def test_the_client_itself_sees_the_gateway(services: Services, family: int, kin
 
     ran = send(node, packet)
 
+    port = int.from_bytes(ran.packet[L4_OFFSET[family] :][:2], "big")
     there = turned(
         packet,
         src=GATEWAY[family],
         dst=address(WEB, family),
+        sport=port,
         dport=TARGET_PORT,
         esrc=WEB.host_mac,
         edst=WEB.mac,
     )
     assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, there)
+    assert port < EPHEMERAL_PORTS
 
-    reply = from_pod(WEB, GATEWAY[family], family) / REPLIES[kind](TARGET_PORT, 40000)
+    reply = from_pod(WEB, GATEWAY[family], family) / REPLIES[kind](TARGET_PORT, port)
     ran = send(node, reply)
 
-    back = turned(reply, src=CLUSTER_IP[family], dst=address(WEB, family), sport=PORT, esrc=WEB.host_mac, edst=WEB.mac)
+    back = turned(
+        reply,
+        src=CLUSTER_IP[family],
+        dst=address(WEB, family),
+        sport=PORT,
+        dport=40000,
+        esrc=WEB.host_mac,
+        edst=WEB.mac,
+    )
     assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, back)
 
 
