@@ -143,7 +143,7 @@ class ObjectFile:
     config: tuple[Variable, ...]
     structs: Mapping[str, Struct]
     enums: Mapping[str, Enum]
-    nameless_sections: tuple[str, ...]
+    nameless_sections: tuple[str, ...] = ()
     """Of which the BTF names no variable: Linux before 5.11 refuses all of it then."""
 
 
