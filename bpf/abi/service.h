@@ -133,8 +133,8 @@ struct service_flow6_key {
 enum service_flow_flags {
 	SERVICE_FLOW_REPLY = 1, /* of the backend's packets */
 	SERVICE_FLOW_SNAT = 2,  /* the backend sees this node, not the client */
-	SERVICE_FLOW_DSR = 4,
-	SERVICE_FLOW_HOST = 8, /* the backend is in this node's own network namespace */
+	SERVICE_FLOW_DSR = 4,   /* the backend answers the client by way of its own node alone */
+	SERVICE_FLOW_HOST = 8,  /* the backend is in this node's own network namespace */
 };
 
 struct service_flow_entry {
@@ -147,6 +147,37 @@ struct service_flow_entry {
 	__u32 used_s;  /* CLOCK_MONOTONIC, moved once a second at most */
 	__u32 ifindex; /* of a reply that leaves the node: the device by which the connection came; else 0 */
 	__u32 flags;   /* enum service_flow_flags */
+};
+
+/* How a node tells the backend's node what a client has called (DSR): first of the IPv4 options, or in a header of IPv6
+ * destination options right behind the IPv6 header.
+ */
+enum dsr_limits {
+	DSR_OPTION4 = 0x9a, /* copied into fragments; 26 is a number without a meaning elsewhere */
+	DSR_OPTION4_BYTES = 8,
+	DSR_OPTION6 = 0x1b, /* who does not know it passes over it (RFC 8200) */
+	DSR_OPTION6_BYTES = 24,
+};
+
+/* Or (config_dsr_ipip) by another IP header of the same family around every packet, to the backend's node: its source is
+ * the frontend's address, and the port lies in IPv4's identification or the lower bits of IPv6's flow label.
+ */
+
+struct dsr_option4 {
+	__u8 type;
+	__u8 option_bytes;
+	__be16 port;
+	__be32 address;
+};
+
+struct dsr_option6 {
+	__u8 next_header;
+	__u8 length; /* in 8 bytes, less one */
+	__u8 type;
+	__u8 option_bytes; /* that follow */
+	struct ipv6_addr address;
+	__be16 port;
+	__be16 pad; /* the option PadN of two bytes */
 };
 
 /* socket_flows: an address of one socket, and the one that it becomes. */

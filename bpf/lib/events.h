@@ -70,15 +70,14 @@ static __always_inline void event_fill_frame(struct flow_event *event, struct __
 
 	event->ifindex = skb->ifindex;
 	event->ether_type = be16(skb->protocol);
-	event->cpu = bpf_get_smp_processor_id();
 	if (ethernet) {
 		__builtin_memcpy(&event->source_mac, ethernet->h_source, ETH_ALEN);
 		__builtin_memcpy(&event->destination_mac, ethernet->h_dest, ETH_ALEN);
 	}
 }
 
-/* To be called before the packet is rewritten. Packet pointers are void afterwards. */
-__noinline int event_send(struct __sk_buff *skb, __u32 type, __u32 subtype)
+/* Room in the ring with what the flow says; 0 if there is none, and that is counted. */
+static __always_inline struct flow_event *event_begin(__u32 type, __u32 subtype)
 {
 	const struct flow *flow = flow_here();
 	struct flow_event *event;
@@ -97,6 +96,17 @@ __noinline int event_send(struct __sk_buff *skb, __u32 type, __u32 subtype)
 	event_fill_ends(event, flow);
 	event_fill_verdict(event, flow);
 	event->time_ns = bpf_ktime_get_ns();
+	event->cpu = bpf_get_smp_processor_id();
+	return event;
+}
+
+/* To be called before the packet is rewritten. Packet pointers are void afterwards. */
+__noinline int event_send(struct __sk_buff *skb, __u32 type, __u32 subtype)
+{
+	struct flow_event *event = event_begin(type, subtype);
+
+	if (!event)
+		return 0;
 	event_fill_frame(event, skb);
 	bpf_ringbuf_submit(event, events_wakeup(event->time_ns));
 	return 0;

@@ -57,11 +57,16 @@ static __always_inline struct flow *flow_here(void)
 	return bpf_map_lookup_elem(&packet_flow, &zero);
 }
 
-static __always_inline void flow_begin(struct flow *flow, const struct __sk_buff *skb)
+static __always_inline void flow_clear(struct flow *flow)
 {
 	__builtin_memset(flow, 0, offsetof(struct flow, source));
 	__builtin_memset(&flow->source, 0, offsetof(struct end, policy_id));
 	__builtin_memset(&flow->destination, 0, offsetof(struct end, policy_id));
-	flow->bytes = skb->len;
 	flow->is_reply = IS_REPLY_UNKNOWN;
+}
+
+static __always_inline void flow_begin(struct flow *flow, const struct __sk_buff *skb)
+{
+	flow_clear(flow);
+	flow->bytes = skb->len;
 }

@@ -45,7 +45,7 @@ static __always_inline enum trace_point forward_way(const struct node_entry *nod
 }
 
 /* How to reach another node, and whether the packet fits. This and what follows are not static, so that they are
- * verified once, as event_publish().
+ * verified once, as event_send().
  */
 __noinline __u32 forward_decide(struct __sk_buff *skb, __u32 node_id, __u32 now_s, __u32 what)
 {

@@ -17,6 +17,11 @@
 /* For what is seldom: its own frame, and verified apart from the path that matters. */
 #define __noinline __attribute__((noinline))
 
+/* What the kernel calls a packet where the program runs; that of XDP has another. */
+#ifndef PACKET_CONTEXT
+#define PACKET_CONTEXT struct __sk_buff
+#endif
+
 #define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
@@ -63,6 +68,7 @@ static long (*const bpf_redirect_neigh)(__u32 ifindex, const struct bpf_redir_ne
 					__u64 flags) = (void *)BPF_FUNC_redirect_neigh;
 static long (*const bpf_fib_lookup)(void *skb, struct bpf_fib_lookup *route, int length,
 				    __u32 flags) = (void *)BPF_FUNC_fib_lookup;
+static long (*const bpf_xdp_adjust_head)(struct xdp_md *xdp, int bytes) = (void *)BPF_FUNC_xdp_adjust_head;
 static long (*const bpf_skb_get_tunnel_key)(struct __sk_buff *skb, struct bpf_tunnel_key *key, __u32 length,
 					    __u64 flags) = (void *)BPF_FUNC_skb_get_tunnel_key;
 static long (*const bpf_skb_set_tunnel_key)(struct __sk_buff *skb, const struct bpf_tunnel_key *key, __u32 length,
@@ -75,6 +81,8 @@ static long (*const bpf_skb_store_bytes)(struct __sk_buff *skb, __u32 offset, co
 static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, __u32 length) = (void *)BPF_FUNC_skb_pull_data;
 static long (*const bpf_skb_change_tail)(struct __sk_buff *skb, __u32 length,
 					 __u64 flags) = (void *)BPF_FUNC_skb_change_tail;
+static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 bytes, __u32 mode,
+					 __u64 flags) = (void *)BPF_FUNC_skb_adjust_room;
 static long (*const bpf_skb_change_type)(struct __sk_buff *skb, __u32 type) = (void *)BPF_FUNC_skb_change_type;
 static __s64 (*const bpf_csum_diff)(const __be32 *from, __u32 from_size, const __be32 *to, __u32 to_size,
 				    __u32 seed) = (void *)BPF_FUNC_csum_diff;

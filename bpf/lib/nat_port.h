@@ -42,7 +42,7 @@ static __always_inline void nat_draft_key(const struct nat_draft *draft, struct 
 }
 
 /* Has the node itself a socket that this port of the remote end's packets would go to? A listening one counts too. */
-static __always_inline bool nat_socket_has(struct __sk_buff *skb, const struct nat_draft *draft, __be16 port)
+static __always_inline bool nat_socket_has(PACKET_CONTEXT *context, const struct nat_draft *draft, __be16 port)
 {
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *socket = 0;
@@ -62,9 +62,9 @@ static __always_inline bool nat_socket_has(struct __sk_buff *skb, const struct n
 		bytes = sizeof(tuple.ipv6);
 	}
 	if (draft->protocol == IPPROTO_TCP)
-		socket = bpf_skc_lookup_tcp(skb, &tuple, bytes, BPF_F_CURRENT_NETNS, 0);
+		socket = bpf_skc_lookup_tcp(context, &tuple, bytes, BPF_F_CURRENT_NETNS, 0);
 	else if (draft->protocol == IPPROTO_UDP)
-		socket = bpf_sk_lookup_udp(skb, &tuple, bytes, BPF_F_CURRENT_NETNS, 0);
+		socket = bpf_sk_lookup_udp(context, &tuple, bytes, BPF_F_CURRENT_NETNS, 0);
 	if (!socket)
 		return false;
 	bpf_sk_release(socket);
@@ -79,7 +79,7 @@ static __always_inline __u32 nat_ports(const struct nat_draft *draft)
 /* Claims the port for the draft; 0, or -1 if it is another's. A mapping of this flow that has lost its other half is
  * taken up again.
  */
-__noinline int nat_claim(struct __sk_buff *skb, __u32 port)
+__noinline int nat_claim(PACKET_CONTEXT *context, __u32 port)
 {
 	struct nat_draft *draft = nat_draft_here();
 	const struct nat_entry *found;
@@ -93,7 +93,7 @@ __noinline int nat_claim(struct __sk_buff *skb, __u32 port)
 	found = nat_find(&key, draft->family);
 	if (found)
 		return nat_entry_names(found, &draft->inside, draft->inside_port) ? 0 : -1;
-	if (nat_socket_has(skb, draft, draft->outside_port))
+	if (nat_socket_has(context, draft, draft->outside_port))
 		return -1;
 	entry.address = draft->inside;
 	entry.port = draft->inside_port;
@@ -123,9 +123,9 @@ __noinline int nat_connection_has(__u32 port)
 	return connection && !(connection->flags & CT_TRANSLATED);
 }
 
-static __always_inline bool nat_take(struct __sk_buff *skb, __u32 port)
+static __always_inline bool nat_take(PACKET_CONTEXT *context, __u32 port)
 {
-	return !nat_connection_has(port) && !nat_claim(skb, port);
+	return !nat_connection_has(port) && !nat_claim(context, port);
 }
 
 /* The first free port of some, by two random numbers; 0 if there is none. */
@@ -165,20 +165,20 @@ static __always_inline bool nat_may_keep(const struct nat_draft *draft)
 }
 
 /* 0 once the draft has a port that is its own, by NAT_IN; else DROP_NAT_NO_MAPPING. */
-__noinline int nat_find_port(struct __sk_buff *skb)
+__noinline int nat_find_port(PACKET_CONTEXT *context)
 {
 	const struct nat_draft *draft = nat_draft_here();
 	int port;
 
 	if (!draft)
 		return DROP_NAT_NO_MAPPING;
-	if (nat_may_keep(draft) && nat_take(skb, be16(draft->inside_port)))
+	if (nat_may_keep(draft) && nat_take(context, be16(draft->inside_port)))
 		return 0;
 	if (draft->protocol == IPPROTO_SCTP)
 		return DROP_NAT_NO_MAPPING;
 	for (int i = 0; i < NAT_ROUNDS; i++) {
 		port = nat_scan(bpf_get_prandom_u32(), bpf_get_prandom_u32());
-		if (port && nat_take(skb, port))
+		if (port && nat_take(context, port))
 			return 0;
 	}
 	return DROP_NAT_NO_MAPPING;

@@ -19,6 +19,7 @@ enum parse_limits {
 	IPV6_EXTENSION_UNIT = 8, /* their length counts these, bytes */
 	IPV4_FRAGMENT_OFFSET = 0x1fff,
 	IPV4_MORE_FRAGMENTS = 0x2000,
+	IPV4_DONT_FRAGMENT = 0x4000,
 	IPV6_FRAGMENT_OFFSET = 0xfff8,
 	IPV6_MORE_FRAGMENTS = 0x0001,
 	IP_LENGTH_MAX = 65535,

@@ -122,7 +122,7 @@ static __always_inline int refuse_service(struct __sk_buff *skb, __u8 family)
 	return family == FAMILY_IPV4 ? refuse_ipv4(skb) : refuse_ipv6(skb);
 }
 
-/* STEP_ANSWERED if the packet has become the answer. Not static, so that it is verified once, as event_publish(). */
+/* STEP_ANSWERED if the packet has become the answer. Not static, so that it is verified once, as event_send(). */
 __noinline int refuse(struct __sk_buff *skb, __u32 reason, __u32 mtu_bytes, __u32 for_service)
 {
 	__u8 family = skb->protocol == be16(ETH_P_IP) ? FAMILY_IPV4 : FAMILY_IPV6;

@@ -5,7 +5,8 @@
  *   backend ──> client or gateway         becomes      frontend ──> client    service_turn()
  *
  * The backend sees the gateway's address (SNAT) where its answer would else not come back here: if the client came from
- * outside and the backend is on another node, or if client and backend are one pod.
+ * outside and the backend is on another node, or if client and backend are one pod. With DSR it does not come back here:
+ * dsr.h tells the backend's node what to answer as.
  *
  * All of it works on this CPU's draft (maps/service_draft.h), in functions that are not static, so that they are
  * verified once and use little of their callers' stack. service_path.h is how programs call them.
@@ -164,6 +165,13 @@ static __always_inline int service_draft_port(const struct service_draft *draft,
 	return STEP_NEEDS_PORT;
 }
 
+/* May a backend on another node answer the client by itself? A pod may: what it says passes programs there. */
+static __always_inline bool service_is_direct(const struct service_draft *draft, __u32 backend_identity)
+{
+	return draft->service.flags & SERVICE_DSR && draft->where & SERVICE_FROM_OUTSIDE &&
+	       backend_identity != IDENTITY_REMOTE_NODE;
+}
+
 /* Which source the backend is to see; the destination is known. */
 static __always_inline int service_draft_source(struct service_draft *draft)
 {
@@ -176,6 +184,10 @@ static __always_inline int service_draft_source(struct service_draft *draft)
 		entry = ipcache_lookup(&address, draft->family);
 		if (entry && entry->sec_identity == IDENTITY_HOST) {
 			draft->to.flags = SERVICE_FLOW_HOST;
+			return STEP_NEW;
+		}
+		if (entry && entry->node_id && service_is_direct(draft, entry->sec_identity)) {
+			draft->to.flags = SERVICE_FLOW_DSR;
 			return STEP_NEW;
 		}
 		if (entry && entry->node_id)
@@ -506,31 +518,41 @@ __noinline int service_turn_error(struct __sk_buff *skb)
 	return service_rewrite(skb);
 }
 
-/* A packet of a backend; the caller knows that it is one. */
-__noinline int service_turn(struct __sk_buff *skb)
+/* What a packet of a backend becomes; 0: nothing is known of it. */
+__noinline int service_recall(void)
 {
 	struct service_draft *draft = service_draft_here();
 	struct service_flow_entry *found;
 
 	if (!draft)
-		return DROP_NAT_NO_MAPPING;
-	if (unlikely(draft->tracking == TRACKING_RELATED))
-		return service_turn_error(skb);
+		return 0;
 	found = service_flow_find(&draft->packet, draft->family);
 	if (!found)
-		return DROP_NAT_NO_MAPPING;
+		return 0;
 	if (unlikely(found->used_s != draft->now_s))
 		found->used_s = draft->now_s;
 	draft->to = *found;
-	return service_rewrite(skb);
+	return 1;
+}
+
+/* A packet of a backend; the caller knows that it is one. */
+__noinline int service_turn(struct __sk_buff *skb)
+{
+	struct service_draft *draft = service_draft_here();
+
+	if (!draft)
+		return DROP_NAT_NO_MAPPING;
+	if (unlikely(draft->tracking == TRACKING_RELATED))
+		return service_turn_error(skb);
+	return service_recall() ? service_rewrite(skb) : DROP_NAT_NO_MAPPING;
 }
 
 /* The port of a draft that needs one. */
-__noinline int service_take_port(struct __sk_buff *skb)
+__noinline int service_take_port(PACKET_CONTEXT *context)
 {
 	struct service_draft *draft = service_draft_here();
 	const struct nat_draft *port = nat_draft_here();
-	int reason = nat_find_port(skb);
+	int reason = nat_find_port(context);
 
 	if (reason || !draft || !port)
 		return DROP_NAT_NO_MAPPING;
@@ -538,18 +560,14 @@ __noinline int service_take_port(struct __sk_buff *skb)
 	return STEP_NEW;
 }
 
-/* A packet that may be for a service: STEP_DONE, and the draft says what it became; STEP_IGNORE: it is for none; or a
- * drop reason.
- */
-__noinline int service_translate(struct __sk_buff *skb)
+/* The packet is for a service: what does it become, and is that kept? STEP_DONE, or a drop reason. */
+static __always_inline int service_settle(PACKET_CONTEXT *context)
 {
 	const struct service_draft *draft = service_draft_here();
 	int step = STEP_DONE;
 
 	if (!draft)
-		return STEP_IGNORE;
-	if (!service_find())
-		return service_miss();
+		return DROP_SERVICE_NO_BACKEND;
 	if (draft->where & SERVICE_FROM_NETWORK) {
 		step = service_check_client();
 		if (!step)
@@ -559,8 +577,19 @@ __noinline int service_translate(struct __sk_buff *skb)
 		return step;
 	step = service_decide();
 	if (step == STEP_NEEDS_PORT)
-		step = service_take_port(skb);
-	if (step == STEP_NEW)
-		step = service_keep();
+		step = service_take_port(context);
+	return step == STEP_NEW ? service_keep() : step;
+}
+
+/* A packet that may be for a service: STEP_DONE, and the draft says what it became; STEP_IGNORE: it is for none; or a
+ * drop reason.
+ */
+__noinline int service_translate(struct __sk_buff *skb)
+{
+	int step;
+
+	if (!service_find())
+		return service_miss();
+	step = service_settle((void *)skb); /* where PACKET_CONTEXT is another this is not called */
 	return step ? step : service_rewrite(skb);
 }

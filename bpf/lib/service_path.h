@@ -122,7 +122,7 @@ static __always_inline bool service_has_left(const struct flow *flow)
 	const struct service_draft *draft = unlikely(flow->for_service) ? service_draft_here() : 0;
 
 	return draft && draft->to.flags & SERVICE_FLOW_REPLY &&
-	       (draft->to.ifindex || draft->to.flags & SERVICE_FLOW_SNAT);
+	       (draft->to.ifindex || draft->to.flags & (SERVICE_FLOW_SNAT | SERVICE_FLOW_DSR));
 }
 
 /* Back through the overlay, as the node's own: its address is what the client's node sees as the source. */
@@ -134,8 +134,8 @@ static __always_inline int service_deliver_overlay(struct __sk_buff *skb, const 
 	return client ? forward_by_overlay(skb, client->node_id, IDENTITY_HOST) : TC_ACT_SHOT;
 }
 
-/* The turned packet to its client: an endpoint, or by the device by which its question came. TC_ACT_SHOT if that cannot
- * be. Only where packets come in.
+/* The turned packet to its client: an endpoint, or by the device by which its question came, or to where routes lead
+ * if that came by way of another node. TC_ACT_SHOT if that cannot be. Only where packets come in.
  */
 __noinline int service_deliver(struct __sk_buff *skb)
 {
@@ -150,6 +150,10 @@ __noinline int service_deliver(struct __sk_buff *skb)
 		if (draft->to.ifindex == config_overlay_ifindex)
 			return service_deliver_overlay(skb, draft);
 		return forward_by_device(skb, draft->to.ifindex, draft->hop_limit);
+	}
+	if (draft->to.flags & SERVICE_FLOW_DSR) {
+		metrics_count(DIRECTION_EGRESS, 0, skb->len);
+		return forward_by_route(skb, draft->hop_limit);
 	}
 	address = draft->to.destination;
 	endpoint = endpoint_lookup(&address, draft->family);

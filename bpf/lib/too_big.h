@@ -74,7 +74,7 @@ static __always_inline int too_big_take(struct __sk_buff *skb, struct ethhdr *et
 	return bpf_skb_load_bytes(skb, ETH_HLEN, quote, quote_bytes) ? DROP_INVALID_PACKET : STEP_DONE;
 }
 
-/* STEP_ANSWERED, or the reason to drop it. Not static, so that it is verified once, as event_publish(). */
+/* STEP_ANSWERED, or the reason to drop it. Not static, so that it is verified once, as event_send(). */
 __noinline int too_big_answer_ipv4(struct __sk_buff *skb, __u32 mtu_bytes)
 {
 	struct too_big_ipv4 frame = {

@@ -9,6 +9,8 @@
  *                                    └─> the node's own stack
  */
 #include "../lib/connection.h"
+#include "../lib/dsr.h"
+#include "../lib/dsr_in.h"
 #include "../lib/endpoint.h"
 #include "../lib/ethernet.h"
 #include "../lib/events.h"
@@ -91,6 +93,8 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 	if (flow->hop_limit <= 1)
 		return DROP_TTL_EXCEEDED;
 	reason = fragment_track(flow);
+	if (!reason && dsr_may_be(flow, family))
+		reason = dsr_take(skb);
 	if (reason)
 		return reason;
 	reason = connection_admit(skb, flow, family);
@@ -145,11 +149,11 @@ static __always_inline int netdev_to_backend(struct __sk_buff *skb, struct flow 
 	int action;
 
 	if (flow->destination.node_id)
-		forward = forward_of(skb, flow, flow->family);
+		forward.word = dsr_make_room(skb, forward_of(skb, flow, flow->family).word);
 	if (forward.reason)
 		return netdev_refuse(skb, forward.reason, forward.mtu_bytes);
 	trace(skb, flow, forward.way);
-	action = netdev_send(skb, flow, forward.way);
+	action = dsr_tell(skb) ? TC_ACT_SHOT : netdev_send(skb, flow, forward.way);
 	return likely(action != TC_ACT_SHOT) ? action : drop(skb, DROP_WRITE_ERROR, DIRECTION_INGRESS);
 }
 
@@ -165,6 +169,7 @@ static __always_inline int netdev_forth(struct __sk_buff *skb, struct flow *flow
 		return netdev_refuse(skb, reason, 0);
 	if (end_is_local(&flow->destination))
 		return netdev_to_endpoint(skb, flow, family);
+	dsr_establish();
 	if (flow->destination.sec_identity != IDENTITY_HOST)
 		return netdev_to_backend(skb, flow);
 	trace(skb, flow, TRACE_TO_HOST);
@@ -215,6 +220,10 @@ int from_netdev(struct __sk_buff *skb)
 		return step == STEP_ANSWERED ? bpf_redirect(skb->ifindex, 0) : TC_ACT_SHOT;
 	if (skb->pkt_type != PACKET_HOST)
 		return TC_ACT_OK;
+	if (config_dsr_ipip && dsr_unwrap(skb)) {
+		flow_begin(flow, skb);
+		flow->wrapped = true;
+	}
 	if (skb->protocol == be16(ETH_P_IP))
 		step = netdev_ip(skb, flow, FAMILY_IPV4, &action);
 	else if (skb->protocol == be16(ETH_P_IPV6))

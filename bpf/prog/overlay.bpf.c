@@ -10,6 +10,7 @@
  */
 #include "../lib/announced.h"
 #include "../lib/connection.h"
+#include "../lib/dsr_in.h"
 #include "../lib/endpoint.h"
 #include "../lib/ethernet.h"
 #include "../lib/events.h"
@@ -19,16 +20,9 @@
 #include "../lib/node.h"
 #include "../lib/parse.h"
 #include "../lib/service_forth.h"
+#include "../lib/vni.h"
 
 CONFIG(__u32, config_host_ifindex);
-
-enum overlay_values {
-	/* Reserved identities that a node sends: its own, and those of pods and of the world behind it. */
-	OVERLAY_RESERVED = 1 << IDENTITY_HOST | 1 << IDENTITY_WORLD | 1 << IDENTITY_UNMANAGED | 1 << IDENTITY_HEALTH |
-	    1 << IDENTITY_INIT | 1 << IDENTITY_KUBE_APISERVER | 1 << IDENTITY_INGRESS | 1 << IDENTITY_WORLD_IPV4 |
-	    1 << IDENTITY_WORLD_IPV6,
-	OVERLAY_FIRST_CLUSTER_IDENTITY = 256,
-};
 
 /* The VNI of the packet; 0 if it came through no tunnel. Only the outer family's flag fits, which nothing tells. */
 static __noinline __u32 overlay_vni(struct __sk_buff *skb)
@@ -41,18 +35,12 @@ static __noinline __u32 overlay_vni(struct __sk_buff *skb)
 	return key.tunnel_id;
 }
 
-static __always_inline bool overlay_vni_is_identity(__u32 vni)
-{
-	return likely(vni >= OVERLAY_FIRST_CLUSTER_IDENTITY) ||
-	       (vni <= IDENTITY_WORLD_IPV6 && OVERLAY_RESERVED >> vni & 1);
-}
-
 /* The address is looked at by connection_judge(), when it matters. */
 static __always_inline int overlay_check_source(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	__u32 vni = overlay_vni(skb);
 
-	if (!overlay_vni_is_identity(vni))
+	if (!vni_is_identity(vni))
 		return DROP_INVALID_VNI;
 	if (endpoint_lookup(&flow->tuple.source, family))
 		return DROP_INVALID_SOURCE_IP;
@@ -95,6 +83,8 @@ static __always_inline int overlay_admit(struct __sk_buff *skb, struct flow *flo
 	if (reason)
 		return reason;
 	reason = fragment_track(flow);
+	if (!reason && end_is_local(&flow->destination) && dsr_may_be(flow, family))
+		reason = dsr_take(skb);
 	if (reason)
 		return reason;
 	if (config_services && unlikely(!end_is_local(&flow->destination)) && flow->tracking != TRACKING_RELATED) {

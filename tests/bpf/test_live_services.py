@@ -33,6 +33,16 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNodes]:
         yield LiveNodes(namespaces, stack, tmp_path_factory.mktemp("nodes"))
 
 
+@pytest.fixture(scope="module")
+def wrapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNodes]:
+    """Where an outer header tells the backend's node what a client has called."""
+    namespaces = {name: new_namespace() for name in ("node1", "node2", "router", "web", "api")}
+    with ExitStack() as stack:
+        for fd in namespaces.values():
+            stack.callback(os.close, fd)
+        yield LiveNodes(namespaces, stack, tmp_path_factory.mktemp("wrapping"), dsr_ipip=1)
+
+
 def serve(live: LiveNodes, place: str, address: str, family: int) -> socket.socket:
     return live.within(place, lambda: socket.create_server((address, 0), family=KINDS[family]))
 
@@ -118,6 +128,25 @@ def test_from_outside_to_a_pod_of_another_node(live: LiveNodes, mode: str, famil
         seen = talk(live, server, "router", (own, NODE_PORT))
 
     assert seen == (NODE1.gateway4 if family == 4 else NODE1.gateway6)
+
+
+def test_an_outer_header_tells_that_node_what_was_called(wrapping: LiveNodes) -> None:
+    test_a_backend_on_another_node_answers_directly(wrapping, "native", 4)
+
+
+@WAYS
+def test_a_backend_on_another_node_answers_directly(live: LiveNodes, mode: str, family: int) -> None:
+    services = services_of(live, mode)
+    flags = ServiceFlags.EXTERNAL | ServiceFlags.DSR
+    own = NODE1.ipv4 if family == 4 else NODE1.ipv6
+    Services(live.nodes["node2"]).frontend({4: "0.0.0.0", 6: "::"}[family], NODE_PORT, flags=flags)
+    with closing(serve(live, "api", pod_address(API, family), family)) as server:
+        backend = services.backend(pod_address(API, family), server.getsockname()[1])
+        services.frontend(own, NODE_PORT, (backend,), (backend,), flags=flags)
+
+        seen = talk(live, server, "router", (own, NODE_PORT))
+
+    assert seen == (NODE1.router4 if family == 4 else NODE1.router6)
 
 
 @FAMILIES

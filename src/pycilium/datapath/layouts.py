@@ -275,6 +275,15 @@ class ServiceFlowFlags(IntFlag):
     HOST = 8
 
 
+class DsrLimits(IntEnum):
+    """enum dsr_limits."""
+
+    OPTION4 = 154
+    OPTION4_BYTES = 8
+    OPTION6 = 27
+    OPTION6_BYTES = 24
+
+
 class SocketFlowDirection(IntEnum):
     """enum socket_flow_direction."""
 
@@ -2346,6 +2355,104 @@ class ServiceFlowEntry:
         )
 
 
+_DSR_OPTION4 = struct.Struct("=B B 2s 4s")
+
+
+@dataclass(frozen=True, slots=True)
+class DsrOption4:
+    """struct dsr_option4."""
+
+    type: int = 0
+    option_bytes: int = 0
+    port: int = 0
+    address: int = 0
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("type", "u1"),
+            ("option_bytes", "u1"),
+            ("port", ">u2"),
+            ("address", ">u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{type:u8@0 option_bytes:u8@1 port:be16@2 address:be32@4 size=8}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _DSR_OPTION4.pack(
+            self.type,
+            self.option_bytes,
+            self.port.to_bytes(2, "big"),
+            self.address.to_bytes(4, "big"),
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> DsrOption4:
+        items = _DSR_OPTION4.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            int.from_bytes(items[2], "big"),
+            int.from_bytes(items[3], "big"),
+        )
+
+
+_DSR_OPTION6 = struct.Struct("=B B B B 16s 2s 2x")
+
+
+@dataclass(frozen=True, slots=True)
+class DsrOption6:
+    """struct dsr_option6."""
+
+    next_header: int = 0
+    length: int = 0
+    type: int = 0
+    option_bytes: int = 0
+    address: bytes = bytes(16)
+    port: int = 0
+
+    SIZE: ClassVar[int] = 24
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("next_header", "u1"),
+            ("length", "u1"),
+            ("type", "u1"),
+            ("option_bytes", "u1"),
+            ("address", "u1", (16,)),
+            ("port", ">u2"),
+            ("pad", ">u2"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{next_header:u8@0 length:u8@1 type:u8@2 option_bytes:u8@3 address:struct{words:be32[4]@0 "
+        "size=16}@4 port:be16@20 pad:be16@22 size=24}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _DSR_OPTION6.pack(
+            self.next_header,
+            self.length,
+            self.type,
+            self.option_bytes,
+            self.address,
+            self.port.to_bytes(2, "big"),
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> DsrOption6:
+        items = _DSR_OPTION6.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            items[2],
+            items[3],
+            items[4],
+            int.from_bytes(items[5], "big"),
+        )
+
+
 _SOCKET_FLOW_KEY = struct.Struct("=Q 16s 2s H 4x")
 
 
@@ -2720,7 +2827,7 @@ class End:
         )
 
 
-_FLOW = struct.Struct("=40s 16s I I I H B B B B B B B B B B B B B B i 40s 40s")
+_FLOW = struct.Struct("=40s 16s I I I H B B B B B B B B B B B B B B B 7x i 40s 40s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -2747,11 +2854,12 @@ class Flow:
     no_news: int = 0
     translated: int = 0
     for_service: int = 0
+    wrapped: int = 0
     error: int = 0
     source: End = End()
     destination: End = End()
 
-    SIZE: ClassVar[int] = 168
+    SIZE: ClassVar[int] = 176
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
             ("tuple", Tuple.DTYPE),
@@ -2774,6 +2882,8 @@ class Flow:
             ("no_news", "u1"),
             ("translated", "u1"),
             ("for_service", "u1"),
+            ("wrapped", "u1"),
+            ("pad", "u1", (7,)),
             ("error", "i4"),
             ("source", End.DTYPE),
             ("destination", End.DTYPE),
@@ -2786,12 +2896,13 @@ class Flow:
         "flags:u8@12 pad:u8[3]@13 size=16}@40 now_s:u32@56 bytes:u32@60 identification:u32@64 "
         "l4_offset:u16@68 family:u8@70 fragment:u8@71 tracking:u8@72 hop_limit:u8@73 tcp_flags:u8@74 "
         "icmp_type:u8@75 icmp_code:u8@76 is_reply:u8@77 reason:u8@78 drop_direction:u8@79 ct_flags:u8@80 "
-        "no_news:u8@81 translated:u8@82 for_service:u8@83 error:s32@84 source:struct{sec_identity:u32@0 "
-        "cidr_identity:u32@4 revision:u32@8 node_id:u16@12 endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 "
-        "pad:u8[3]@21 policy_id:u32@24 mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 "
-        "size=6}@34 size=40}@88 destination:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 "
-        "node_id:u16@12 endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 pad:u8[3]@21 policy_id:u32@24 "
-        "mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}@128 size=168}"
+        "no_news:u8@81 translated:u8@82 for_service:u8@83 wrapped:u8@84 pad:u8[7]@85 error:s32@92 "
+        "source:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u16@12 "
+        "endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 pad:u8[3]@21 policy_id:u32@24 "
+        "mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}@96 "
+        "destination:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u16@12 "
+        "endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 pad:u8[3]@21 policy_id:u32@24 "
+        "mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}@136 size=176}"
     )
 
     def to_bytes(self) -> _Bytes:
@@ -2816,6 +2927,7 @@ class Flow:
             self.no_news,
             self.translated,
             self.for_service,
+            self.wrapped,
             self.error,
             self.source.to_bytes(),
             self.destination.to_bytes(),
@@ -2846,12 +2958,13 @@ class Flow:
             items[18],
             items[19],
             items[20],
-            End.from_bytes(items[21]),
+            items[21],
             End.from_bytes(items[22]),
+            End.from_bytes(items[23]),
         )
 
 
-_SERVICE_DRAFT = struct.Struct("=40s 56s 40s 56s 32s I I I H B B B B B B B B 2x")
+_SERVICE_DRAFT = struct.Struct("=40s 56s 40s 56s 32s 16s I I I 2s H B B B B B B B B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -2863,9 +2976,11 @@ class ServiceDraft:
     back: ServiceFlow6Key = ServiceFlow6Key()
     back_to: ServiceFlowEntry = ServiceFlowEntry()
     service: ServiceEntry = ServiceEntry()
+    called: bytes = bytes(16)
     now_s: int = 0
     ifindex: int = 0
     client_identity: int = 0
+    called_port: int = 0
     l4_offset: int = 0
     family: int = 0
     fragment: int = 0
@@ -2876,7 +2991,7 @@ class ServiceDraft:
     hop_limit: int = 0
     where: int = 0
 
-    SIZE: ClassVar[int] = 248
+    SIZE: ClassVar[int] = 264
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
             ("packet", ServiceFlow6Key.DTYPE),
@@ -2884,9 +2999,11 @@ class ServiceDraft:
             ("back", ServiceFlow6Key.DTYPE),
             ("back_to", ServiceFlowEntry.DTYPE),
             ("service", ServiceEntry.DTYPE),
+            ("called", "u1", (16,)),
             ("now_s", "u4"),
             ("ifindex", "u4"),
             ("client_identity", "u4"),
+            ("called_port", ">u2"),
             ("l4_offset", "u2"),
             ("family", "u1"),
             ("fragment", "u1"),
@@ -2896,7 +3013,6 @@ class ServiceDraft:
             ("icmp_code", "u1"),
             ("hop_limit", "u1"),
             ("where", "u1"),
-            ("pad", "u1", (2,)),
         ]
     )
     SIGNATURE: ClassVar[str] = (
@@ -2911,9 +3027,9 @@ class ServiceDraft:
         "backend_id:u32@36 service_id:u32@40 used_s:u32@44 ifindex:u32@48 flags:u32@52 size=56}@136 "
         "service:struct{inside:struct{first_slot:u32@0 slots:u32@4 size=8}@0 outside:struct{first_slot:u32@0 "
         "slots:u32@4 size=8}@8 service_id:u32@16 affinity_s:u32@20 flags:u32@24 pad:u32@28 size=32}@192 "
-        "now_s:u32@224 ifindex:u32@228 client_identity:u32@232 l4_offset:u16@236 family:u8@238 "
-        "fragment:u8@239 tracking:u8@240 tcp_flags:u8@241 icmp_type:u8@242 icmp_code:u8@243 hop_limit:u8@244 "
-        "where:u8@245 pad:u8[2]@246 size=248}"
+        "called:struct{words:be32[4]@0 size=16}@224 now_s:u32@240 ifindex:u32@244 client_identity:u32@248 "
+        "called_port:be16@252 l4_offset:u16@254 family:u8@256 fragment:u8@257 tracking:u8@258 "
+        "tcp_flags:u8@259 icmp_type:u8@260 icmp_code:u8@261 hop_limit:u8@262 where:u8@263 size=264}"
     )
 
     def to_bytes(self) -> bytes:
@@ -2923,9 +3039,11 @@ class ServiceDraft:
             self.back.to_bytes(),
             self.back_to.to_bytes(),
             self.service.to_bytes(),
+            self.called,
             self.now_s,
             self.ifindex,
             self.client_identity,
+            self.called_port.to_bytes(2, "big"),
             self.l4_offset,
             self.family,
             self.fragment,
@@ -2950,7 +3068,7 @@ class ServiceDraft:
             items[6],
             items[7],
             items[8],
-            items[9],
+            int.from_bytes(items[9], "big"),
             items[10],
             items[11],
             items[12],
@@ -2958,6 +3076,8 @@ class ServiceDraft:
             items[14],
             items[15],
             items[16],
+            items[17],
+            items[18],
         )
 
 
@@ -2966,6 +3086,7 @@ class ProgramConfig:
     """Constants that the programs are loaded with; what each means: bpf/abi/config.h."""
 
     aggregation: int = 0
+    dsr_ipip: int = 0
     event_wakeup_ns: int = 0
     gateway_ipv4: int = 0
     gateway_ipv6: bytes = bytes(16)
@@ -3027,6 +3148,8 @@ _SourceRange6Key: Final[Codec[SourceRange6Key]] = _codec(SourceRange6Key, "sourc
 _ServiceFlow4Key: Final[Codec[ServiceFlow4Key]] = _codec(ServiceFlow4Key, "service_flow4_key")
 _ServiceFlow6Key: Final[Codec[ServiceFlow6Key]] = _codec(ServiceFlow6Key, "service_flow6_key")
 _ServiceFlowEntry: Final[Codec[ServiceFlowEntry]] = _codec(ServiceFlowEntry, "service_flow_entry")
+_DsrOption4: Final[Codec[DsrOption4]] = _codec(DsrOption4, "dsr_option4")
+_DsrOption6: Final[Codec[DsrOption6]] = _codec(DsrOption6, "dsr_option6")
 _SocketFlowKey: Final[Codec[SocketFlowKey]] = _codec(SocketFlowKey, "socket_flow_key")
 _SocketFlowEntry: Final[Codec[SocketFlowEntry]] = _codec(SocketFlowEntry, "socket_flow_entry")
 _ClockEntry: Final[Codec[ClockEntry]] = _codec(ClockEntry, "clock_entry")
@@ -3214,6 +3337,7 @@ PROGRAMS: Final[dict[str, ProgramSpec]] = {
 
 CONFIG: Final[dict[str, Constant]] = {
     "config_aggregation": Constant("config_aggregation", "aggregation", "u32", integer_encoder(4, sys.byteorder, signed=False)),
+    "config_dsr_ipip": Constant("config_dsr_ipip", "dsr_ipip", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_event_wakeup_ns": Constant("config_event_wakeup_ns", "event_wakeup_ns", "u64", integer_encoder(8, sys.byteorder, signed=False)),
     "config_gateway_ipv4": Constant("config_gateway_ipv4", "gateway_ipv4", "be32", integer_encoder(4, "big", signed=False)),
     "config_gateway_ipv6": Constant("config_gateway_ipv6", "gateway_ipv6", "struct{words:be32[4]@0 size=16}", bytes_encoder(16)),
@@ -3273,6 +3397,8 @@ STRUCTS: Final[dict[str, str]] = {
     "service_flow4_key": ServiceFlow4Key.SIGNATURE,
     "service_flow6_key": ServiceFlow6Key.SIGNATURE,
     "service_flow_entry": ServiceFlowEntry.SIGNATURE,
+    "dsr_option4": DsrOption4.SIGNATURE,
+    "dsr_option6": DsrOption6.SIGNATURE,
     "socket_flow_key": SocketFlowKey.SIGNATURE,
     "socket_flow_entry": SocketFlowEntry.SIGNATURE,
     "clock_entry": ClockEntry.SIGNATURE,
@@ -3310,5 +3436,6 @@ ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "service_address_flags": ServiceAddressFlags,
     "backend_state": BackendState,
     "service_flow_flags": ServiceFlowFlags,
+    "dsr_limits": DsrLimits,
     "socket_flow_direction": SocketFlowDirection,
 }
