@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from pycilium.datapath import bpffs, gateway_device, links, netns, overlay_device
 from pycilium.datapath.gateway_device import GatewayWanted
-from pycilium.datapath.loader import DatapathConfig, load
+from pycilium.datapath.loader import Datapath, DatapathConfig, load
 from tests.bpf.conftest import SMALL_MAPS, constants
 from tests.bpf.live import POD, ip
 from tests.bpf.node import INGRESS, TUNNEL_PORT, WEB, Node, Pod, packed
@@ -80,9 +80,12 @@ route replace {there.cidr6} dev cilium_host src {here.gateway6} mtu {mtu}
 class LiveNodes:
     """`namespaces`: descriptors by name (node1, node2, router, web, api)."""
 
-    def __init__(self, namespaces: dict[str, int], stack: ExitStack, folder: Path) -> None:
+    def __init__(self, namespaces: dict[str, int], stack: ExitStack, folder: Path, **config: object) -> None:
         self.namespaces = namespaces
         self.nodes: dict[str, Node] = {}
+        self._config = config
+        self.roots: dict[str, Path] = {}
+        self.datapaths: dict[str, Datapath] = {}
         self._cable()
         for here in (NODE1, NODE2):
             self._forward(here.name)
@@ -187,6 +190,7 @@ class LiveNodes:
         overlay = self.within(here.name, lambda: overlay_device.ensure(TUNNEL_PORT, 1450))
         root = folder / here.name
         root.mkdir()
+        self.roots[here.name] = root
         bpffs.ensure(root)
         stack.callback(bpffs.unmount, root)
         devices = self._devices(here)
@@ -196,7 +200,10 @@ class LiveNodes:
             "host_mac": gateway.mac,
             "overlay_ifindex": overlay,
         }
-        loaded = stack.enter_context(load(DatapathConfig(str(root), constants(devices, **changes), SMALL_MAPS)))
+        loaded = stack.enter_context(
+            load(DatapathConfig(str(root), constants(devices, **changes, **self._config), SMALL_MAPS))
+        )
+        self.datapaths[here.name] = loaded
         (root / "links").mkdir()
         hooks = [(here.pod.name, "from_container", "INGRESS"), ("cilium_host", "from_host", "EGRESS")]
         hooks += [("cilium_vxlan", "from_overlay", "INGRESS")]

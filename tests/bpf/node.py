@@ -44,6 +44,15 @@ class Verdict(IntEnum):
     REDIRECT = 7
 
 
+class XdpVerdict(IntEnum):
+    """The same of a program before the stack."""
+
+    DROP = 1
+    PASS = 2
+    TX = 3
+    REDIRECT = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Pod:
     """A local endpoint; its device is the host side of its interface."""
@@ -81,6 +90,15 @@ class Ran:
     """What became of one packet."""
 
     verdict: Verdict
+    packet: bytes
+    events: list[layouts.FlowEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class RanXdp:
+    """The same before the stack."""
+
+    verdict: XdpVerdict
     packet: bytes
     events: list[layouts.FlowEvent]
 
@@ -246,6 +264,21 @@ class Node:
         result = self._test_run(program, device, packet, 1)
         events = [layouts.FlowEvent.from_bytes(row.tobytes()) for row in self.reader.read()]
         return Ran(Verdict(result.retval), result.data, events)
+
+    def run_xdp(self, device: str, packet: bytes) -> RanXdp:
+        """The same before the stack."""
+        result = self._xdp_run(device, packet, 1)
+        events = [layouts.FlowEvent.from_bytes(row.tobytes()) for row in self.reader.read()]
+        return RanXdp(XdpVerdict(result.retval), result.data, events)
+
+    def xdp_nanoseconds(self, device: str, packet: bytes, *, repeat: int) -> int:
+        """As `nanoseconds`."""
+        return self._xdp_run(device, packet, repeat).duration_ns
+
+    def _xdp_run(self, device: str, packet: bytes, repeat: int) -> TestRunResult:
+        context = struct.pack("=6I", 0, len(packet), 0, self.devices[device], 0, 0)  # struct xdp_md
+        loaded = self._datapath.programs["xdp_netdev"]
+        return self._inside.submit(loaded.test_run, packet, context=context, repeat=repeat).result()
 
     def run_all(self, program: str, device: str, packets: Iterable[bytes]) -> list[tuple[Verdict, bytes]]:
         """Many packets, one after the other, quicker than one by one; their events are left in the ring."""

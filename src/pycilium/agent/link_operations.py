@@ -11,7 +11,8 @@ device: they are simply exchanged again.
 On a device that the node itself lives by (`guarded`) a program is on trial first: `deadman` watches, and either keeps
 it or takes it back. What was taken back is left alone: it is nobody's business any more until it is desired anew.
 
-Programs on sockets are links on a cgroup, under the name `cgroup:` and the program's.
+Programs on sockets are links on a cgroup, under the name `cgroup:` and the program's; the one before a device's stack
+is an XDP link, under the device's name and `:xdp`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pycilium.datapath import cgroup_links, links, trial
+from pycilium.datapath import cgroup_links, links, trial, xdp_links
 from pycilium.datapath.links import Hook
 from pycilium.datapath.loader import Datapath
 from pycilium.datapath.trial import Trial
-from pycilium.errors import DatapathError
+from pycilium.errors import AttachError, DatapathError
 
 _DOT = "%2e"  # a BPF file system refuses names with dots
 OUTDATED = ""
@@ -59,7 +60,17 @@ class SockTarget:
         return f"{_OF_CGROUP}{self.program}"
 
 
-AnyTarget = LinkTarget | SockTarget
+@dataclass(frozen=True, slots=True)
+class XdpTarget:
+    """One program before the stack of one device. Always guarded: the node's own traffic passes."""
+
+    ifindex: int
+    program: str
+    mode: xdp_links.Mode = field(default="native", compare=False)
+    """best-effort: generically if the driver cannot, and if that cannot be either, not at all."""
+
+
+AnyTarget = LinkTarget | SockTarget | XdpTarget
 _OF_CGROUP = "cgroup:"
 
 
@@ -75,10 +86,12 @@ class LinkOperations:
     def __init__(self, datapath: Datapath, bpf_root: str, mode: links.Mode) -> None:
         self._datapath, self._mode = datapath, mode
         self._folder = Path(bpf_root) / "links"
-        self._attached: dict[str, LinkTarget] = {}
+        self._attached: dict[str, LinkTarget | XdpTarget] = {}
         self._unsettled: dict[str, LinkTarget] = {}
         self.trials: dict[str, Trial] = {}
         """Under way."""
+        self.not_accelerated: dict[str, str] = {}
+        """Why a device has no program before its stack although that was tried, by its key."""
         self._left_alone: set[str] = set()
         self.on_trial: Callable[[], None] = lambda: None
         """Called when a trial begins."""
@@ -92,6 +105,9 @@ class LinkOperations:
                     cgroup_links.attach(target.cgroup, self._datapath.programs[target.program], self._pin(device))
                     continue
                 self._left_alone.discard(device)
+                if isinstance(target, XdpTarget):
+                    self._accelerate(device, target)
+                    continue
                 if target.guarded:
                     self._begin_trial(device, target)
                     continue
@@ -117,7 +133,9 @@ class LinkOperations:
             target = self._attached.get(device)
             try:
                 self._end_trial(device)
-                if target is not None and _exists(target.ifindex):
+                if isinstance(target, XdpTarget):
+                    xdp_links.detach(self._pin(device))
+                elif target is not None and _exists(target.ifindex):
                     links.detach(target.ifindex, self._pin(device), hook=target.hook)
                 self._attached.pop(device, None)
             except DatapathError as error:
@@ -134,6 +152,13 @@ class LinkOperations:
             target = LinkTarget(found.ifindex, names.get(found.program_id, OUTDATED), found.hook)
             self._attached[device] = target
             yield device, target
+        for before in xdp_links.pinned(self._folder):
+            if not before.ifindex:
+                xdp_links.detach(before.pin)
+                continue
+            key = before.pin.name.replace(_DOT, ".")
+            self._attached[key] = XdpTarget(before.ifindex, names.get(before.program_id, OUTDATED))
+            yield key, self._attached[key]
         for on_cgroup in cgroup_links.pinned(self._folder):
             yield on_cgroup.pin.name, SockTarget(on_cgroup.cgroup_id, names.get(on_cgroup.program_id, OUTDATED))
 
@@ -156,6 +181,20 @@ class LinkOperations:
             target.ifindex, program.fd, self._pin(device), hook=target.hook, mode=self._mode
         )
         self._attached[device] = target
+        self.on_trial()
+
+    def _accelerate(self, key: str, target: XdpTarget) -> None:
+        self._end_trial(key)
+        self.not_accelerated.pop(key, None)
+        program = self._datapath.programs[target.program]
+        try:
+            self.trials[key] = xdp_links.attach(target.ifindex, program.fd, self._pin(key), target.mode)
+        except AttachError as error:
+            if target.mode == "native":
+                raise
+            self.not_accelerated[key] = str(error)
+            return
+        self._attached[key] = target
         self.on_trial()
 
     def _end_trial(self, device: str) -> None:

@@ -1,5 +1,7 @@
 """With which address pods leave by each of the node's devices, and to which destinations they keep their own.
 
+Services need the addresses too, for backends outside of the cluster and for what is sent on before the stack.
+
 Follows the table of the node's addresses: another address of a device is one write of a map. Owns the maps
 `masquerade`, `no_masquerade4` and `no_masquerade6`; the mappings themselves are the programs'. What is desired depends
 on the tables and the configuration alone.
@@ -63,7 +65,7 @@ class Masquerade:
         self, config: AgentConfig, intent: Intent, targets: MasqueradeTargets, devices: Mapping[str, int]
     ) -> None:
         self._intent, self._targets = intent, targets
-        self._devices = devices if config.masquerade else {}
+        self._devices = devices if config.masquerade or config.services else {}
         self._excepted = excepted(config)
         self._except_others = config.masquerade and config.routing_mode == "native"
         self.except_pod_cidrs(())

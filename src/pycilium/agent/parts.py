@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ class Parts:
 
     config: AgentConfig
     attach_mode: str
+    acceleration: Callable[[], str]
     intent: Intent
     sources: Sequence[Source[Any, Any]]
     controller: Controller

@@ -36,6 +36,7 @@ class AgentStatus:
             node_name=parts.config.node_name,
             kernel=platform.release(),
             attach_mode=parts.attach_mode,
+            acceleration=parts.acceleration(),
             datapath_mode="veth",
             cluster=messages.ClusterStatus(
                 cilium_health=self._health_summary(),

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import time
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import structlog
 
 from pycilium import __version__
 from pycilium.agent import node_cidrs
+from pycilium.agent.acceleration import acceleration_of, desire_acceleration
 from pycilium.agent.config import AgentConfig, node_ports
 from pycilium.agent.controller import Controller
 from pycilium.agent.deadman import Deadman
@@ -138,6 +140,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             max_policies=ROOM_FOR_RESTART * config.policy_capacity,
         )
         desire_node_links(devices, targets, gateway, overlay_ifindex)
+        desire_acceleration(config, devices, targets.links)
         desire_sock_links(config, targets)
         if config.services and config.cgroup_root is None:
             log.warning("the node's own processes do not reach Services: cgroup_root is not set")
@@ -202,6 +205,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
 
         def tried_again() -> None:
             desire_node_links(devices, targets, gateway, overlay_ifindex)
+            desire_acceleration(config, devices, targets.links)
             control.run_now()
 
         checks = lifelines(config, store, echo, devices)
@@ -215,6 +219,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             Parts(
                 config=config,
                 attach_mode=attach_mode(config),
+                acceleration=partial(acceleration_of, config, devices, attached),
                 intent=intent,
                 sources=sources,
                 controller=controller,

@@ -117,6 +117,8 @@ class StatusResponse(Message, frozen=True):
     node_name: str = ""
     kernel: str = ""
     attach_mode: str = ""
+    acceleration: str = ""
+    """How services are translated before the stack, by device; "" if they are not to be."""
     datapath_mode: str = ""
     cluster: ClusterStatus | None = None
     kubernetes: Status | None = None

@@ -161,6 +161,7 @@ def _details(report: Report) -> list[tuple[str, str]]:
             f"{answer.get('node-name', '')} (version {answer.get('version', '')}, kernel {answer.get('kernel', '')})",
         ),
         ("Datapath", f"{answer.get('datapath-mode', '')}, attached by {answer.get('attach-mode', '')}"),
+        ("Acceleration", answer.get("acceleration", "")),
         ("Endpoints", f"{ready}/{len(report.endpoints)} ready"),
         ("IPAM", (answer.get("ipam") or {}).get("status", "")),
         ("Masquerading", masquerading_text(answer)),

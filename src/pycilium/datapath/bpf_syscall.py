@@ -58,13 +58,16 @@ class AttachType(IntEnum):
     INET4_GETPEERNAME = 29
     INET6_GETPEERNAME = 30
     INET_SOCK_RELEASE = 34
+    XDP = 37
     TCX_INGRESS = 46
     TCX_EGRESS = 47
 
 
 LINK_TYPE_CGROUP = 3
+LINK_TYPE_XDP = 6
 LINK_TYPE_TCX = 11
 PROGRAM_TYPE_SCHED_CLS = 3
+PROGRAM_TYPE_XDP = 6
 _INSTRUCTION_BYTES = 8
 
 _Fields = list[tuple[str, type]]
@@ -473,6 +476,8 @@ def link_info(fd: int) -> LinkInfo:
         cgroup = raw.of_type.cgroup
         return LinkInfo(raw.id, raw.type, raw.program_id, 0, cgroup.attach_type, cgroup.cgroup_id)
     tcx = raw.of_type.tcx
+    if raw.type == LINK_TYPE_XDP:
+        return LinkInfo(raw.id, raw.type, raw.program_id, tcx.ifindex, AttachType.XDP)
     return LinkInfo(raw.id, raw.type, raw.program_id, tcx.ifindex, tcx.attach_type)
 
 
@@ -516,6 +521,11 @@ def link_create_tcx(program_fd: int, ifindex: int, attach_type: AttachType) -> i
 def link_create_cgroup(program_fd: int, cgroup_fd: int, attach_type: AttachType) -> int:
     """Attach to a cgroup (v2) and all below, beside whatever is attached there already."""
     return _bpf(_Command.LINK_CREATE, _LinkCreate(program_fd, cgroup_fd, attach_type, 0, 0, 0))
+
+
+def link_create_xdp(program_fd: int, ifindex: int, flags: int) -> int:
+    """Attach before the stack of a device of the caller's network namespace; `flags` are XDP_FLAGS_*."""
+    return _bpf(_Command.LINK_CREATE, _LinkCreate(program_fd, ifindex, AttachType.XDP, flags, 0, 0))
 
 
 def link_update(fd: int, program_fd: int) -> None:

@@ -3081,6 +3081,77 @@ class ServiceDraft:
         )
 
 
+_XDP_DRAFT = struct.Struct("=16s 16s 6s 6s I I I B B B 1x")
+
+
+@dataclass(frozen=True, slots=True)
+class XdpDraft:
+    """struct xdp_draft."""
+
+    outer_source: bytes = bytes(16)
+    outer_destination: bytes = bytes(16)
+    source: bytes = bytes(6)
+    destination: bytes = bytes(6)
+    ifindex: int = 0
+    vni: int = 0
+    bytes: int = 0
+    outer_family: int = 0
+    hops: int = 0
+    point: int = 0
+
+    SIZE: ClassVar[int] = 60
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("outer_source", "u1", (16,)),
+            ("outer_destination", "u1", (16,)),
+            ("source", "u1", (6,)),
+            ("destination", "u1", (6,)),
+            ("ifindex", "u4"),
+            ("vni", "u4"),
+            ("bytes", "u4"),
+            ("outer_family", "u1"),
+            ("hops", "u1"),
+            ("point", "u1"),
+            ("pad", "u1"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{outer_source:struct{words:be32[4]@0 size=16}@0 outer_destination:struct{words:be32[4]@0 "
+        "size=16}@16 source:struct{bytes:u8[6]@0 size=6}@32 destination:struct{bytes:u8[6]@0 size=6}@38 "
+        "ifindex:u32@44 vni:u32@48 bytes:u32@52 outer_family:u8@56 hops:u8@57 point:u8@58 pad:u8@59 size=60}"
+    )
+
+    def to_bytes(self) -> _Bytes:
+        return _XDP_DRAFT.pack(
+            self.outer_source,
+            self.outer_destination,
+            self.source,
+            self.destination,
+            self.ifindex,
+            self.vni,
+            self.bytes,
+            self.outer_family,
+            self.hops,
+            self.point,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: _Bytes) -> XdpDraft:
+        items = _XDP_DRAFT.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            items[2],
+            items[3],
+            items[4],
+            items[5],
+            items[6],
+            items[7],
+            items[8],
+            items[9],
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ProgramConfig:
     """Constants that the programs are loaded with; what each means: bpf/abi/config.h."""
@@ -3159,6 +3230,7 @@ _Verdict: Final[Codec[Verdict]] = _codec(Verdict, "verdict")
 _End: Final[Codec[End]] = _codec(End, "end")
 _Flow: Final[Codec[Flow]] = _codec(Flow, "flow")
 _ServiceDraft: Final[Codec[ServiceDraft]] = _codec(ServiceDraft, "service_draft")
+_XdpDraft: Final[Codec[XdpDraft]] = _codec(XdpDraft, "xdp_draft")
 
 AFFINITY: Final[MapSpec[AffinityKey, AffinityEntry]] = MapSpec(
     "affinity", MapType.LRU_HASH, _AffinityKey, _AffinityEntry, 65536
@@ -3274,6 +3346,9 @@ SOURCE_RANGES4: Final[MapSpec[SourceRange4Key, int]] = MapSpec(
 SOURCE_RANGES6: Final[MapSpec[SourceRange6Key, int]] = MapSpec(
     "source_ranges6", MapType.LPM_TRIE, _SourceRange6Key, U32, 65536
 )
+XDP_DRAFT: Final[MapSpec[int, XdpDraft]] = MapSpec(
+    "xdp_draft", MapType.PERCPU_ARRAY, U32, _XdpDraft, 1
+)
 
 MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "affinity": AFFINITY,
@@ -3314,6 +3389,7 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "socket_flows": SOCKET_FLOWS,
     "source_ranges4": SOURCE_RANGES4,
     "source_ranges6": SOURCE_RANGES6,
+    "xdp_draft": XDP_DRAFT,
 }
 
 PROGRAMS: Final[dict[str, ProgramSpec]] = {
@@ -3333,6 +3409,7 @@ PROGRAMS: Final[dict[str, ProgramSpec]] = {
     "sock_release": ProgramSpec("sock_release", "sock", "cgroup/sock_release"),
     "sock_sendmsg4": ProgramSpec("sock_sendmsg4", "sock", "cgroup/sendmsg4"),
     "sock_sendmsg6": ProgramSpec("sock_sendmsg6", "sock", "cgroup/sendmsg6"),
+    "xdp_netdev": ProgramSpec("xdp_netdev", "xdp", "xdp"),
 }
 
 CONFIG: Final[dict[str, Constant]] = {
@@ -3408,6 +3485,7 @@ STRUCTS: Final[dict[str, str]] = {
     "end": End.SIGNATURE,
     "flow": Flow.SIGNATURE,
     "service_draft": ServiceDraft.SIGNATURE,
+    "xdp_draft": XdpDraft.SIGNATURE,
 }
 
 ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {

@@ -116,6 +116,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_tc_hook_destroy": (ctypes.c_int, [ctypes.POINTER(_TcHook)]),
     "bpf_tc_attach": (ctypes.c_int, [ctypes.POINTER(_TcHook), ctypes.POINTER(_TcOptions)]),
     "bpf_tc_detach": (ctypes.c_int, [ctypes.POINTER(_TcHook), ctypes.POINTER(_TcOptions)]),
+    "bpf_xdp_attach": (ctypes.c_int, [ctypes.c_int, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p]),
     "bpf_tc_query": (ctypes.c_int, [ctypes.POINTER(_TcHook), ctypes.POINTER(_TcOptions)]),
 }
 
@@ -306,6 +307,11 @@ def tc_detach(ifindex: int, direction: int, handle: int, priority: int) -> bool:
         return False
     _raise(result)
     return True
+
+
+def xdp_attach(ifindex: int, program_fd: int, flags: int) -> None:
+    """Attach before the device's stack, by no link: it stays as long as the device. OSError as the kernel says."""
+    _raise(_library().bpf_xdp_attach(ifindex, program_fd, flags, None))
 
 
 def tc_remove_hooks(ifindex: int) -> None:

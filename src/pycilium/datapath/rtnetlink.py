@@ -28,6 +28,7 @@ _NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_CREATE = 0x100, 0x200, 0x400
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_LINKINFO = 1, 3, 4, 5, 18
 _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 20, 26, 28
 _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 31, 32
+_IFLA_XDP, _IFLA_XDP_ATTACHED = 43, 2
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_COLLECT_METADATA = 7, 15, 25
 _VXLAN_UDP_ZERO_CSUM6_TX, _VXLAN_UDP_ZERO_CSUM6_RX = 19, 20
@@ -77,6 +78,8 @@ class Link(NamedTuple):
     alias: str
     kind_data: bytes = b""
     """Attributes of the kind."""
+    xdp: int = 0
+    """How a program runs before its stack: XDP_ATTACHED_*."""
 
 
 class Vxlan(NamedTuple):
@@ -299,6 +302,7 @@ def link_in(payload: bytes) -> Link:
         peer_ifindex=_number(attributes, _IFLA_LINK),
         alias=_string(attributes.get(_IFLA_IFALIAS)),
         kind_data=info.get(_IFLA_INFO_DATA, b""),
+        xdp=attributes_in(attributes.get(_IFLA_XDP, b"")).get(_IFLA_XDP_ATTACHED, b"\0")[0],
     )
 
 

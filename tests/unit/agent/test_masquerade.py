@@ -146,11 +146,20 @@ def test_in_tunnel_mode_other_nodes_pod_cidrs_are_left_to_the_ipcache():
 def test_switched_off_the_maps_are_emptied():
     kernel = Kernel()
     Agent(kernel).has(host("192.0.2.1"))
-    off = Agent(kernel, AgentConfig(node_name="node1", masquerade=False))
+    off = Agent(kernel, AgentConfig(node_name="node1", masquerade=False, services=False))
 
     off.has(host("192.0.2.1"))
 
     assert kernel.content() == {"masquerade": {}, "no_masquerade4": {}, "no_masquerade6": {}}
+
+
+def test_services_have_the_addresses_though_nothing_is_masqueraded():
+    agent = Agent(Kernel(), AgentConfig(node_name="node1", masquerade=False))
+
+    agent.has(host("192.0.2.1"))
+
+    assert agent.addresses()[2] == MasqueradeTarget(ip_address("192.0.2.1"), None)
+    assert not agent.targets.exceptions[4].tracker.realized
 
 
 HOSTS = st.lists(
