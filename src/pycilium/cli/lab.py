@@ -7,12 +7,14 @@ import sys
 from typing import TYPE_CHECKING, Any, cast
 
 import click
+import msgspec
 
 from pycilium.cli.lazy import LazyGroup
 from pycilium.cli.render import output_option, print_json, print_table, progress
 from pycilium.cli.target import Target, lab_option, pass_target
 from pycilium.errors import CiliumError
 from pycilium.lab import labs
+from pycilium.lab.layout import LoadBalancing
 from pycilium.lab.plan import UpOptions
 
 if TYPE_CHECKING:
@@ -54,6 +56,27 @@ def lab() -> None:
 )
 @click.option("--mtu", type=int, default=1500, show_default=True, help="Of the network between the nodes.")
 @click.option(
+    "--load-balancer-mode",
+    type=click.Choice(("snat", "dsr", "hybrid")),
+    default="snat",
+    show_default=True,
+    help="How backends on other nodes answer clients outside.",
+)
+@click.option(
+    "--dsr-dispatch",
+    type=click.Choice(("option", "ipip")),
+    default="option",
+    show_default=True,
+    help="How their nodes learn what the client has called.",
+)
+@click.option(
+    "--acceleration",
+    type=click.Choice(("disabled", "native", "best-effort")),
+    default="disabled",
+    show_default=True,
+    help="Translate for Services before the stack, by XDP.",
+)
+@click.option(
     "--ipam",
     type=click.Choice(("host-scope", "cluster-pool")),
     default="host-scope",
@@ -70,6 +93,9 @@ def up(
     store: str,
     underlay_family: str,
     mtu: int,
+    load_balancer_mode: str,
+    dsr_dispatch: str,
+    acceleration: str,
     ipam: str,
 ) -> None:
     """Make a lab: nodes with agents, and a world outside them. Needs root."""
@@ -81,6 +107,9 @@ def up(
         routing_mode=cast("RoutingMode", routing_mode),
         underlay_family=cast("UnderlayFamily", underlay_family),
         mtu_bytes=mtu,
+        load_balancing=msgspec.convert(
+            {"mode": load_balancer_mode, "dispatch": dsr_dispatch, "acceleration": acceleration}, LoadBalancing
+        ),
         ipam=cast("IpamMode", ipam),
     )
     with progress(f"lab {options.name}") as tell:

@@ -116,6 +116,9 @@ def write_config(layout: LabLayout, record: LabRecord, node: str) -> None:
         "routing_mode": record.routing_mode,
         "l2_announcement_lease_s": L2_LEASE_S,
         "underlay_family": record.underlay_family,
+        "load_balancer_mode": record.load_balancing.mode,
+        "dsr_dispatch": record.load_balancing.dispatch,
+        "load_balancer_acceleration": record.load_balancing.acceleration,
         **capacities(record.planned_nodes),
     }
     config_of(layout, node).write_bytes(msgspec.json.format(msgspec.json.encode(values), indent=2))

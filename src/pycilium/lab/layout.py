@@ -66,6 +66,14 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(cidr for cidr in (self.ipv4_pod_cidr, self.ipv6_pod_cidr) if cidr)
 
 
+class LoadBalancing(msgspec.Struct, frozen=True):
+    """How the agents serve clients outside, in the words of their configuration."""
+
+    mode: Literal["snat", "dsr", "hybrid"] = "snat"
+    dispatch: Literal["option", "ipip"] = "option"
+    acceleration: Literal["disabled", "native", "best-effort"] = "disabled"
+
+
 class LabRecord(msgspec.Struct, frozen=True, kw_only=True):
     """lab.json: everything that `up` was asked for and everything that `down` has to undo."""
 
@@ -81,6 +89,7 @@ class LabRecord(msgspec.Struct, frozen=True, kw_only=True):
     """auto: the underlay speaks the pods' families; else that family alone."""
     mtu_bytes: int = DEFAULT_MTU_BYTES
     """Of the underlay."""
+    load_balancing: LoadBalancing = LoadBalancing()
     etcd: str | None = None
     """Namespace of the etcd that is the lab's store; None: another store."""
     store_url: str | None = None

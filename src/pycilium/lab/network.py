@@ -26,6 +26,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pycilium.lab import namespaces
 from pycilium.lab.layout import WORLD_IPV4, WORLD_IPV6, LabRecord, NodeRecord
 from pycilium.lab.plan import LOAD_BALANCERS, STORE_ETH0, UNDERLAY, WORLD_ETH0
+from pycilium.lab.wires import be_like_a_wire
 
 _HOST_LEN = {"ipv4": 32, "ipv6": 128}
 _DEFAULT = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
@@ -208,6 +209,8 @@ def _plug_in(record: LabRecord, port: str, namespace: str, mac: str | None) -> N
                 peer |= {"address": mac} if mac else {}
                 ip.link("add", ifname=port, kind="veth", mtu=record.mtu_bytes, peer=peer)
                 ip.link("set", index=_index(ip, port), master=_index(ip, _BRIDGE), state="up")
+            if record.load_balancing.acceleration != "disabled":
+                be_like_a_wire(port)
         finally:
             os.close(fd)
 

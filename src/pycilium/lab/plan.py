@@ -14,7 +14,7 @@ Invariant: no two nodes of a lab share an address, and a node's number decides t
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -26,6 +26,7 @@ from pycilium.lab.layout import (
     STORES,
     IpamMode,
     LabRecord,
+    LoadBalancing,
     NodeRecord,
     RoutingMode,
     UnderlayFamily,
@@ -60,6 +61,7 @@ class UpOptions:
     routing_mode: RoutingMode = "tunnel"
     underlay_family: UnderlayFamily = "auto"
     mtu_bytes: int = DEFAULT_MTU_BYTES
+    load_balancing: LoadBalancing = field(default_factory=LoadBalancing)
     ipam: IpamMode = "host-scope"
     with_agents: bool = True
 
@@ -87,6 +89,7 @@ def plan(options: UpOptions) -> LabRecord:
         routing_mode=options.routing_mode,
         underlay_family=options.underlay_family,
         mtu_bytes=options.mtu_bytes,
+        load_balancing=options.load_balancing,
         etcd=f"cilium-{options.name}-etcd" if options.store == "etcd" else None,
         store_url=options.store if external else None,
         gate=f"cilium-{options.name}-gate" if external else None,
