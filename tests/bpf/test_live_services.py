@@ -22,6 +22,8 @@ WAYS = pytest.mark.parametrize(("mode", "family"), [("tunnel", 4), ("tunnel", 6)
 """IPv6 has no neighbour with an IPv4 address: natively that takes routes, which are the agent's."""
 KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
 SPEECH = bytes(range(256)) * 4000
+DIRECT_PORT = NODE_PORT + 1
+"""Known to both nodes, for good: no other test's clients may meet it."""
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +141,12 @@ def test_a_backend_on_another_node_answers_directly(live: LiveNodes, mode: str, 
     services = services_of(live, mode)
     flags = ServiceFlags.EXTERNAL | ServiceFlags.DSR
     own = NODE1.ipv4 if family == 4 else NODE1.ipv6
-    Services(live.nodes["node2"]).frontend({4: "0.0.0.0", 6: "::"}[family], NODE_PORT, flags=flags)
+    Services(live.nodes["node2"]).frontend({4: "0.0.0.0", 6: "::"}[family], DIRECT_PORT, flags=flags)
     with closing(serve(live, "api", pod_address(API, family), family)) as server:
         backend = services.backend(pod_address(API, family), server.getsockname()[1])
-        services.frontend(own, NODE_PORT, (backend,), (backend,), flags=flags)
+        services.frontend(own, DIRECT_PORT, (backend,), (backend,), flags=flags)
 
-        seen = talk(live, server, "router", (own, NODE_PORT))
+        seen = talk(live, server, "router", (own, DIRECT_PORT))
 
     assert seen == (NODE1.router4 if family == 4 else NODE1.router6)
 
