@@ -119,14 +119,14 @@ def test_natively_the_error_of_a_backend_elsewhere_reaches_the_client(services: 
     node = services.node
     services.reached_by("native")
     services.node_port(family, services.backend(address(API, family), kind="udp"), kind="udp")
-    arrive(node, from_network(CLIENT[family], NODE[family], family) / udp(40000, NODE_PORT))
-    inner = bare(GATEWAY[family], address(API, family), family) / udp(40000, TARGET_PORT)
+    arrive(node, from_network(CLIENT[family], NODE[family], family) / udp(20000, NODE_PORT))
+    inner = bare(GATEWAY[family], address(API, family), family) / udp(20000, TARGET_PORT)
 
     ran = arrive(node, from_network(address(API, family), GATEWAY[family], family) / unreachable(family) / inner)
 
     assert ran.verdict == Verdict.REDIRECT
     assert (Ether(ran.packet)[1].src, Ether(ran.packet)[1].dst) == (NODE[family], CLIENT[family])
-    assert ends(quoted(ran.packet, family)) == (CLIENT[family], 40000, NODE[family], NODE_PORT)
+    assert ends(quoted(ran.packet, family)) == (CLIENT[family], 20000, NODE[family], NODE_PORT)
     assert whole(Ether(ran.packet)) == ran.packet
 
 

@@ -110,13 +110,13 @@ def transport(kind: str, sport: int, dport: int, flags: str = "S") -> Packet:
 
 
 def request(family: int, kind: str = "tcp", flags: str = "S", **fields: object) -> Packet:
-    return from_network(CLIENT[family], NODE[family], family, **fields) / transport(kind, 40000, NODE_PORT, flags)
+    return from_network(CLIENT[family], NODE[family], family, **fields) / transport(kind, 20000, NODE_PORT, flags)
 
 
 def answer(family: int, kind: str = "tcp") -> Packet:
     """As it comes natively."""
     frame = from_network(address(API, family), GATEWAY[family], family)
-    return frame / transport(kind, TARGET_PORT, 40000, "SA")
+    return frame / transport(kind, TARGET_PORT, 20000, "SA")
 
 
 def in_overlay(frame: Packet | bytes, outer: int, vni: int) -> Packet:
@@ -308,11 +308,11 @@ class Odd:
 
 
 ODD = [
-    Odd("no service", lambda family: from_network(CLIENT[family], NODE[family], family) / tcp(40000, 9, "S")),
-    Odd("a pod", lambda family: from_network(CLIENT[family], WEB, family) / tcp(40000, NODE_PORT, "S")),
+    Odd("no service", lambda family: from_network(CLIENT[family], NODE[family], family) / tcp(20000, 9, "S")),
+    Odd("a pod", lambda family: from_network(CLIENT[family], WEB, family) / tcp(20000, NODE_PORT, "S")),
     Odd("a ping", lambda family: from_network(CLIENT[family], NODE[family], family) / echo_request(family)),
     Odd("the last hop", lambda family: request(family, **{"ttl" if family == 4 else "hlim": 1})),
-    Odd("a forged source", lambda family: from_network(WEB, NODE[family], family) / tcp(40000, NODE_PORT, "S")),
+    Odd("a forged source", lambda family: from_network(WEB, NODE[family], family) / tcp(20000, NODE_PORT, "S")),
     Odd("a cluster IP", lambda family: from_network(CLIENT[family], CLUSTER_IP[family], family) / tcp(1, PORT, "S")),
     Odd("another's frame", lambda family: _framed(request(family), "0a:00:00:00:0e:77")),
     Odd("a broken header", lambda family: Ether(bytes(request(family))[:40])),
@@ -374,7 +374,7 @@ def test_who_may_not_use_it_is_left_to_from_netdev(services: Services, family: i
 def test_what_is_too_big_is_left_to_from_netdev(services: Services, family: int) -> None:
     serve(services, family, "udp")
 
-    passes(services, from_network(CLIENT[family], NODE[family], family) / udp(40000, NODE_PORT, b"x" * 1430))
+    passes(services, from_network(CLIENT[family], NODE[family], family) / udp(20000, NODE_PORT, b"x" * 1430))
 
 
 @FAMILIES
@@ -394,7 +394,7 @@ def test_what_comes_by_the_overlay_for_pods_goes_on(services: Services, family: 
         src=address(API, family), dst=address(WEB, family)
     )
 
-    passes(services, in_overlay(frame / tcp(TARGET_PORT, 40000, "SA"), 4, API.identity))
+    passes(services, in_overlay(frame / tcp(TARGET_PORT, 20000, "SA"), 4, API.identity))
     passes(services, in_overlay(answer(family), 4, 0))
 
 
