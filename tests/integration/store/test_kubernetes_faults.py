@@ -57,10 +57,10 @@ class TestLists:
             await store.create(pod(name))
         forgotten = double.objects.list
 
-        def forgetful(kind, namespace, limit, token):
+        def forgetful(kind, namespace, limit, token, selection):
             if token and len(double.asked) < 4:
                 double.objects.compact()
-            return forgotten(kind, namespace, limit, token)
+            return forgotten(kind, namespace, limit, token, selection)
 
         double.objects.list = forgetful
 
@@ -71,10 +71,10 @@ class TestLists:
             await store.create(pod(name))
         forgotten = double.objects.list
 
-        def forgetful(kind, namespace, limit, token):
+        def forgetful(kind, namespace, limit, token, selection):
             if token:
                 double.objects.compact()
-            return forgotten(kind, namespace, limit, token)
+            return forgotten(kind, namespace, limit, token, selection)
 
         double.objects.list = forgetful
 
