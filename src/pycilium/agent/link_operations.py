@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pycilium.datapath import cgroup_links, links, trial, xdp_links
+from pycilium.datapath import cgroup_links, link_pins, links, trial, xdp_links
 from pycilium.datapath.links import Hook
 from pycilium.datapath.loader import Datapath
 from pycilium.datapath.trial import Trial
@@ -127,14 +127,14 @@ class LinkOperations:
             if device in self._left_alone:
                 continue
             if device.startswith(_OF_CGROUP):
-                cgroup_links.detach(self._pin(device))
+                link_pins.unpin(self._pin(device))
                 continue
             self._unsettled.pop(device, None)
             target = self._attached.get(device)
             try:
                 self._end_trial(device)
                 if isinstance(target, XdpTarget):
-                    xdp_links.detach(self._pin(device))
+                    link_pins.unpin(self._pin(device))
                 elif target is not None and _exists(target.ifindex):
                     links.detach(target.ifindex, self._pin(device), hook=target.hook)
                 self._attached.pop(device, None)
@@ -154,7 +154,7 @@ class LinkOperations:
             yield device, target
         for before in xdp_links.pinned(self._folder):
             if not before.ifindex:
-                xdp_links.detach(before.pin)
+                link_pins.unpin(before.pin)
                 continue
             key = before.pin.name.replace(_DOT, ".")
             self._attached[key] = XdpTarget(before.ifindex, names.get(before.program_id, OUTDATED))

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pycilium.datapath import bpf_syscall as bpf
-from pycilium.datapath import layouts
+from pycilium.datapath import layouts, link_pins
 from pycilium.datapath.bpf_syscall import AttachType
 from pycilium.datapath.loader import Program, replace_pins
 from pycilium.errors import AttachError
@@ -72,7 +71,7 @@ def attach(cgroup: Path, program: Program, pin: Path) -> None:
         raise AttachError(f"cgroup {cgroup}: {error.strerror}") from error
     try:
         if not _update(pin, os.fstat(fd).st_ino, program):
-            detach(pin)
+            link_pins.unpin(pin)
             _create(fd, program, pin)
     except OSError as error:
         raise AttachError(f"cgroup {cgroup}, {program.name}: {error.strerror}") from error
@@ -80,28 +79,10 @@ def attach(cgroup: Path, program: Program, pin: Path) -> None:
         os.close(fd)
 
 
-def detach(pin: Path) -> bool:
-    """Detach the link pinned there, whoever else holds it; False if there was none. Idempotent."""
-    try:
-        link = bpf.object_get(str(pin))
-    except FileNotFoundError:
-        return False
-    try:
-        with suppress(OSError):  # detached already: its cgroup is gone
-            bpf.link_detach(link)
-    finally:
-        os.close(link)
-    pin.unlink(missing_ok=True)
-    return True
-
-
 def pinned(folder: Path) -> Iterator[Attachment]:
     """All links on cgroups that are pinned in `folder`."""
-    with suppress(FileNotFoundError):
-        for path in sorted(folder.iterdir()):
-            info = _info(path)
-            if info is not None and info.type == bpf.LINK_TYPE_CGROUP:
-                yield Attachment(info.cgroup_id, info.program_id, path)
+    for path, info in link_pins.pinned(folder, bpf.LINK_TYPE_CGROUP):
+        yield Attachment(info.cgroup_id, info.program_id, path)
 
 
 def _hook(program: Program) -> AttachType:
@@ -130,16 +111,5 @@ def _create(cgroup_fd: int, program: Program, pin: Path) -> None:
     try:
         pin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_pins([(pin, link)])
-    finally:
-        os.close(link)
-
-
-def _info(pin: Path) -> bpf.LinkInfo | None:
-    try:
-        link = bpf.object_get(str(pin))
-    except OSError:
-        return None
-    try:
-        return bpf.link_info(link)
     finally:
         os.close(link)

@@ -13,14 +13,14 @@ import errno
 import functools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Literal
 
 from pycilium.datapath import bpf_syscall as bpf
-from pycilium.datapath import libbpf
+from pycilium.datapath import libbpf, link_pins
 from pycilium.datapath.loader import replace_pins
 from pycilium.errors import AttachError, UnsupportedFeature
 
@@ -80,7 +80,7 @@ def attach(
     with attach_errors(ifindex, hook):
         if mode == "tc" or not has_tcx():
             libbpf.tc_attach(ifindex, hook.tc, program_fd, HANDLE, PRIORITY)
-            unpin(path)
+            link_pins.unpin(path)
             return Attachment(ifindex, hook, "tc", program_id)
         if not _update(path, ifindex, hook, program_fd, program_id):
             _create(path, ifindex, hook, program_fd)
@@ -92,12 +92,12 @@ def attach(
 def detach(ifindex: int, pin_path: str | os.PathLike[str], *, hook: Hook = Hook.INGRESS) -> bool:
     """Take our program off the device, whichever way it is attached; False if there was none. Idempotent."""
     with attach_errors(ifindex, hook):
-        return unpin(Path(pin_path)) | libbpf.tc_detach(ifindex, hook.tc, HANDLE, PRIORITY)
+        return link_pins.unpin(Path(pin_path)) | libbpf.tc_detach(ifindex, hook.tc, HANDLE, PRIORITY)
 
 
 def attachment(ifindex: int, pin_path: str | os.PathLike[str], *, hook: Hook = Hook.INGRESS) -> Attachment | None:
     """Our program on the device, None if there is none."""
-    info = _pinned(Path(pin_path))
+    info = link_pins.info_of(Path(pin_path))
     if info is not None and belongs(info, ifindex, hook):
         return Attachment(ifindex, hook, "tcx", info.program_id, str(pin_path))
     with attach_errors(ifindex, hook):
@@ -107,18 +107,15 @@ def attachment(ifindex: int, pin_path: str | os.PathLike[str], *, hook: Hook = H
 
 def pinned_links(folder: str | os.PathLike[str]) -> Iterator[Attachment]:
     """All tcx links pinned in `folder`; ifindex 0 marks one whose device is gone. See `sweep`."""
-    with suppress(FileNotFoundError):
-        for path in sorted(Path(folder).iterdir()):
-            info = _pinned(path)
-            if info is not None and info.type == bpf.LINK_TYPE_TCX:
-                hook = Hook.INGRESS if info.attach_type == bpf.AttachType.TCX_INGRESS else Hook.EGRESS
-                yield Attachment(info.ifindex, hook, "tcx", info.program_id, str(path))
+    for path, info in link_pins.pinned(Path(folder), bpf.LINK_TYPE_TCX):
+        hook = Hook.INGRESS if info.attach_type == bpf.AttachType.TCX_INGRESS else Hook.EGRESS
+        yield Attachment(info.ifindex, hook, "tcx", info.program_id, str(path))
 
 
 def sweep(folder: str | os.PathLike[str]) -> int:
     """Remove the pins of links whose device is gone; how many there were."""
     gone = [Path(link.pin) for link in pinned_links(folder) if link.ifindex == 0]
-    return sum(unpin(path) for path in gone)
+    return sum(link_pins.unpin(path) for path in gone)
 
 
 @functools.cache
@@ -165,32 +162,6 @@ def _create(path: Path, ifindex: int, hook: Hook, program_fd: int) -> None:
         replace_pins([(path, link)])
     finally:
         os.close(link)
-
-
-def _pinned(path: Path) -> bpf.LinkInfo | None:
-    try:
-        link = bpf.object_get(str(path))
-    except OSError:
-        return None
-    try:
-        return bpf.link_info(link)
-    finally:
-        os.close(link)
-
-
-def unpin(path: Path) -> bool:
-    """Detach the link, whoever else holds it, and remove the pin; False if there was none."""
-    try:
-        link = bpf.object_get(str(path))
-    except FileNotFoundError:
-        return False
-    try:
-        with suppress(OSError):  # detached already: its device is gone
-            bpf.link_detach(link)
-    finally:
-        os.close(link)
-    path.unlink(missing_ok=True)
-    return True
 
 
 @contextmanager

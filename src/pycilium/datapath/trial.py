@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pycilium.datapath import bpf_syscall as bpf
-from pycilium.datapath import libbpf, links
+from pycilium.datapath import libbpf, link_pins, links
 from pycilium.datapath.links import HANDLE, PRIORITY, Hook
 from pycilium.datapath.loader import replace_pins
 
@@ -108,7 +108,7 @@ def _filter(ifindex: int, program_fd: int, path: Path, hook: Hook) -> Trial:
             else:
                 libbpf.tc_detach(ifindex, hook.tc, HANDLE, PRIORITY)
 
-    return Trial(lambda: links.unpin(path), undo, (before,) if before >= 0 else ())
+    return Trial(lambda: link_pins.unpin(path), undo, (before,) if before >= 0 else ())
 
 
 def _remove_filter(ifindex: int, hook: Hook) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from pycilium.datapath import bpf_syscall as bpf
+from pycilium.datapath import link_pins
 from pycilium.datapath.loader import replace_pins
 from pycilium.datapath.netlink import Netlink
 from pycilium.datapath.trial import Trial
@@ -40,28 +41,10 @@ def attach(ifindex: int, program_fd: int, pin: Path, mode: Mode) -> Trial:
     return _exchange(ifindex, program_fd, pin) or _create(ifindex, program_fd, pin, mode)
 
 
-def detach(pin: Path) -> bool:
-    """Detach the link pinned there, whoever else holds it; False if there was none. Idempotent."""
-    try:
-        link = bpf.object_get(str(pin))
-    except FileNotFoundError:
-        return False
-    try:
-        with suppress(OSError):  # detached already: its device is gone
-            bpf.link_detach(link)
-    finally:
-        os.close(link)
-    pin.unlink(missing_ok=True)
-    return True
-
-
 def pinned(folder: Path) -> Iterator[Attachment]:
     """All XDP links that are pinned in `folder`."""
-    with suppress(FileNotFoundError):
-        for path in sorted(folder.iterdir()):
-            info = _info(path)
-            if info is not None and info.type == bpf.LINK_TYPE_XDP:
-                yield Attachment(info.ifindex, info.program_id, path)
+    for path, info in link_pins.pinned(folder, bpf.LINK_TYPE_XDP):
+        yield Attachment(info.ifindex, info.program_id, path)
 
 
 def way_of(device: str) -> str:
@@ -119,14 +102,3 @@ def _exchange(ifindex: int, program_fd: int, pin: Path) -> Trial | None:
 
 def _failure(ifindex: int, way: str, error: OSError) -> AttachError:
     return AttachError(f"device {ifindex}, XDP ({way}): {error.strerror}")
-
-
-def _info(path: Path) -> bpf.LinkInfo | None:
-    try:
-        link = bpf.object_get(str(path))
-    except OSError:
-        return None
-    try:
-        return bpf.link_info(link)
-    finally:
-        os.close(link)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.route_operations import RouteOperations
-from pycilium.datapath import cgroup_links, gateway_device, links, overlay_device, pod_interface
+from pycilium.datapath import gateway_device, link_pins, links, overlay_device, pod_interface
 from pycilium.datapath.netlink import Netlink
 from pycilium.model.endpoint import HEALTH_CONTAINER, HEALTH_IFNAME, attachment_name
 
@@ -22,11 +22,8 @@ def attached() -> list[str]:
 def clean(config: AgentConfig) -> None:
     """Idempotent. The agent must have ended. Containers that still run have no network afterwards."""
     folder = Path(config.bpf_root) / "links"
-    for on_cgroup in list(cgroup_links.pinned(folder)):
-        cgroup_links.detach(on_cgroup.pin)
-    for link in list(links.pinned_links(folder)):
-        if link.ifindex:
-            links.detach(link.ifindex, link.pin, hook=link.hook)
+    for pin, _ in list(link_pins.pinned(folder)):
+        link_pins.unpin(pin)
     _detach_filters(config.devices, folder)
     operations = RouteOperations()
     operations.delete([destination for destination, _ in operations.dump()])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pycilium.datapath import cgroup_links, layouts, netns
+from pycilium.datapath import cgroup_links, layouts, link_pins, netns
 from pycilium.datapath.events import EventReader
 from pycilium.datapath.layouts import BackendState, ServiceEntry, ServiceSet
 from pycilium.datapath.loader import Datapath
@@ -97,7 +97,7 @@ class Sockets:
 
     def detach(self) -> None:
         for name in cgroup_links.PROGRAMS:
-            cgroup_links.detach(self.pins / name)
+            link_pins.unpin(self.pins / name)
 
     # What is in the maps.
 
