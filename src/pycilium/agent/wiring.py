@@ -41,7 +41,7 @@ from pycilium.agent.following import (
     settle_links,
 )
 from pycilium.agent.health import NodeHealth, probed_nodes
-from pycilium.agent.health_port import HealthPort
+from pycilium.agent.health_port import health_port
 from pycilium.agent.identities import Identities, insert_reserved
 from pycilium.agent.intent import Intent
 from pycilium.agent.l2_announcements import make_target
@@ -245,9 +245,9 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
 
         # The start.
         if config.health_port is not None:
-            health_port = HealthPort(config.health_port, lambda: control.is_open, ipv4=config.ipv4_pod_cidr is not None)
-            await health_port.start()
-            ending.push_async_callback(health_port.stop)
+            healthz = health_port(config.health_port, lambda: control.is_open, ipv4=config.ipv4_pod_cidr is not None)
+            await healthz.start()
+            ending.push_async_callback(healthz.stop)
         await read_addresses(intent, plumbing)
         await endpoints.restore(found, remembered)
         await api.start()

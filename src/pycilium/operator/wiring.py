@@ -17,7 +17,7 @@ from pycilium.install.kubernetes_cluster import Cluster
 from pycilium.operator import crds
 from pycilium.operator.config import OperatorConfig, election_times, health_address, pools_of
 from pycilium.operator.election import Election, LeaderStore
-from pycilium.operator.health import HealthServer
+from pycilium.operator.health import health_endpoint
 from pycilium.operator.identity_collection import IdentityCollector
 from pycilium.operator.lb_ipam import LbIpam
 from pycilium.operator.pod_cidrs import PodCidrs
@@ -50,7 +50,7 @@ async def run(config: OperatorConfig, stop: asyncio.Event) -> None:
         election = Election(Leases(store), config.lease_name, holder, election_times(config))
         address = health_address(config)
         if address is not None:
-            health = HealthServer(config.name, election, address)
+            health = health_endpoint(config.name, election, address)
             await health.start()
             ending.push_async_callback(health.stop)
         log.info("operator runs", holder=holder)
