@@ -69,12 +69,7 @@ def start_all(layout: LabLayout, record: LabRecord, nodes: Sequence[str], tell: 
 
 def stop(layout: LabLayout, node: str, number: signal.Signals = signal.SIGTERM) -> bool:
     """Ends the node's agent and waits for its end; False when it was not running."""
-    pid = pid_of(layout, node)
-    if pid is None:
-        return False
-    processes.end([pid], STOP_GRACE_S, number)
-    _pid_file(layout, node).unlink(missing_ok=True)
-    return True
+    return processes.end_by_pid_file(_pid_file(layout, node), STOP_GRACE_S, number)
 
 
 def pid_of(layout: LabLayout, node: str) -> int | None:

@@ -91,12 +91,7 @@ def start(layout: LabLayout, record: LabRecord) -> int:
 
 def stop(layout: LabLayout, number: signal.Signals = signal.SIGTERM) -> bool:
     """Ends the gate and waits for its end; False when it was not running."""
-    pid = pid_of(layout)
-    if pid is None:
-        return False
-    processes.end([pid], STOP_GRACE_S, number)
-    _pid_file(layout).unlink(missing_ok=True)
-    return True
+    return processes.end_by_pid_file(_pid_file(layout), STOP_GRACE_S, number)
 
 
 def pid_of(layout: LabLayout) -> int | None:

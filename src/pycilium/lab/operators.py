@@ -38,12 +38,7 @@ def start(layout: LabLayout, record: LabRecord, name: str = "operator1") -> int:
 
 def stop(layout: LabLayout, name: str = "operator1", number: signal.Signals = signal.SIGTERM) -> bool:
     """Ends an operator and waits for its end; False when it was not running."""
-    pid = pid_of(layout, name)
-    if pid is None:
-        return False
-    processes.end([pid], STOP_GRACE_S, number)
-    _file(layout, name, "pid").unlink(missing_ok=True)
-    return True
+    return processes.end_by_pid_file(_file(layout, name, "pid"), STOP_GRACE_S, number)
 
 
 def pid_of(layout: LabLayout, name: str) -> int | None:

@@ -68,6 +68,16 @@ def read_pid_file(path: Path) -> int | None:
     return int(pid) if _start_time(int(pid)) == started and is_running(int(pid)) else None
 
 
+def end_by_pid_file(path: Path, grace_s: float, first: signal.Signals = signal.SIGTERM) -> bool:
+    """Ends the process that the file names, waits for its end and removes the file; False when it was not running."""
+    pid = read_pid_file(path)
+    if pid is None:
+        return False
+    end([pid], grace_s, first)
+    path.unlink(missing_ok=True)
+    return True
+
+
 def is_running(pid: int) -> bool:
     fields = _stat_fields(pid)
     return bool(fields) and fields[0] not in "ZX"
