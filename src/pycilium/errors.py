@@ -130,7 +130,3 @@ class PermissionRequired(CiliumError):
 
 class RuntimeUnreadable(CiliumError):
     """A container runtime does not say what its containers are: they get no labels of their own until it does."""
-
-
-class InstallError(CiliumError):
-    """The installation cannot go on: do what the message says and run the same command again."""

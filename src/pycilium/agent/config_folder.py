@@ -15,6 +15,8 @@ from pycilium.errors import ConfigError
 from pycilium.install.kubernetes_names import AGENT_HEALTH_PORT
 
 STORE = "kubernetes:"
+_WANTED = {"ipv4": "10.0.0.0/24", "ipv6": "fd00:10::/112"}
+"""With cluster-pool the operator gives the CIDR: which one stands here says only that the family is wanted."""
 CGROUP_DEFAULT = "/run/cilium/cgroupv2"
 
 
@@ -53,8 +55,7 @@ def _addresses(settings: Settings) -> dict[str, Any]:
         given = settings.text(f"{family}-range")
         if on and by_node and not given:
             raise settings.wrong("ipam", f"is kubernetes, and the Node has no {family} CIDR in spec.podCIDRs")
-        placeholder = "10.0.0.0/24" if family == "ipv4" else "fd00:10::/112"
-        cidrs[f"{family}_pod_cidr"] = (given if by_node else placeholder) if on else None
+        cidrs[f"{family}_pod_cidr"] = (given if by_node else _WANTED[family]) if on else None
     masquerade = {settings.flag(f"enable-{family}-masquerade", True) for family, on in families.items() if on}
     if len(masquerade) > 1:
         raise settings.wrong("enable-ipv6-masquerade", "must be as enable-ipv4-masquerade, where both families are on")

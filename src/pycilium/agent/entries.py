@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -125,7 +124,9 @@ def _shared(words: Words) -> Words:
     return words
 
 
-_same: Callable[[Any], Any] = lambda value: value  # noqa: E731
+def _same(value: Any) -> Any:
+    return value
+
 
 BITS: Translation[Any, Any, Any, Any] = Translation(
     to_key=lambda key: layouts.IdentityBitsKey(sec_identity=key[0], bank=key[1]),

@@ -40,4 +40,4 @@ class LateLabels:
         try:
             await self._relabel(endpoint, labels)
         except CiliumError as error:
-            log.error("endpoint has not got its labels", endpoint=str(endpoint), reason=str(error))  # noqa: TRY400
+            log.error("endpoint has not got its labels", endpoint=str(endpoint), reason=str(error))  # noqa: TRY400  foreseen

@@ -143,4 +143,4 @@ class PodCidrRequest:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._file, msgspec.json.encode(cidrs))
         except OSError as error:
-            log.error("pod CIDRs cannot be written down", file=str(self._file), error=error.strerror)  # noqa: TRY400
+            log.error("pod CIDRs cannot be written down", file=str(self._file), error=error.strerror)  # noqa: TRY400  foreseen

@@ -174,7 +174,7 @@ class Publisher:
                 with contextlib.suppress(NotFound):
                     await self._store.delete(CiliumEndpoint, key.name, key.namespace)
         except InvalidResource as error:
-            log.error("endpoint cannot be published", endpoint=str(key), error=str(error))  # noqa: TRY400
+            log.error("endpoint cannot be published", endpoint=str(key), error=str(error))  # noqa: TRY400  foreseen
         except StoreError as error:
             log.warning("endpoint not published yet", endpoint=str(key), error=str(error))
             return False

@@ -15,9 +15,11 @@ from pycilium.errors import ConfigError
 if TYPE_CHECKING:
     from pycilium.datapath.rtnetlink import Link, LinkAddress, Route
 
+DESTINATION = "/tmp/cilium/config-map"  # noqa: S108  Cilium's path, on a volume of the agent's own pod
+
 
 @click.command("build-config")
-@click.option("--dest", default="/tmp/cilium/config-map", show_default=True, metavar="FOLDER")  # noqa: S108
+@click.option("--dest", default=DESTINATION, show_default=True, metavar="FOLDER")
 def build_config(dest: str) -> None:
     """Write cilium-config into a folder, one file per key, with what is this node's own."""
     name = os.environ.get("K8S_NODE_NAME", "")

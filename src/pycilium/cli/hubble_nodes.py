@@ -34,16 +34,16 @@ class ManyObservers:
         self._observers = dict(observers)
         self._tell = tell or (lambda said: print(said, file=sys.stderr))
 
-    def GetFlows(self, request: observer_pb2.GetFlowsRequest) -> Iterator[Any]:  # noqa: N802
+    def GetFlows(self, request: observer_pb2.GetFlowsRequest) -> Iterator[Any]:  # noqa: N802  gRPC's name
         return self._merged("GetFlows", request)
 
-    def GetAgentEvents(self, request: observer_pb2.GetAgentEventsRequest) -> Iterator[Any]:  # noqa: N802
+    def GetAgentEvents(self, request: observer_pb2.GetAgentEventsRequest) -> Iterator[Any]:  # noqa: N802  gRPC's name
         return self._merged("GetAgentEvents", request)
 
-    def GetDebugEvents(self, request: observer_pb2.GetDebugEventsRequest) -> Iterator[Any]:  # noqa: N802
+    def GetDebugEvents(self, request: observer_pb2.GetDebugEventsRequest) -> Iterator[Any]:  # noqa: N802  gRPC's name
         return self._merged("GetDebugEvents", request)
 
-    def GetNodes(self, request: observer_pb2.GetNodesRequest, timeout: float) -> observer_pb2.GetNodesResponse:  # noqa: N802
+    def GetNodes(self, request: observer_pb2.GetNodesRequest, timeout: float) -> observer_pb2.GetNodesResponse:  # noqa: N802  gRPC's name
         """Each node once, in its own words where it speaks of itself."""
         answers = self._answers("GetNodes", request, timeout)
         nodes = {node.name: node for answer in answers.values() for node in answer.nodes}
@@ -51,14 +51,14 @@ class ManyObservers:
             nodes |= {node.name: node for node in answer.nodes if node.name.rpartition("/")[2] == own}
         return observer_pb2.GetNodesResponse(nodes=nodes.values())
 
-    def GetNamespaces(  # noqa: N802
+    def GetNamespaces(  # noqa: N802  gRPC's name
         self, request: observer_pb2.GetNamespacesRequest, timeout: float
     ) -> observer_pb2.GetNamespacesResponse:
         answers = self._answers("GetNamespaces", request, timeout)
         found = {(it.cluster, it.namespace): it for answer in answers.values() for it in answer.namespaces}
         return observer_pb2.GetNamespacesResponse(namespaces=[found[key] for key in sorted(found)])
 
-    def ServerStatus(  # noqa: N802
+    def ServerStatus(  # noqa: N802  gRPC's name
         self, request: observer_pb2.ServerStatusRequest, timeout: float
     ) -> observer_pb2.ServerStatusResponse:
         """As a relay adds it up: flows of all, uptime of the youngest."""
@@ -100,7 +100,7 @@ class ManyHealths:
     def __init__(self, healths: Iterable[Any]) -> None:
         self._healths = list(healths)
 
-    def Check(self, request: health_pb2.HealthCheckRequest, timeout: float) -> health_pb2.HealthCheckResponse:  # noqa: N802
+    def Check(self, request: health_pb2.HealthCheckRequest, timeout: float) -> health_pb2.HealthCheckResponse:  # noqa: N802  gRPC's name
         answers = [health.Check(request, timeout=timeout) for health in self._healths]
         serving = health_pb2.HealthCheckResponse.SERVING
         return next((answer for answer in answers if answer.status != serving), answers[-1])

@@ -13,7 +13,7 @@ import msgspec
 
 from pycilium.agent.config import AgentConfig, check
 from pycilium.cni import launcher
-from pycilium.errors import ConfigError, InstallError, PermissionRequired
+from pycilium.errors import ConfigError, InstallRefused, PermissionRequired
 from pycilium.machine import cleaning, plan, preflight, service
 from pycilium.machine.files import Files
 
@@ -89,7 +89,7 @@ def uninstall(*, force: bool, purge: bool, root: Path, dry_run: bool) -> None:
         return
     if is_live and not force and (left := cleaning.attached()):
         shown = f"{', '.join(left[:3])}{' ...' if len(left) > 3 else ''}"
-        raise InstallError(f"containers are attached ({len(left)}: {shown}): stop them first, or --force")
+        raise InstallRefused(f"containers are attached ({len(left)}: {shown}): stop them first, or --force")
     _, config = _configuration(files, ())
     if is_live and not dry_run:
         _require_service_or_no_agent(config)
@@ -154,7 +154,7 @@ def _preflight(config: AgentConfig, *, is_installed: bool) -> None:
         if not finding.fatal:
             click.echo(f"Warning: {finding}", err=True)
     if fatal := [str(finding) for finding in findings if finding.fatal]:
-        raise InstallError("; ".join(fatal))
+        raise InstallRefused("; ".join(fatal))
 
 
 def _plugin_paths(root: Path) -> list[str]:
@@ -169,7 +169,7 @@ def _agent_command() -> str:
 def _require_service_or_no_agent(config: AgentConfig) -> None:
     """What systemd did not start it cannot end."""
     if not preflight.has_systemd() and service.answers(f"{config.run_dir}/cilium.sock"):
-        raise InstallError("the agent runs, and systemd did not start it: end it and run the same command again")
+        raise InstallRefused("the agent runs, and systemd did not start it: end it and run the same command again")
 
 
 def _tell(files: Files, *, dry_run: bool, nothing: str) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pycilium.errors import InstallError
+from pycilium.errors import InstallRefused
 from pycilium.machine.plan import ASIDE, CNI_FOLDER, RECORD, File
 
 
@@ -103,4 +103,4 @@ def _told(place: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise InstallError(f"{place}: {error.strerror}: mend that and run the same command again") from error
+        raise InstallRefused(f"{place}: {error.strerror}: mend that and run the same command again") from error

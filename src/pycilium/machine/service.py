@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 
-from pycilium.errors import AgentUnavailable, InstallError
+from pycilium.errors import AgentUnavailable, InstallRefused
 
 UNIT_NAME = "cilium-agent.service"
 _POLL_S = 0.2
@@ -29,7 +29,7 @@ def forget() -> None:
 
 
 def wait_until_ready(socket: str, timeout_s: float) -> None:
-    """InstallError if the agent is not at work in time."""
+    """InstallRefused if the agent is not at work in time."""
     from pycilium.api.client import AgentClient
 
     deadline = time.monotonic() + timeout_s
@@ -44,7 +44,9 @@ def wait_until_ready(socket: str, timeout_s: float) -> None:
                 return
             why = str(status.get("msg"))
         time.sleep(_POLL_S)
-    raise InstallError(f"the agent is not ready after {timeout_s:g} s ({why}): `journalctl -u cilium-agent` says more")
+    raise InstallRefused(
+        f"the agent is not ready after {timeout_s:g} s ({why}): `journalctl -u cilium-agent` says more"
+    )
 
 
 def answers(socket: str) -> bool:
@@ -61,4 +63,4 @@ def answers(socket: str) -> bool:
 def _systemctl(*arguments: str) -> None:
     done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise InstallError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
+        raise InstallRefused(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pycilium.errors import InstallError
+from pycilium.errors import InstallRefused
 from pycilium.machine.files import Files
 from pycilium.machine.plan import CNI_FOLDER, RECORD, File
 
@@ -60,6 +60,6 @@ def test_a_damaged_record_is_one_of_which_nothing_is_known(tmp_path, damaged):
 
 def test_what_cannot_be_written_is_named_and_leaves_nothing_half_made(tmp_path):
     (tmp_path / "opt").write_text("a file where a folder should be")
-    with pytest.raises(InstallError, match=r"opt/cni/bin/cilium-cni: .*run the same command again"):
+    with pytest.raises(InstallRefused, match=r"opt/cni/bin/cilium-cni: .*run the same command again"):
         Files(tmp_path).write(SCRIPT)
     assert content(tmp_path) == {"opt": "a file where a folder should be"}
