@@ -18,7 +18,7 @@ from typing import Any
 
 from pycilium.agent.controller import Controller
 from pycilium.agent.earlier_agent import numbers_in_use
-from pycilium.agent.identities import insert_reserved
+from pycilium.agent.endpoints.identities import insert_reserved
 from pycilium.agent.intent import Intent
 from pycilium.agent.link_operations import LinkTarget
 from pycilium.agent.targets import Targets, make_targets

@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterable
 from itertools import islice
 
-from pycilium.agent import service_map_views, views
+from pycilium.agent import views
 from pycilium.agent.parts import Parts
+from pycilium.agent.services import map_views as service_map_views
 from pycilium.api import messages
 from pycilium.datapath import conntrack, layouts, nat
 from pycilium.datapath.loader import Datapath

@@ -25,13 +25,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pycilium.agent.cluster import Cluster, ClusterChanges, ClusterSettings
 from pycilium.agent.earlier_agent import nodes_in_use
 from pycilium.agent.entries import EndpointTarget
 from pycilium.agent.intent import HostAddress, Intent
 from pycilium.agent.ipcache import Ipcache, IpcacheTarget, network_of
 from pycilium.agent.link_operations import LinkTarget
-from pycilium.agent.services import Services
+from pycilium.agent.nodes.cluster import Cluster, ClusterChanges, ClusterSettings
+from pycilium.agent.services.controller import Services
 from pycilium.agent.targets import Targets
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.identity import Identity, ReservedIdentity

@@ -7,8 +7,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from pycilium.agent.cluster import NodeTarget
 from pycilium.agent.ipcache import IpcacheTarget, Key, key_of
+from pycilium.agent.nodes.cluster import NodeTarget
 from pycilium.datapath import layouts
 from pycilium.datapath.maps import Translation
 from pycilium.model.peer import Address

@@ -11,8 +11,8 @@ from ipaddress import IPv6Address, ip_address
 
 import msgspec
 
-from pycilium.agent.cluster import Cluster, ClusterSettings
 from pycilium.agent.intent import Intent
+from pycilium.agent.nodes.cluster import Cluster, ClusterSettings
 from pycilium.api import messages
 from pycilium.api.messages import ExplainReply, ExplainRequest
 from pycilium.errors import InvalidResource, NotFound

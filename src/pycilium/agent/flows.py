@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from pycilium.agent.intent import Intent
-from pycilium.agent.remote_endpoints import RemoteEndpoints
-from pycilium.agent.socket_flows import SocketOwner, unfolded
+from pycilium.agent.nodes.remote_endpoints import RemoteEndpoints
+from pycilium.agent.services.socket_flows import SocketOwner, unfolded
 from pycilium.datapath.events import EventReader
 from pycilium.hubble.directories import EndpointName, EndpointTable, IdentityTable
 from pycilium.hubble.store import FlowStore

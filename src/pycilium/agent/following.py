@@ -10,13 +10,13 @@ from typing import Any
 
 import structlog
 
-from pycilium.agent.endpoints import Endpoints
+from pycilium.agent.endpoints.lifecycle import Endpoints
 from pycilium.agent.intent import Intent
 from pycilium.agent.link_operations import LinkOperations
 from pycilium.agent.loop import ControlLoop
 from pycilium.agent.map_fill import MapFill
 from pycilium.agent.plumbing import Plumbing
-from pycilium.agent.services import Services
+from pycilium.agent.services.controller import Services
 from pycilium.agent.sources import RETRY_FIRST_S, RETRY_MOST_S, retry_delay_s
 from pycilium.datapath import conntrack, layouts, loader, nat, netlink, service_flows, service_memory
 from pycilium.datapath.codec import MapSpec

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
-from pycilium.agent.cluster import Cluster, ClusterChanges
-from pycilium.agent.node_claims import SELF
+from pycilium.agent.nodes.claims import SELF
+from pycilium.agent.nodes.cluster import Cluster, ClusterChanges
 from pycilium.model.identity import ReservedIdentity
 from pycilium.model.peer import Address, Network, network_of_one
 from pycilium.model.prefixes import PrefixMap

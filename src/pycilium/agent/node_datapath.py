@@ -7,13 +7,13 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from pycilium.agent.cluster import ClusterSettings
 from pycilium.agent.config import AgentConfig, node_ports
 from pycilium.agent.flows import WAKEUP_NS
 from pycilium.agent.intent import Intent
 from pycilium.agent.link_operations import LinkTarget, sock_targets
+from pycilium.agent.nodes.cluster import ClusterSettings
 from pycilium.agent.plumbing import Plumbing
-from pycilium.agent.services import Services
+from pycilium.agent.services.controller import Services
 from pycilium.agent.source_kinds import selects_endpoints
 from pycilium.agent.targets import Targets
 from pycilium.datapath import cgroup_links, layouts, links, loader, netns, overlay_device

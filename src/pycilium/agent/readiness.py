@@ -12,17 +12,17 @@ import structlog
 
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.deadman import Deadman
-from pycilium.agent.endpoint_files import queued_deletes
-from pycilium.agent.endpoints import Endpoints
+from pycilium.agent.endpoints.files import queued_deletes
+from pycilium.agent.endpoints.lifecycle import Endpoints
+from pycilium.agent.endpoints.publishing import Publisher
 from pycilium.agent.following import follow_labels
-from pycilium.agent.health import NodeHealth
-from pycilium.agent.heartbeat import Heartbeat
+from pycilium.agent.health.node import NodeHealth
 from pycilium.agent.intent import Intent
-from pycilium.agent.kubernetes_node import announce_node
 from pycilium.agent.loop import ControlLoop
-from pycilium.agent.node_publishing import NodePublisher
-from pycilium.agent.node_services import NodeServices
-from pycilium.agent.publishing import Publisher
+from pycilium.agent.nodes.heartbeat import Heartbeat
+from pycilium.agent.nodes.kubernetes_node import announce_node
+from pycilium.agent.nodes.publishing import NodePublisher
+from pycilium.agent.services.node import NodeServices
 from pycilium.agent.sources import Source
 from pycilium.datapath import process
 from pycilium.hubble.server import HubbleServer

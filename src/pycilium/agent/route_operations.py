@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Mapping
 
-from pycilium.agent.cluster import RouteTarget
+from pycilium.agent.nodes.cluster import RouteTarget
 from pycilium.datapath.netlink import Netlink
 from pycilium.datapath.rtnetlink import ROUTE_PROTOCOL, Request, delete_route, set_route
 from pycilium.errors import DatapathError

@@ -9,7 +9,8 @@ from ipaddress import ip_address
 
 import msgspec
 
-from pycilium.agent import bpf_maps, health_views, views
+from pycilium.agent import bpf_maps, views
+from pycilium.agent.health import views as health_views
 from pycilium.agent.parts import Parts
 from pycilium.agent.status import AgentStatus
 from pycilium.api import messages

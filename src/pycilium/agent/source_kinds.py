@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from pycilium.agent.config import AgentConfig
-from pycilium.agent.identities import is_cluster_identity
-from pycilium.agent.identity_marks import IdentityMarks
+from pycilium.agent.endpoints.identities import is_cluster_identity
+from pycilium.agent.endpoints.identity_marks import IdentityMarks
 from pycilium.agent.intent import Intent
 from pycilium.agent.sources import Source
 from pycilium.model.identity import cluster_identity_number

@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 
 from pycilium import __version__
-from pycilium.agent import bpf_maps, health_views, service_views, views
+from pycilium.agent import bpf_maps, views
+from pycilium.agent.health import views as health_views
 from pycilium.agent.parts import Parts
+from pycilium.agent.services import views as service_views
 from pycilium.api import messages
 from pycilium.store import hide_password
 

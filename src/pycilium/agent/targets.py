@@ -8,7 +8,7 @@
           6  ipcache          a prefix waits until its node and the bits of its identity are there
           7  endpoint entries an endpoint waits until its policy is there
           8  masquerade       exceptions, then the node's addresses (agent/masquerade.py)
-          9  services         stages of their own (agent/service_targets.py)
+          9  services         stages of their own (agent/services/targets.py)
          10  links
 
 Waiting is what makes a full map fail closed for what is new and leave alone what already works.
@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from pycilium.agent import entries
-from pycilium.agent.cluster import NodeTarget, RouteTarget
 from pycilium.agent.entries import BitsKey, EndpointTarget, Words
 from pycilium.agent.ipcache import IpcacheTarget, Key
 from pycilium.agent.link_operations import AnyTarget
 from pycilium.agent.masquerade import MasqueradeTargets
-from pycilium.agent.service_targets import ServiceTargets
+from pycilium.agent.nodes.cluster import NodeTarget, RouteTarget
+from pycilium.agent.services.targets import ServiceTargets
 from pycilium.datapath import layouts
 from pycilium.datapath.codec import MapSpec
 from pycilium.datapath.mapped_array import MappedArray

@@ -8,9 +8,9 @@ from dataclasses import fields, is_dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from pycilium.agent.cluster import NodeTarget
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.ipcache import IpcacheTarget
+from pycilium.agent.nodes.cluster import NodeTarget
 from pycilium.api import messages
 from pycilium.api.cni_messages import CniAddress, CniInterface, CniResult, CniRoute
 from pycilium.api.messages import PolicyEnabled

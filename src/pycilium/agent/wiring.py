@@ -23,14 +23,13 @@ from typing import Any
 import structlog
 
 from pycilium import __version__
-from pycilium.agent import node_cidrs
-from pycilium.agent.acceleration import acceleration_of, desire_acceleration
 from pycilium.agent.config import AgentConfig, node_ports
 from pycilium.agent.controller import Controller
 from pycilium.agent.deadman import Deadman
 from pycilium.agent.earlier_agent import discard_unreferenced, kernel_memory, node_local_in_use, numbers_in_use
-from pycilium.agent.endpoint_files import EndpointFiles
-from pycilium.agent.endpoints import Endpoints
+from pycilium.agent.endpoints.files import EndpointFiles
+from pycilium.agent.endpoints.identities import Identities, insert_reserved
+from pycilium.agent.endpoints.lifecycle import Endpoints
 from pycilium.agent.explaining import Explainer, Rules
 from pycilium.agent.flows import FlowIngestion, Names
 from pycilium.agent.following import (
@@ -40,11 +39,10 @@ from pycilium.agent.following import (
     read_addresses,
     settle_links,
 )
-from pycilium.agent.health import NodeHealth, probed_nodes
-from pycilium.agent.health_port import health_port
-from pycilium.agent.identities import Identities, insert_reserved
+from pycilium.agent.health.node import NodeHealth, probed_nodes
+from pycilium.agent.health.port import health_port
+from pycilium.agent.health.probing import Probes
 from pycilium.agent.intent import Intent
-from pycilium.agent.l2_announcements import make_target
 from pycilium.agent.lifelines import lifelines
 from pycilium.agent.link_operations import LinkOperations
 from pycilium.agent.loop import ControlLoop
@@ -60,20 +58,22 @@ from pycilium.agent.node_datapath import (
     make_services,
     refuse_other_addresses,
 )
-from pycilium.agent.node_publishing import NodePublisher
-from pycilium.agent.node_services import NodeServices
-from pycilium.agent.operator_lease import OperatorLease
+from pycilium.agent.nodes import cidrs as node_cidrs
+from pycilium.agent.nodes.operator_lease import OperatorLease
+from pycilium.agent.nodes.publishing import NodePublisher
 from pycilium.agent.parts import Parts
 from pycilium.agent.plumbing import Plumbing
-from pycilium.agent.probing import Probes
 from pycilium.agent.readiness import become_ready
 from pycilium.agent.route_operations import RouteOperations
 from pycilium.agent.runtimes import Runtimes, open_runtimes
 from pycilium.agent.service import Service
-from pycilium.agent.service_memory import ServiceMemory, end_sockets_in, forget_in
-from pycilium.agent.service_names import ServiceNames
-from pycilium.agent.services import tell_all
-from pycilium.agent.socket_flows import SocketOwners
+from pycilium.agent.services.acceleration import acceleration_of, desire_acceleration
+from pycilium.agent.services.controller import tell_all
+from pycilium.agent.services.l2_announcements import make_target
+from pycilium.agent.services.memory import ServiceMemory, end_sockets_in, forget_in
+from pycilium.agent.services.names import ServiceNames
+from pycilium.agent.services.node import NodeServices
+from pycilium.agent.services.socket_flows import SocketOwners
 from pycilium.agent.source_kinds import make_sources
 from pycilium.agent.targets import make_targets
 from pycilium.api.server import ApiServer

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import pytest
 
-from pycilium.agent.cluster import RouteTarget
+from pycilium.agent.nodes.cluster import RouteTarget
 from pycilium.agent.route_operations import RouteOperations
 from pycilium.datapath import gateway_device
 from pycilium.datapath.gateway_device import GatewayWanted

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pycilium.agent.endpoint_files import queued_deletes
+from pycilium.agent.endpoints.files import queued_deletes
 from pycilium.api.cni_messages import CniAddress, CniInterface, CniResult
 from pycilium.cni import launcher
 from pycilium.datapath import pod_interface

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pycilium.agent.intent import HostAddress, Intent
-from pycilium.agent.service_targets import ServiceTargets
-from pycilium.agent.services import FrontendChange, Left, Services
+from pycilium.agent.services.controller import FrontendChange, Left, Services
+from pycilium.agent.services.targets import ServiceTargets
 from pycilium.datapath.mapped_array import MappedArray
 from pycilium.model.l4 import Protocol
 from pycilium.model.resources import EndpointSlice, ObjectMeta, Service

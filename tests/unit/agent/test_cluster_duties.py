@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from pycilium.agent.config import AgentConfig
-from pycilium.agent.heartbeat import NODE_LEASES, Heartbeat
-from pycilium.agent.identities import Identities
+from pycilium.agent.endpoints.identities import Identities
 from pycilium.agent.intent import Intent
-from pycilium.agent.node_cidrs import PodCidrRequest, PodCidrs
+from pycilium.agent.nodes.cidrs import PodCidrRequest, PodCidrs
+from pycilium.agent.nodes.heartbeat import NODE_LEASES, Heartbeat
 from pycilium.agent.waiting import WaitingService
 from pycilium.errors import AgentUnavailable, StoreUnavailable
 from pycilium.identity import MARK

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pycilium.agent.cluster import ClusterSettings
 from pycilium.agent.controller import Controller
 from pycilium.agent.earlier_agent import discard_unreferenced, kernel_memory, numbers_in_use
 from pycilium.agent.intent import HostAddress, Intent
+from pycilium.agent.nodes.cluster import ClusterSettings
 from pycilium.agent.targets import make_targets
 from pycilium.datapath import layouts
 from pycilium.errors import AttachError, MapFull

@@ -7,9 +7,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from pycilium.agent.cluster import Cluster, ClusterSettings
 from pycilium.agent.explaining import FAMILIES, Explainer
 from pycilium.agent.intent import HostAddress, Intent
+from pycilium.agent.nodes.cluster import Cluster, ClusterSettings
 from pycilium.api.messages import ExplainReply, ExplainRequest
 from pycilium.errors import InvalidResource, NotFound
 from pycilium.model.endpoint import Endpoint, EndpointState

@@ -13,7 +13,7 @@ from pycilium.agent.flows import FlowIngestion, Names
 from pycilium.agent.intent import Intent
 from pycilium.datapath.layouts import EventType, FlowEvent
 from pycilium.hubble.store import FlowStore
-from tests.unit.agent.test_cluster import declare, joined, pod
+from tests.unit.agent.nodes.test_cluster import declare, joined, pod
 from tests.unit.agent.test_controller import ENDPOINTS
 
 

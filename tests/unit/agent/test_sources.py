@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pycilium.agent.identities import identity_of_resource, insert_reserved, is_cluster_identity
+from pycilium.agent.endpoints.identities import identity_of_resource, insert_reserved, is_cluster_identity
 from pycilium.agent.intent import Intent
 from pycilium.agent.sources import Source
 from pycilium.model.identity import RESERVED_IDENTITIES, Identity

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pycilium.agent.config import AgentConfig
-from pycilium.agent.service_views import counts, kube_proxy_replacement
+from pycilium.agent.services.views import counts, kube_proxy_replacement
 from pycilium.agent.views import masquerading
 from pycilium.api.messages import OperatorStatus
 from pycilium.cli.service_status import kube_proxy_details, kube_proxy_text, service_lines, services_text

@@ -1,0 +1,66 @@
+"""What is forgotten of backends that left, of which maps, and when."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from pycilium.agent.services.controller import Left
+from pycilium.agent.services.memory import AGAIN_AFTER_S, ServiceMemory
+from pycilium.model.l4 import Protocol
+from pycilium.model.service import L4Address
+
+UDP = L4Address(ip_address("10.96.0.1"), 53, Protocol.UDP)
+TCP = L4Address(ip_address("10.96.0.1"), 80, Protocol.TCP)
+BACKEND = L4Address(ip_address("10.0.0.5"), 5353, Protocol.UDP)
+
+
+class Maps:
+    """Remembers what it was told to forget, and which sockets to end."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.told: list[str] = []
+        self.memory = ServiceMemory(self.forget, end_sockets=self.end, clock=lambda: self.now)
+
+    def forget(self, spec, left) -> None:
+        pairs = ",".join(f"{pair >> 32}:{pair & 0xFFFFFFFF}" for pair in left.tolist())
+        self.told.append(f"{spec.name} {pairs}")
+
+    def end(self, left) -> None:
+        self.told += [f"end {each.service_id}:{each.backend_id} {each.backend}" for each in left]
+
+    async def after(self, seconds: float) -> list[str]:
+        self.now += seconds
+        await self.memory.forget_due()
+        told, self.told = self.told, []
+        return told
+
+
+async def test_of_a_tcp_service_only_affinity_is_forgotten():
+    maps = Maps()
+    maps.memory.left([Left(TCP, 3, 7, BACKEND)])
+
+    assert await maps.after(0.0) == ["affinity 3:7"]
+
+
+async def test_of_a_udp_service_sockets_are_ended_and_flows_forgotten_too_in_that_order():
+    maps = Maps()
+    maps.memory.left([Left(UDP, 3, 7, BACKEND)])
+
+    assert await maps.after(0.0) == [
+        "end 3:7 10.0.0.5:5353/UDP",
+        "service_flows4 3:7",
+        "service_flows6 3:7",
+        "socket_flows 3:7",
+        "affinity 3:7",
+    ]
+
+
+async def test_it_is_done_once_more_for_programs_that_had_read_the_frontend_before():
+    maps = Maps()
+    maps.memory.left([Left(TCP, 3, 7, BACKEND)])
+    await maps.after(0.0)
+
+    assert await maps.after(AGAIN_AFTER_S / 2) == []
+    assert await maps.after(AGAIN_AFTER_S / 2) == ["affinity 3:7"]
+    assert await maps.after(AGAIN_AFTER_S) == []
