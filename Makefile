@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PYTHON_CODE := src tests tools examples setup.py
 C_CODE := $(wildcard bpf/abi/*.h bpf/maps/*.h bpf/lib/*.h bpf/prog/*.c)
 TIERS := unit bpf integration e2e
+PARALLEL := --numprocesses $(shell nproc) --dist loadfile
 GENERATORS := tools/gen_chart.py tools/gen_layouts.py tools/gen_proto.py tools/gen_docs.py
 
 .DEFAULT_GOAL := help
@@ -28,7 +29,7 @@ test: ## as root: lint and every test tier (unit, bpf, integration, e2e), from n
 	@[ "$$(id -u)" = 0 ] || { echo "Error: make test needs root (it loads eBPF programs): use sudo, or make check" >&2; exit 1; }
 	@tools/prepare.sh packages test
 	@$(MAKE) --no-print-directory lint
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(wildcard $(TIERS:%=tests/%)) $(PYTEST_OPTIONS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(wildcard $(TIERS:%=tests/%)) $(PARALLEL) $(PYTEST_OPTIONS)
 
 check: lint unit ## without root: formatting, lint, types, imports, generated files, unit tests
 
@@ -41,7 +42,7 @@ lint: build ## formatting, lint, types, imports, generated files
 	@for generator in $(wildcard $(GENERATORS)); do echo "$$generator --check"; $(BIN)/python $$generator --check || exit 1; done
 
 unit: build ## the tests that need neither root nor a kernel
-	$(BIN)/pytest tests/unit -m "not root" $(PYTEST_OPTIONS)
+	$(BIN)/pytest tests/unit -m "not root" $(PARALLEL) $(PYTEST_OPTIONS)
 
 bench: ## as root: the figures of the README, ours and theirs side by side; JSON under bench/
 	@tools/prepare.sh packages bench

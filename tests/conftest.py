@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import signal
 
+from hypothesis import settings
+
+settings.register_profile("here", deadline=None)  # how long an example takes is the machine's matter
+settings.load_profile("here")
+
 
 def pytest_configure() -> None:
     """Who is started with SIGINT ignored, as a shell does in the background, passes that on to all it starts."""
