@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include "checksum.h"
 #include "service_path.h"
 
 CONFIG(__u32, config_dsr_ipip);

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "checksum.h"
 #include "service_path.h"
 
 /* The bytes of the option if there is one, and what it says in the draft's `packet`; else 0. */

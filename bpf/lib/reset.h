@@ -5,9 +5,10 @@
  */
 #pragma once
 
+#include "answer.h"
+#include "checksum.h"
 #include "l4.h"
 #include "service_packet.h"
-#include "too_big.h"
 
 struct tcp_header {
 	__be16 source;
@@ -65,12 +66,12 @@ __noinline int reset_answer_ipv4(struct __sk_buff *skb)
 	const __u32 bytes = sizeof(frame) - sizeof(frame.pad);
 	struct iphdr got;
 
-	if (reset_take(skb, &frame.tcp) || too_big_take(skb, &frame.ethernet, (__u8 *)&got, sizeof(got)))
+	if (reset_take(skb, &frame.tcp) || answer_take(skb, &frame.ethernet, &got, sizeof(got)))
 		return DROP_INVALID_PACKET;
 	frame.ip.version = 4;
 	frame.ip.ihl = sizeof(frame.ip) / 4;
 	frame.ip.tot_len = be16(bytes - ETH_HLEN);
-	frame.ip.ttl = TOO_BIG_HOP_LIMIT;
+	frame.ip.ttl = ANSWER_HOP_LIMIT;
 	frame.ip.protocol = IPPROTO_TCP;
 	frame.ip.saddr = got.daddr;
 	frame.ip.daddr = got.saddr;
@@ -79,9 +80,7 @@ __noinline int reset_answer_ipv4(struct __sk_buff *skb)
 	frame.tcp.checksum = checksum_folded(bpf_csum_diff(0, 0, (void *)&frame + offsetof(struct reset_ipv4, ip.saddr),
 							   2 * sizeof(frame.ip.saddr) + sizeof(frame.tcp),
 							   be32(sizeof(frame.tcp) + IPPROTO_TCP)));
-	if (bpf_skb_change_tail(skb, bytes, 0) || bpf_skb_store_bytes(skb, 0, &frame.ethernet, bytes, 0))
-		return DROP_WRITE_ERROR;
-	return STEP_ANSWERED;
+	return answer_put(skb, &frame.ethernet, bytes);
 }
 
 __noinline int reset_answer_ipv6(struct __sk_buff *skb)
@@ -90,18 +89,16 @@ __noinline int reset_answer_ipv6(struct __sk_buff *skb)
 	const __u32 bytes = sizeof(frame) - sizeof(frame.pad);
 	struct ipv6hdr got;
 
-	if (reset_take(skb, &frame.tcp) || too_big_take(skb, &frame.ethernet, (__u8 *)&got, sizeof(got)))
+	if (reset_take(skb, &frame.tcp) || answer_take(skb, &frame.ethernet, &got, sizeof(got)))
 		return DROP_INVALID_PACKET;
 	frame.ip.version = 6;
 	frame.ip.payload_len = be16(sizeof(frame.tcp));
 	frame.ip.nexthdr = IPPROTO_TCP;
-	frame.ip.hop_limit = TOO_BIG_HOP_LIMIT;
+	frame.ip.hop_limit = ANSWER_HOP_LIMIT;
 	frame.ip.saddr = got.daddr;
 	frame.ip.daddr = got.saddr;
 	frame.tcp.checksum = checksum_folded(bpf_csum_diff(0, 0, (void *)&frame + offsetof(struct reset_ipv6, ip.saddr),
 							   2 * sizeof(frame.ip.saddr) + sizeof(frame.tcp),
 							   be32(sizeof(frame.tcp) + IPPROTO_TCP)));
-	if (bpf_skb_change_tail(skb, bytes, 0) || bpf_skb_store_bytes(skb, 0, &frame.ethernet, bytes, 0))
-		return DROP_WRITE_ERROR;
-	return STEP_ANSWERED;
+	return answer_put(skb, &frame.ethernet, bytes);
 }

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "checksum.h"
 #include "service_path.h"
 
 enum xdp_packet_limits {

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "../maps/xdp.h"
+#include "checksum.h"
 #include "forward.h"
 #include "xdp_packet.h"
 

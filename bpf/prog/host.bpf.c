@@ -14,6 +14,7 @@
 #include "../lib/family.h"
 #include "../lib/forward.h"
 #include "../lib/fragment.h"
+#include "../lib/icmp_error.h"
 #include "../lib/parse.h"
 #include "../lib/service_path.h"
 
@@ -106,7 +107,7 @@ static __always_inline int host_refuse(struct __sk_buff *skb, struct flow *flow,
 				       __u8 family)
 {
 	drop(skb, reason, flow->destination.node_id ? DIRECTION_EGRESS : DIRECTION_INGRESS);
-	if (reason != DROP_FRAGMENTATION_NEEDED || too_big_answer(skb, mtu_bytes, family) != STEP_ANSWERED ||
+	if (reason != DROP_FRAGMENTATION_NEEDED || icmp_error_too_big(skb, mtu_bytes, family) != STEP_ANSWERED ||
 	    ethernet_to_host(skb))
 		return TC_ACT_SHOT;
 	return bpf_redirect(config_host_ifindex, BPF_F_INGRESS);
