@@ -26,7 +26,7 @@ struct {
 } services6 SEC(".maps");
 
 /* Presence says that the address has frontends; enum service_address_flags. When full, the agent's write fails and says
- * so: what no frontend of the address takes goes where the node's routes lead.
+ * so: pods' packets to the address go where the node's routes lead. It has room for as many as there are frontends.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

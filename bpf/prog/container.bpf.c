@@ -38,11 +38,22 @@ static __always_inline int container_check_source(struct __sk_buff *skb, struct 
 	return ethernet && mac_equal(ethernet->h_source, &endpoint->mac) ? STEP_DONE : DROP_INVALID_SOURCE_MAC;
 }
 
-/* Nobody's pod has an address of a service. What another node has may be its NodePort. */
-static __always_inline bool container_may_be_for_service(const struct flow *flow)
+/* Nobody's pod has an address of a service. What a node has may be its NodePort; of all else frontends are known by their
+ * addresses, which most packets are not for.
+ */
+static __always_inline bool container_may_be_for_service(const struct flow *flow, __u8 family)
 {
-	return config_services && !end_is_local(&flow->destination) &&
-	       (!flow->destination.node_id || flow->destination.sec_identity == IDENTITY_REMOTE_NODE);
+	const struct end *to = &flow->destination;
+	struct ipv6_addr address;
+
+	if (!config_services || end_is_local(to))
+		return false;
+	if (to->node_id || to->sec_identity == IDENTITY_HOST)
+		return !to->node_id || to->sec_identity == IDENTITY_REMOTE_NODE;
+	if (unlikely(flow->tracking == TRACKING_RELATED))
+		return true;
+	address = flow->tuple.destination;
+	return unlikely(service_address_lookup(&address, family) != 0);
 }
 
 static __always_inline enum service_where container_where(const struct flow *flow)
@@ -86,7 +97,7 @@ static __always_inline int container_admit(struct __sk_buff *skb, struct flow *f
 	if (reason)
 		return reason;
 	end_resolve(&flow->destination, &flow->tuple.destination, family);
-	if (container_may_be_for_service(flow)) {
+	if (container_may_be_for_service(flow, family)) {
 		reason = service_forth(skb, container_where(flow));
 		if (unlikely(reason != STEP_IGNORE))
 			return reason;

@@ -25,6 +25,8 @@ NODE2 = {4: "192.0.2.2", 6: "2001:db8::2"}
 NODE2_GATEWAY = {4: "10.0.1.1", 6: "fd00:10:0:1::1"}
 API = Pod("api", 30, 3000, 3, "10.0.1.10", "fd00:10:0:1::a", "0a:00:00:00:00:1e", "0a:00:00:00:01:1e")
 """A pod of the other node."""
+OF_NODES = {*NODE.values(), *NODE2.values(), *NODE2_GATEWAY.values(), "0.0.0.0", "::"}
+"""Whose frontends are found without their addresses being told."""
 PORT, TARGET_PORT, NODE_PORT = 80, 8080, 30080
 REMOTE_NODE, NODE_ID = 6, 2
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -108,6 +110,8 @@ class Services:
         else:
             key6 = layouts.Service6Key(parsed.packed, port, PROTOCOLS[kind])
             self.node.map(layouts.SERVICES6).update(key6, entry)
+        if at not in OF_NODES:
+            self.address(at, alone=False)
         return number
 
     def address(self, at: str, *, alone: bool = True) -> None:

@@ -1,19 +1,18 @@
-"""The addresses that are services' own: at their other ports nobody answers, and programs say so at once.
+"""The addresses that frontends have: programs look for the frontends of these and of nodes' own alone.
 
-Without that, what a client sends to a port that no frontend has would follow the node's routes out of the cluster, and
-mostly come back. Invariant: the addresses are those that would follow from all frontends at once.
+And which of them are services' own: at their other ports nobody answers, and programs say so at once. Without that,
+what a client sends to a port that no frontend has would follow the node's routes out of the cluster, and mostly come
+back.
+Invariant: the addresses are those that would follow from all frontends at once.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Final
 
 from pycilium.model.peer import Address
 from pycilium.model.service import Frontend, FrontendKind, L4Address
-
-_OF_NODES: Final = (FrontendKind.NODE_PORT, FrontendKind.HOST_PORT)
 
 
 class ServiceAddresses:
@@ -29,7 +28,7 @@ class ServiceAddresses:
         before: dict[Address, bool | None] = {}
         for at, frontend in changes.items():
             before.setdefault(at.address, self._is_alone(at.address))
-            if frontend is None or frontend.kind in _OF_NODES:
+            if frontend is None or _is_of_nodes(frontend):
                 self._alone[at.address].pop(at, None)
             else:
                 self._alone[at.address][at] = frontend.owns_address
@@ -40,3 +39,8 @@ class ServiceAddresses:
     def _is_alone(self, address: Address) -> bool | None:
         claims = self._alone.get(address)
         return any(claims.values()) if claims else None
+
+
+def _is_of_nodes(frontend: Frontend) -> bool:
+    """A host port may have any address that its pod asks for."""
+    return frontend.kind is FrontendKind.NODE_PORT or frontend.at.address.is_unspecified

@@ -65,6 +65,12 @@ def test_addresses_of_nodes_are_not_among_them():
     assert ServiceAddresses().update(ports) == {}
 
 
+def test_a_host_port_at_an_address_that_no_node_knows_of_is_found():
+    ports = {at("198.51.100.9:8080"): frontend("198.51.100.9:8080", FrontendKind.HOST_PORT, owns_address=False)}
+
+    assert ServiceAddresses().update(ports) == {ip_address("198.51.100.9"): False}
+
+
 _CHANGES = st.lists(
     st.tuples(
         st.sampled_from([at(f"10.96.0.{host}:{port}") for host in (1, 2) for port in (80, 81)]),
