@@ -120,19 +120,29 @@ def constants(devices: dict[str, int], **changes: object) -> layouts.ProgramConf
 LoadDatapath = Callable[..., Datapath]
 
 
-@pytest.fixture(scope="module")
-def load_datapath(devices: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadDatapath]:
-    """Loads the programs under a configuration with the changes that it is called with."""
+def _loading(devices: dict[str, int], folders: pytest.TempPathFactory) -> Iterator[LoadDatapath]:
     with ExitStack() as stack:
 
         def load_it(sizes: dict[str, int] | None = None, **changes: object) -> Datapath:
-            root = tmp_path_factory.mktemp("bpf")
+            root = folders.mktemp("bpf")
             bpffs.ensure(root)
             stack.callback(bpffs.unmount, root)
             config = DatapathConfig(str(root), constants(devices, **changes), {**SMALL_MAPS, **(sizes or {})})
             return stack.enter_context(load(config))
 
         yield load_it
+
+
+@pytest.fixture(scope="module")
+def load_datapath(devices: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadDatapath]:
+    """Loads the programs under a configuration with the changes that it is called with."""
+    yield from _loading(devices, tmp_path_factory)
+
+
+@pytest.fixture
+def load_for_this_test(devices: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadDatapath]:
+    """The same, where many are loaded one after the other: each holds more than 70 descriptors."""
+    yield from _loading(devices, tmp_path_factory)
 
 
 NodeWith = Callable[..., Node]

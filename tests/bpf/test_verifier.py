@@ -31,8 +31,8 @@ CONFIGURATIONS = {
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 @pytest.mark.parametrize("level", list(Aggregation))
-def test_every_configuration(load_datapath: LoadDatapath, configuration: str, level: Aggregation) -> None:
-    loaded = load_datapath(aggregation=level, **CONFIGURATIONS[configuration])
+def test_every_configuration(load_for_this_test: LoadDatapath, configuration: str, level: Aggregation) -> None:
+    loaded = load_for_this_test(aggregation=level, **CONFIGURATIONS[configuration])
 
     verified = {name: program.info().verified_instructions for name, program in loaded.programs.items()}
 
