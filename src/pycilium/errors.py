@@ -54,6 +54,10 @@ class InstallRefused(CiliumError):
     """An installation would do harm or cannot work here: the message says what to change, then run the same again."""
 
 
+class PodUnreachable(CiliumError):
+    """A pod could not be asked: the message says whether it is the pod, its node's kubelet or time that is lacking."""
+
+
 class NotFound(StoreError):
     """No such resource."""
 

@@ -62,13 +62,13 @@ class Cluster:
 
     def __init__(self, access: Access, *, patience_s: float = 30.0) -> None:
         self.access = access
-        self._client = ApiClient(access, patience_s=patience_s)
+        self.client = ApiClient(access, patience_s=patience_s)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
+        await self.client.close()
 
     @property
     def server(self) -> tuple[str, int | None]:
@@ -79,7 +79,7 @@ class Cluster:
     async def get(self, kind: Kind[Any], name: str, namespace: str | None = None) -> Plain | None:
         """None if there is none, or if the server has no such kind."""
         try:
-            return _decoded(await self._client.call(Call("get", kind, namespace, name)))
+            return _decoded(await self.client.call(Call("get", kind, namespace, name)))
         except NotFound:
             return None
 
@@ -88,7 +88,7 @@ class Cluster:
         found: list[Plain] = []
         query = {"limit": "500", **({"labelSelector": labels} if labels else {})}
         while True:
-            page = _decoded(await self._client.call(Call("list", kind, namespace), query=query))
+            page = _decoded(await self.client.call(Call("list", kind, namespace), query=query))
             found += page.get("items") or []
             token = (page.get("metadata") or {}).get("continue")
             if not token:
@@ -111,13 +111,13 @@ class Cluster:
     async def patch(self, kind: Kind[Any], name: str, patch: Plain, subresource: str = "") -> None:
         """A merge patch of something that belongs to the whole cluster; Conflict if it names an older version."""
         call = Call("patch", kind, None, name, subresource)
-        await self._client.call(call, body=msgspec.json.encode(patch))
+        await self.client.call(call, body=msgspec.json.encode(patch))
 
     async def delete(self, kind: Kind[Any], name: str, namespace: str | None = None) -> bool:
         """Whether it was there."""
         options = msgspec.json.encode({"propagationPolicy": "Background"})
         try:
-            await self._client.call(Call("delete", kind, namespace, name), body=options)
+            await self.client.call(Call("delete", kind, namespace, name), body=options)
         except NotFound:
             return False
         return True
@@ -133,13 +133,13 @@ class Cluster:
             "spec": {"resourceAttributes": attributes},
         }
         call = Call("create", _ACCESS_REVIEW)
-        answer = _decoded(await self._client.call(call, body=msgspec.json.encode(review)))
+        answer = _decoded(await self.client.call(call, body=msgspec.json.encode(review)))
         return bool((answer.get("status") or {}).get("allowed"))
 
     async def _sent(self, verb: Verb, plain: Plain, query: Mapping[str, str] | None = None) -> Plain:
         metadata = plain["metadata"]
         call = Call(verb, kind_of(plain), metadata.get("namespace"), metadata["name"])
-        return _decoded(await self._client.call(call, query=query, body=msgspec.json.encode(plain)))
+        return _decoded(await self.client.call(call, query=query, body=msgspec.json.encode(plain)))
 
 
 def _decoded(body: bytes) -> Plain:

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from pycilium.testing.api_objects import ALL_KINDS, ApiFailure, ApiKind
+from pycilium.testing.api_pods import SUBRESOURCES
 
 ACCESS_REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _METHOD_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -23,6 +24,11 @@ class Asked:
     namespace: str
     name: str
     subresource: str
+
+    @property
+    def resource(self) -> str:
+        """What RBAC calls it. A pod's log, commands and ports are granted apart; a status counts with its object."""
+        return f"{self.kind.plural}/{self.subresource}" if self.subresource in SUBRESOURCES else self.kind.plural
 
 
 def parsed(request: web.Request, missing: Container[str]) -> Asked:
@@ -39,7 +45,7 @@ def parsed(request: web.Request, missing: Container[str]) -> Asked:
         _, namespace, *rest = rest
     plural, name, subresource = [*rest, "", "", ""][:3]
     kind = next((each for each in ALL_KINDS if (each.api_version, each.plural) == (api_version, plural)), None)
-    if kind is None or plural in missing or (subresource and not (subresource == "status" and kind.status_apart)):
+    if kind is None or plural in missing or not _has(kind, subresource):
         raise ApiFailure(404, "NotFound", "the server could not find the requested resource")
     verb = _METHOD_VERBS[request.method]
     if request.content_type == "application/apply-patch+yaml":
@@ -47,6 +53,12 @@ def parsed(request: web.Request, missing: Container[str]) -> Asked:
     if verb == "get" and not name:
         verb = "watch" if request.query.get("watch") in ("1", "true") else "list"
     return Asked(verb, kind, namespace, name, subresource)
+
+
+def _has(kind: ApiKind, subresource: str) -> bool:
+    if subresource == "status":
+        return kind.status_apart
+    return not subresource or (kind.plural == "pods" and subresource in SUBRESOURCES)
 
 
 def selection(query: Mapping[str, str]) -> Callable[[Any], bool]:

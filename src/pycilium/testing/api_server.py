@@ -24,6 +24,7 @@ import msgspec
 from aiohttp import web
 
 from pycilium.testing.api_objects import ApiFailure, ApiKind, ApiObjects, Plain
+from pycilium.testing.api_pods import SUBRESOURCES, PodsDouble
 from pycilium.testing.api_requests import ACCESS_REVIEW, Asked, discovery, parsed, selection
 
 _BOOKMARK_S = 60.0
@@ -58,7 +59,8 @@ class ApiServerDouble:
 
     Attributes:
         users: bearer tokens and whose they are; None lets everybody in. A client certificate's name is a user too.
-        denied: what nobody may do, as (verb, plural).
+        pods: what runs in pods.
+        denied: what nobody may do, as (verb, plural); with a subresource of pods, as (verb, "pods/exec").
         missing: plurals that are not served, as if their CRDs were not installed.
         faults: what will go wrong, in this order.
         asked: all requests that were let in.
@@ -68,6 +70,7 @@ class ApiServerDouble:
     def __init__(self, objects: ApiObjects | None = None, *, bookmark_s: float = _BOOKMARK_S) -> None:
         self.objects = objects or ApiObjects()
         self.objects.on_change = self._wake
+        self.pods = PodsDouble()
         self.users: dict[str, str] | None = None
         self.denied: set[tuple[str, str]] = set()
         self.missing: set[str] = set()
@@ -162,12 +165,12 @@ class ApiServerDouble:
         return None
 
     def _authorize(self, asked: Asked, user: str) -> None:
-        if not self._allowed(asked.verb, asked.kind.plural):
+        if not self._allowed(asked.verb, asked.resource):
             place = f'in the namespace "{asked.namespace}"' if asked.namespace else "at the cluster scope"
             raise ApiFailure(
                 403,
                 "Forbidden",
-                f'{asked.kind.plural} is forbidden: User "{user}" cannot {asked.verb} resource "{asked.kind.plural}" '
+                f'{asked.kind.plural} is forbidden: User "{user}" cannot {asked.verb} resource "{asked.resource}" '
                 f'in API group "{asked.kind.group}" {place}',
                 {"name": asked.name, "kind": asked.kind.plural},
             )
@@ -183,12 +186,16 @@ class ApiServerDouble:
             return None
         plain = await _body(request)
         wanted = plain["spec"]["resourceAttributes"]
-        allowed = self._allowed(wanted.get("verb", ""), wanted.get("resource", ""))
+        resource = "/".join(filter(None, (wanted.get("resource", ""), wanted.get("subresource", ""))))
+        allowed = self._allowed(wanted.get("verb", ""), resource)
         return web.json_response({**plain, "status": {"allowed": allowed}}, status=201)
 
     async def _answer(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         kind, namespace, name, objects = asked.kind, asked.namespace, asked.name, self.objects
         status = asked.subresource == "status"
+        if asked.subresource in SUBRESOURCES:
+            objects.get(kind, namespace, name)
+            return await self.pods.answer(request, namespace, name, asked.subresource)
         match asked.verb:
             case "watch":
                 return await self._watch(request, kind, namespace)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +38,12 @@ _FAILED = (500, 502, 504)
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.05, 5.0
 _CONNECT_S, _REQUEST_S, _SILENCE_S = 10, 60, 120
 """How long a connection may take, a request, and how long a watch may be silent: servers send bookmarks each minute."""
+_HEARTBEAT_S = 30.0
+"""Between pings of a WebSocket, by which a server that is gone is noticed."""
 
 _LOST = (aiohttp.ClientError, TimeoutError, OSError)
+
+Query = Mapping[str, str] | Sequence[tuple[str, str]]
 
 
 class ConnectionLost(Exception):
@@ -95,7 +99,7 @@ class ApiClient:
         if self._closed:
             raise StoreUnavailable(f"the connection to {self.server} is closed")
 
-    async def call(self, call: Call, *, query: Mapping[str, str] | None = None, body: bytes | None = None) -> bytes:
+    async def call(self, call: Call, *, query: Query | None = None, body: bytes | None = None) -> bytes:
         """The body of the answer; an error of ours for whatever is no success."""
         async with self._answered(
             call, query or {}, body, aiohttp.ClientTimeout(_REQUEST_S, sock_connect=_CONNECT_S)
@@ -129,6 +133,35 @@ class ApiClient:
                 _abort(response)
         self.check_open()
 
+    async def upgraded(self, call: Call, query: Query, protocols: Sequence[str]) -> aiohttp.ClientWebSocketResponse:
+        """A WebSocket, for what goes both ways; an error of ours if the server wants none. The caller closes it."""
+        renewed = False
+        while True:
+            self.check_open()
+            proof = await self._access.credentials.proof()
+            try:
+                async with asyncio.timeout(_REQUEST_S):
+                    socket: aiohttp.ClientWebSocketResponse = await self._opened().ws_connect(
+                        self._url(call, query),
+                        protocols=protocols,
+                        headers=self._headers(proof),
+                        heartbeat=_HEARTBEAT_S,
+                        max_msg_size=0,
+                        **self._way(proof),
+                    )
+                    return socket
+            except aiohttp.WSServerHandshakeError as error:
+                if error.status == 401 and not renewed and self._access.credentials.refused():
+                    renewed = True
+                    continue
+                if error.status < 500:
+                    await self.call(call, query=query)  # the library keeps no body; this is refused in the same words
+                raise StoreUnavailable(
+                    f"{self.server} opens no WebSocket for {call} (HTTP status {error.status})"
+                ) from error
+            except _LOST as error:
+                raise self._unanswered(call, error) from error
+
     async def close(self) -> None:
         self._closed = True
         for response in self._streams:
@@ -138,7 +171,7 @@ class ApiClient:
 
     @asynccontextmanager
     async def _answered(
-        self, call: Call, query: Mapping[str, str], body: bytes | None, limits: aiohttp.ClientTimeout
+        self, call: Call, query: Query, body: bytes | None, limits: aiohttp.ClientTimeout
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """A successful answer, its body not yet read."""
         patience = Patience(self._patience_s)
@@ -165,24 +198,35 @@ class ApiClient:
             response.release()
 
     async def _send(
-        self, call: Call, query: Mapping[str, str], body: bytes | None, limits: aiohttp.ClientTimeout, proof: Proof
+        self, call: Call, query: Query, body: bytes | None, limits: aiohttp.ClientTimeout, proof: Proof
     ) -> aiohttp.ClientResponse:
-        headers = [("Accept", "application/json"), *self._access.headers]
-        if proof.authorization:
-            headers.append(("Authorization", proof.authorization))
+        headers = [("Accept", "*/*" if call.subresource == "log" else "application/json"), *self._headers(proof)]
         if body is not None:
             headers.append(("Content-Type", _CONTENT_TYPE.get(call.verb, "application/json")))
         return await self._opened().request(
             _METHODS[call.verb],
-            f"{self._root}{call.path}{'?' if query else ''}{urlencode(query)}",
+            self._url(call, query),
             data=body,
             headers=headers,
             timeout=limits,
-            ssl=self._context(proof.certificate) if self._root.startswith("https") else True,
-            server_hostname=self._access.trust.server_name or None,
-            proxy=self._access.proxy or None,
             allow_redirects=False,
+            **self._way(proof),
         )
+
+    def _url(self, call: Call, query: Query) -> str:
+        return f"{self._root}{call.path}{'?' if query else ''}{urlencode(query)}"
+
+    def _headers(self, proof: Proof) -> list[tuple[str, str]]:
+        """Who we are."""
+        return [*self._access.headers, *([("Authorization", proof.authorization)] if proof.authorization else [])]
+
+    def _way(self, proof: Proof) -> dict[str, Any]:
+        """How the server is reached and known, as the library's arguments."""
+        return {
+            "ssl": self._context(proof.certificate) if self._root.startswith("https") else True,
+            "server_hostname": self._access.trust.server_name or None,
+            "proxy": self._access.proxy or None,
+        }
 
     def _opened(self) -> aiohttp.ClientSession:
         """The session, made within the loop that uses it."""
