@@ -1,4 +1,4 @@
-"""`cilium endpoint add|rm`: what no runtime attaches is attached by hand, by its network namespace."""
+"""`cilium endpoint add|rm|list`: what no runtime attaches is attached by hand, by its network namespace."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 import click
 
+from pycilium.cli.dbg import endpoint_list
 from pycilium.cli.target import Target, lab_option, node_option, pass_target
 from pycilium.errors import InvalidResource, NotFound
 from pycilium.model.resources.checks import check_dns_label, check_labels
@@ -20,7 +21,10 @@ namespace_option = click.option("-n", "--namespace", default="default", show_def
 @lab_option
 @node_option
 def endpoint() -> None:
-    """Endpoints that are added by hand. `cilium-dbg endpoint list` shows all there are."""
+    """Endpoints that are added by hand; the list is of all."""
+
+
+endpoint.add_command(endpoint_list)  # Cilium's own `cilium status` asks for it
 
 
 @endpoint.command("add")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pycilium.cli.cluster import access, cluster_options
 from pycilium.cli.render import print_yaml, progress
 from pycilium.errors import ConfigError, InstallRefused
 from pycilium.install import settings
@@ -23,20 +24,6 @@ if TYPE_CHECKING:
     from pycilium.install.kubernetes_detection import Facts
     from pycilium.install.kubernetes_preflight import Finding
     from pycilium.store.kubernetes.credentials import Access
-
-K3S_KUBECONFIG = Path("/etc/rancher/k3s/k3s.yaml")
-"""Where k3s leaves its own, which nothing else finds."""
-
-
-def _cluster_options(command: Any) -> Any:
-    for option in (
-        click.option("-n", "--namespace", default="kube-system", show_default=True, envvar="CILIUM_NAMESPACE"),
-        click.option("--context", default="", metavar="NAME", help="The kubeconfig's context, if not its current one."),
-        click.option("--kubeconfig", default="", metavar="FILE", help="If not KUBECONFIG or ~/.kube/config."),
-        click.option("--helm-release-name", default="cilium", show_default=True, metavar="NAME"),
-    ):
-        command = option(command)
-    return command
 
 
 def _value_options(command: Any) -> Any:
@@ -58,7 +45,7 @@ def _value_options(command: Any) -> Any:
 
 
 @click.command()
-@_cluster_options
+@cluster_options
 @_value_options
 @click.option("--list-versions", is_flag=True, help="Print what --version takes.")
 def install(list_versions: bool, **asked: Any) -> None:
@@ -70,7 +57,7 @@ def install(list_versions: bool, **asked: Any) -> None:
 
 
 @click.command()
-@_cluster_options
+@cluster_options
 @_value_options
 @click.option("--reset-values", is_flag=True, help="Begin with the defaults, not with what is installed.")
 def upgrade(**asked: Any) -> None:
@@ -79,7 +66,7 @@ def upgrade(**asked: Any) -> None:
 
 
 @click.command()
-@_cluster_options
+@cluster_options
 @click.option("--wait/--no-wait", default=True, hidden=True)
 def uninstall(namespace: str, context: str, kubeconfig: str, helm_release_name: str, wait: bool) -> None:  # noqa: ARG001
     """Take everything away that `install` made. Policies stay, as do the CRDs that they are of."""
@@ -87,7 +74,7 @@ def uninstall(namespace: str, context: str, kubeconfig: str, helm_release_name: 
     async def run() -> bool:
         from pycilium.install.kubernetes import Installer
 
-        async with _cluster(_access(kubeconfig, context)) as cluster:
+        async with _cluster(access(kubeconfig, context)) as cluster:
             with progress("uninstalling") as tell:
                 return await Installer(cluster, namespace, helm_release_name, tell).uninstall()
 
@@ -95,7 +82,7 @@ def uninstall(namespace: str, context: str, kubeconfig: str, helm_release_name: 
 
 
 @click.command()
-@_cluster_options
+@cluster_options
 @click.option("--set", "sets", multiple=True, metavar="A.B=C", help="A value, as for `install`.")
 @click.option("-f", "--values", "files", multiple=True, metavar="FILE", help="A file of values.")
 def preflight(
@@ -109,8 +96,7 @@ def preflight(
     """Look whether the cluster can take Cilium, and say what to change. Exit code 1: it cannot."""
 
     async def run() -> list[Finding]:
-        access = _access(kubeconfig, context)
-        async with _cluster(access) as cluster:
+        async with _cluster(access(kubeconfig, context)) as cluster:
             found = await _facts(cluster, kubeconfig, context)
             given = _given(files, sets, ())
             return await _findings(cluster, found, settings.values_of(_detected(found, given), given), namespace)
@@ -129,7 +115,7 @@ async def _change(*, upgrading: bool, **asked: Any) -> None:
     given = _given(asked["files"], asked["sets"], asked["strings"])
     settings.values_of(given)
     namespace, name = asked["namespace"], asked["helm_release_name"]
-    async with _cluster(_access(asked["kubeconfig"], asked["context"])) as cluster:
+    async with _cluster(access(asked["kubeconfig"], asked["context"])) as cluster:
         found = await _facts(cluster, asked["kubeconfig"], asked["context"])
         with nullcontext(_silent) if dry else progress("upgrading" if upgrading else "installing") as tell:
             tell(f"pycilium {release.release} ({release.why})")
@@ -175,16 +161,6 @@ def _given(files: Any, sets: Any, strings: Any) -> Plain:
         plain = settings.merged(plain, settings.from_file(text, name))
     plain = settings.merged(plain, settings.from_options(sets))
     return settings.merged(plain, settings.from_options(strings, as_strings=True))
-
-
-def _access(kubeconfig: str, context: str) -> Access:
-    from pycilium.store.kubernetes import machine_access
-    from pycilium.store.kubernetes.access import kubeconfig_files
-
-    if not kubeconfig and not any(each.exists() for each in kubeconfig_files(os.environ)) and K3S_KUBECONFIG.exists():
-        kubeconfig = str(K3S_KUBECONFIG)
-    path = f"//{Path(kubeconfig).absolute()}" if kubeconfig else ""
-    return machine_access(f"kubernetes:{path}{f'?context={context}' if context else ''}")
 
 
 def _cluster(access: Access) -> Cluster:

@@ -1,4 +1,7 @@
-"""`cilium status`: is the node healthy? For people by default; `-o json` is the agent's answer in Cilium's shape."""
+"""`cilium status`: is the node healthy, or the cluster? For people by default; `-o json` has Cilium's shape.
+
+This is a node's; `cluster_status` is a cluster's.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,15 @@ from typing import Any
 
 import click
 
+from pycilium.cli.durations import seconds
 from pycilium.cli.health_report import cluster_health
 from pycilium.cli.render import output_option, print_json, progress
 from pycilium.cli.service_status import kube_proxy_details, kube_proxy_text, service_lines, services_text
-from pycilium.cli.target import Target, lab_option, node_option, pass_target
+from pycilium.cli.target import Target, pass_target, place_options
 from pycilium.errors import AgentUnavailable
 
 _POLL_S = 0.5
-_HONEYCOMB = (
+HONEYCOMB = (
     "    /¯¯\\    ",
     " /¯¯\\__/¯¯\\ ",
     " \\__/¯¯\\__/ ",
@@ -44,12 +48,13 @@ class Report:
 
 @click.command()
 @click.option("--wait", is_flag=True, help="Wait until there is neither an error nor a warning.")
-@click.option("--wait-duration", default=300.0, show_default=True, metavar="SECONDS", help="How long to wait.")
+@click.option(
+    "--wait-duration", type=seconds, default="5m", show_default=True, metavar="DURATION", help="How long to wait."
+)
 @click.option("--ignore-warnings", is_flag=True, help="Only errors count.")
-@click.option("--verbose", is_flag=True, help="With all that is wrong, whether addresses answer, what is announced.")
+@click.option("--verbose", is_flag=True, help="Of a node: with all that is wrong, and what answers and is announced.")
 @output_option("json", "summary")
-@lab_option
-@node_option
+@place_options
 @pass_target
 def status(
     target: Target,
@@ -59,7 +64,11 @@ def status(
     verbose: bool,
     output: str | None,
 ) -> None:
-    """Show whether the node works. Exit code 0: yes; 1: there are errors, or --wait ran out."""
+    """Show whether the cluster works, or the node. Exit code 0: yes; 1: there are errors, or --wait ran out."""
+    if place := target.cluster:
+        from pycilium.cli import cluster_status
+
+        cluster_status.run(place, wait_duration if wait else None, ignore_warnings=ignore_warnings, output=output)
     report = _wait(target, wait_duration, ignore_warnings) if wait else _report(target)
     if output == "json":
         if not report.answer:
@@ -121,7 +130,7 @@ def _print_report(report: Report, *, verbose: bool) -> None:
         ("Hubble Relay", "disabled"),
         ("ClusterMesh", "disabled"),
     ]
-    for picture, (name, state) in zip(_HONEYCOMB, lines, strict=True):
+    for picture, (name, state) in zip(HONEYCOMB, lines, strict=True):
         click.echo(f"{picture}  {name + ':':<16}{state}")
     click.echo("")
     for name, value in _details(report):

@@ -1,7 +1,8 @@
-"""Which agent and which store a command means: a lab's, or this machine's.
+"""Which agent and which store a command means: a lab's, this machine's, or a cluster's.
 
-1. `--lab NAME` or CILIUM_LAB: that lab. 2. Neither, but a lab called `lab` is up: that one. 3. This machine's agent.
-Of a lab's nodes: the one that `--node NAME` or CILIUM_NODE says, else its first.
+Commands that ask one agent: 1. `--lab NAME` or CILIUM_LAB: that lab. 2. Neither, but a lab called `lab` is up: that.
+3. This machine's agent. Of a lab's nodes: the one that `--node NAME` or CILIUM_NODE says, else its first.
+Commands that clusters have too (`place_options`): `placement` decides.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pycilium.cli.cluster import NAMESPACE, ClusterPlace
+from pycilium.cli.placement import Place, Seen, kubeconfig, placed
 from pycilium.errors import AgentUnavailable, StoreUnavailable
 from pycilium.lab.layout import DEFAULT_LAB, LabLayout
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 MACHINE_RUN_DIR = Path("/var/run/cilium")
 _MACHINE_SOCKET = str(MACHINE_RUN_DIR / "cilium.sock")
 MACHINE_STORE = Path("/var/lib/cilium/store.db")
+MACHINE_RECORD = Path("/var/lib/cilium/install.json")
+"""Where `cilium install` on a machine writes down what it did."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,6 +38,20 @@ class Target:
     def __init__(self) -> None:
         self.lab_option: str | None = None
         self.node_option: str | None = None
+        self.machine_option = False
+        self.cluster_options: dict[str, str] = {}
+
+    @property
+    def cluster(self) -> ClusterPlace | None:
+        """The cluster that is meant; None: a lab or this machine. ConfigError if both could be."""
+        named: list[Place] = ["cluster"] if {"context", "kubeconfig"} & self.cluster_options.keys() else []
+        named += ["lab"] if self.named else []
+        named += ["machine"] if self.machine_option or (os.environ.get("CILIUM_SOCK") and not self.named) else []
+        seen = Seen(kubeconfig(), LabLayout(DEFAULT_LAB).record.exists(), MACHINE_RECORD.exists())
+        if placed(named, seen) != "cluster":
+            return None
+        given = {"namespace": os.environ.get("CILIUM_NAMESPACE") or NAMESPACE, **self.cluster_options}
+        return ClusterPlace(**given)
 
     @property
     def named(self) -> bool:
@@ -149,3 +168,28 @@ def node_option(command: Command) -> Command:
         callback=remember,
         help="Of a lab: the node whose agent is asked; or CILIUM_NODE; else its first.",
     )(command)
+
+
+def place_options(command: Command) -> Command:
+    """Adds what says where: a cluster, a lab or this machine; for commands that all three have."""
+
+    def remember(context: click.Context, parameter: click.Parameter, value: str | bool | None) -> None:
+        if isinstance(value, str):
+            context.ensure_object(Target).cluster_options[str(parameter.name)] = value
+        elif value:
+            context.ensure_object(Target).machine_option = True
+
+    def remembered(*names: str, **settings: Any) -> Any:
+        return click.option(*names, expose_value=False, callback=remember, **settings)
+
+    for option in (
+        remembered("-n", "--namespace", help=f"Of a cluster: where Cilium is; or CILIUM_NAMESPACE; else {NAMESPACE}."),
+        remembered("--context", metavar="NAME", help="A cluster: this context of the kubeconfig."),
+        remembered(
+            "--kubeconfig", metavar="FILE", help="A cluster: what this file names; or KUBECONFIG; else kubectl's."
+        ),
+        remembered("--helm-release-name", "release", metavar="NAME", help="Of a cluster: if it is not cilium."),
+        remembered("--machine", is_flag=True, help="This machine, though there is a kubeconfig."),
+    ):
+        command = option(command)
+    return node_option(lab_option(command))

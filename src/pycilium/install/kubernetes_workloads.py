@@ -11,10 +11,12 @@ from typing import Any
 
 from pycilium.install.kubernetes_names import (
     AGENT,
+    AGENT_CONTAINER,
     AGENT_HEALTH_PORT,
     AGENT_LABELS,
     CONFIG,
     OPERATOR,
+    OPERATOR_CONTAINER,
     OPERATOR_HEALTH_PORT,
     OPERATOR_LABELS,
     PEER_PORT,
@@ -154,7 +156,7 @@ def _agent() -> Any:
         "successThreshold": 1,
     }
     return {
-        "name": "cilium-agent",
+        "name": AGENT_CONTAINER,
         **_IMAGE,
         "command": ["cilium-agent"],
         "args": [f"--config-dir={CONFIG_FOLDER}"],
@@ -187,7 +189,7 @@ def _operator() -> Any:
         "timeoutSeconds": 3,
     }
     return {
-        "name": "cilium-operator",
+        "name": OPERATOR_CONTAINER,
         **_IMAGE,
         "command": ["cilium-operator-generic"],
         "args": [f"--config-dir={CONFIG_FOLDER}"],

@@ -5,55 +5,15 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-import pytest
 import yaml
 
 from pycilium.install.kubernetes_manifests import objects
 from pycilium.install.settings import values_of
 from pycilium.testing.api_objects import ALL_KINDS
-from pycilium.testing.api_server import ApiServerDouble, Fault, serving
+from pycilium.testing.api_server import Fault
 
-CILIUM = Path(sys.executable).with_name("cilium")
 KIND = {kind.name: kind for kind in ALL_KINDS}
-
-
-@pytest.fixture
-def double():
-    with serving(ApiServerDouble()) as server:
-        yield server
-
-
-@pytest.fixture
-def cilium(double, tmp_path):
-    kubeconfig = tmp_path / "config"
-    kubeconfig.write_text(
-        yaml.safe_dump(
-            {
-                "clusters": [{"name": "my_cluster", "cluster": {"server": double.url}}],
-                "contexts": [{"name": "c", "context": {"cluster": "my_cluster", "user": ""}}],
-                "current-context": "c",
-            }
-        )
-    )
-
-    def run(*words):
-        environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "CILIUM_NAMESPACE": "kube-system"}
-        return subprocess.run([CILIUM, *words], capture_output=True, text=True, env=environment, timeout=120)
-
-    kube_proxy(double)
-    return run
-
-
-def kube_proxy(double):
-    plain = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "kube-proxy"}, "spec": {}}
-    double.objects.create(KIND["DaemonSet"], "kube-system", plain)
-    head = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
-    double.objects.create(KIND["Namespace"], "", head)
 
 
 def present(double, kind, name):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pycilium.cli import placement
+from pycilium.cli.placement import Seen, placed
+from pycilium.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,42 @@ def test_a_cluster_is_meant_where_one_is_named(monkeypatch, words, environment, 
     monkeypatch.setattr(placement, "KUBECONFIGS", ())
 
     assert placement.in_kubernetes(words, environment) is kubernetes
+
+
+def seen(kubeconfig=None, *, lab_up=False, installed_here=False):
+    return Seen(kubeconfig, lab_up, installed_here)
+
+
+@pytest.mark.parametrize("place", ["cluster", "lab", "machine"])
+def test_what_is_named_is_meant_whatever_is_there(place):
+    assert placed([place], seen("/config", lab_up=True, installed_here=True)) == place
+
+
+@pytest.mark.parametrize(
+    ("there", "place"),
+    [
+        (seen(), "machine"),
+        (seen(installed_here=True), "machine"),
+        (seen(lab_up=True, installed_here=True), "lab"),
+        (seen("/config"), "cluster"),
+    ],
+)
+def test_where_nothing_is_named_what_is_there_decides(there, place):
+    assert placed([], there) == place
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (seen("/config", lab_up=True), "a lab is up, and /config names a cluster: say which by --lab NAME"),
+        (seen("/config", installed_here=True), "Cilium is installed on this machine, and /config names a cluster"),
+    ],
+)
+def test_two_that_could_be_meant_are_an_error_that_says_how_to_name_one(there, said):
+    with pytest.raises(ConfigError, match=said):
+        placed([], there)
+
+
+def test_two_that_are_named_are_an_error():
+    with pytest.raises(ConfigError, match="name one of them"):
+        placed(["cluster", "lab"], seen())

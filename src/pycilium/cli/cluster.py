@@ -1,0 +1,56 @@
+"""The options by which commands mean a cluster, and the way to it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pycilium.cli.placement import kubeconfig as kubeconfig_there
+
+if TYPE_CHECKING:
+    from pycilium.install.kubernetes_cluster import Cluster
+    from pycilium.store.kubernetes.credentials import Access
+
+NAMESPACE = "kube-system"
+_NAMESPACE_OPTION = ("-n", "--namespace")
+
+
+def cluster_options(command: Any) -> Any:
+    """For commands that work on nothing else."""
+    for option in (
+        click.option(*_NAMESPACE_OPTION, default=NAMESPACE, show_default=True, envvar="CILIUM_NAMESPACE"),
+        click.option("--context", default="", metavar="NAME", help="The kubeconfig's context, if not its current one."),
+        click.option("--kubeconfig", default="", metavar="FILE", help="If not KUBECONFIG or ~/.kube/config."),
+        click.option("--helm-release-name", default="cilium", show_default=True, metavar="NAME"),
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPlace:
+    """A cluster and where in it our installation is."""
+
+    kubeconfig: str = ""
+    context: str = ""
+    namespace: str = NAMESPACE
+    release: str = "cilium"
+
+    def opened(self) -> Cluster:
+        from pycilium.install.kubernetes_cluster import Cluster
+
+        return Cluster(access(self.kubeconfig, self.context))
+
+
+def access(kubeconfig: str, context: str) -> Access:
+    """The cluster that options name, else the one that is there; ConfigError if there is none."""
+    from pycilium.store.kubernetes import machine_access
+
+    if not kubeconfig and not os.environ.get("KUBECONFIG"):
+        kubeconfig = kubeconfig_there() or ""
+    path = f"//{Path(kubeconfig).absolute()}" if kubeconfig else ""
+    return machine_access(f"kubernetes:{path}{f'?context={context}' if context else ''}")

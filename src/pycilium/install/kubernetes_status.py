@@ -1,0 +1,229 @@
+"""Whether an installation works: errors and warnings by workload and pod, by the rules of Cilium's own command.
+
+Pure: a Survey in, a Verdict out. Invariant: whatever keeps `cilium status --wait` waiting is named, with its pod.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pycilium.install.kubernetes_names import AGENT, AGENT_CONTAINER
+from pycilium.install.kubernetes_survey import DAEMON_SETS, ENVOY, UI, AgentAnswer, Survey, node_of, runs
+from pycilium.install.templates import Plain
+
+_PARTS = {"cilium": "Cilium", "hubble": "Hubble", "kubernetes": "Kubernetes", "kvstore": "Kvstore"}
+_CRASHES = "CrashLoopBackOff"
+_CONFIG_ERRORS = "config.cilium.io"
+_NO_IMAGE = ("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName")
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A workload's pods."""
+
+    kind: str
+    desired: int
+    ready: int
+    available: int
+    unavailable: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Message:
+    """One thing that is wrong."""
+
+    workload: str
+    pod: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be seen of an installation."""
+
+    counts: Mapping[str, Count]
+    phases: Mapping[str, Mapping[str, int]]
+    """Of each workload's pods."""
+    images: Mapping[str, Mapping[str, int]]
+    pods: int
+    managed: int
+    chart_version: str
+    disabled: frozenset[str]
+    """Workloads that are not installed."""
+    errors: Sequence[Message]
+    warnings: Sequence[Message]
+    config_errors: Sequence[str]
+    failures: Sequence[str]
+    """What could not be looked at; as bad as a warning."""
+    hopeless: bool
+    """Waiting cannot help: an agent starts and ends again and again."""
+
+    def ok(self, *, ignore_warnings: bool = False) -> bool:
+        return not self.errors and (ignore_warnings or not (self.warnings or self.failures))
+
+
+def verdict(found: Survey) -> Verdict:
+    errors, warnings = list(_workload_errors(found)), list(_workload_warnings(found))
+    for workload, pods in found.pods.items():
+        for pod in pods:
+            error, message = _pod_trouble(workload, pod)
+            if message:
+                (errors if error else warnings).append(Message(workload, pod["metadata"]["name"], message))
+    for answer in found.answers:
+        errors += [Message(AGENT, answer.pod, text) for text in agent_errors(answer)]
+        warnings += [Message(AGENT, answer.pod, text) for text in _agent_warnings(answer)]
+    candidates, managed = _managed(found)
+    return Verdict(
+        counts={name: _count(name, plain) for name, plain in found.workloads.items() if plain is not None},
+        phases={name: Counter(map(_phase, pods)) for name, pods in found.pods.items() if _shown(found, name)},
+        images={name: images for name, pods in found.pods.items() if (images := Counter(_images(pods)))},
+        pods=candidates,
+        managed=managed,
+        chart_version=found.release.chart_version if found.release else "",
+        disabled=frozenset(name for name, plain in found.workloads.items() if plain is None and name != AGENT),
+        errors=sorted(errors),
+        warnings=sorted(warnings),
+        config_errors=_config_errors(found.config),
+        failures=found.failures,
+        hopeless=any(_waits_for(pod)[1] == _CRASHES for pod in found.pods[AGENT]),
+    )
+
+
+def agent_errors(answer: AgentAnswer) -> Iterator[str]:
+    """What an agent says that does not work, or that it does not say anything."""
+    if answer.error:
+        yield f"unable to retrieve cilium status: {answer.error}"
+    yield from _parts_in(answer.status, "failure")
+    for controller in answer.status.get("controllers") or ():
+        detail = controller.get("status") or {}
+        if times := detail.get("consecutive-failure-count"):
+            yield f"controller {controller.get('name')} is failing ({times}x): {detail.get('last-failure-msg', '')}"
+
+
+def _agent_warnings(answer: AgentAnswer) -> Iterator[str]:
+    yield from _parts_in(answer.status, "warning")
+    unready = [each for each in answer.endpoints if (each.get("status") or {}).get("state") != "ready"]
+    if unready:
+        yield f"{len(unready)} endpoints are not ready: {', '.join(str(each.get('id')) for each in unready[:5])}"
+
+
+def _parts_in(status: Plain, state: str) -> Iterator[str]:
+    parts = {label: status.get(key) for key, label in _PARTS.items()}
+    parts["Health"] = (status.get("cluster") or {}).get("ciliumHealth")
+    for label, part in parts.items():
+        if str((part or {}).get("state", "")).lower() == state:
+            yield f"{label}: {(part or {}).get('msg') or state}"
+
+
+def _workload_errors(found: Survey) -> Iterator[Message]:
+    if found.workloads[AGENT] is None:
+        yield Message(AGENT, AGENT, "daemonsets.apps cilium does not exist: `cilium install` makes it")
+    if found.config is None:
+        yield Message(AGENT, AGENT, "the config map cilium-config does not exist or cannot be read")
+    for name, plain in found.workloads.items():
+        if plain is None:
+            continue
+        count, what = _count(name, plain), f"{'daemonset' if name in DAEMON_SETS else 'deployment'} {name}"
+        if count.ready < count.desired:
+            yield Message(name, name, f"{count.desired - count.ready} pods of {what} are not ready")
+        if name == AGENT and not count.desired:
+            yield Message(name, name, f"{what} is wanted on no node: do nodes fit its nodeSelector and tolerations?")
+        if _behind(name, plain):
+            yield Message(name, name, f"{what} is rolling out")
+
+
+def _workload_warnings(found: Survey) -> Iterator[Message]:
+    for name, plain in found.workloads.items():
+        if plain is not None and (missing := _count(name, plain).unavailable):
+            yield Message(name, name, f"{missing} pods of {name} are unavailable")
+
+
+def _count(name: str, plain: Plain) -> Count:
+    status, spec = plain.get("status") or {}, plain.get("spec") or {}
+    if name in DAEMON_SETS:
+        ready, available = status.get("numberReady", 0), status.get("numberAvailable", 0)
+        desired, unavailable = status.get("desiredNumberScheduled", 0), status.get("numberUnavailable", 0)
+        return Count("DaemonSet", desired, ready, available, unavailable)
+    ready, available = status.get("readyReplicas", 0), status.get("availableReplicas", 0)
+    return Count("Deployment", spec.get("replicas", 1), ready, available, status.get("unavailableReplicas", 0))
+
+
+def _behind(name: str, plain: Plain) -> bool:
+    """Whether not all pods are of the last generation yet."""
+    status, updated = plain.get("status") or {}, "updatedNumberScheduled" if name in DAEMON_SETS else "updatedReplicas"
+    if status.get("observedGeneration", 0) != plain["metadata"].get("generation", 0):
+        return True
+    return bool(status.get(updated, 0) < _count(name, plain).desired)
+
+
+def _pod_trouble(workload: str, pod: Plain) -> tuple[bool, str]:
+    """Whether it is an error, and what the matter is; nothing if all is well."""
+    phase, (container, reason, message) = _phase(pod), _waits_for(pod)
+    where = f" on node {node}" if (node := node_of(pod)) else ""
+    if reason in _NO_IMAGE:
+        return True, f"container {container}{where} has no image ({reason}): {message or 'is it known to the runtime?'}"
+    if reason == _CRASHES:
+        return True, f"container {container}{where} starts and ends again and again: {message or 'see its log'}"
+    if phase == "Pending":
+        return False, f"pod is pending{where}: {reason or _unscheduled(pod) or 'its containers are being made'}"
+    if workload == AGENT and phase == "Running" and not runs(pod, AGENT_CONTAINER):
+        return True, f"container {AGENT_CONTAINER}{where} does not run: {reason or message or 'it has ended'}"
+    if phase not in ("Running", "Succeeded"):
+        return (
+            True,
+            f"pod is {phase.lower()}{where}: {(pod.get('status') or {}).get('message') or reason or 'see events'}",
+        )
+    return False, ""
+
+
+def _waits_for(pod: Plain) -> tuple[str, str, str]:
+    """The first container that waits: its name, why, and what it said at its last end."""
+    status = pod.get("status") or {}
+    for each in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (each.get("state") or {}).get("waiting")
+        if waiting and waiting.get("reason") != "PodInitializing":
+            ended = (each.get("lastState") or {}).get("terminated") or {}
+            said = str(ended.get("message") or waiting.get("message") or "").strip().splitlines()
+            return str(each.get("name")), str(waiting.get("reason") or ""), said[-1] if said else ""
+    return "", "", ""
+
+
+def _unscheduled(pod: Plain) -> str:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    told = (each.get("message") for each in conditions if each.get("status") == "False" and each.get("message"))
+    return str(next(told, ""))
+
+
+def _phase(pod: Plain) -> str:
+    return str((pod.get("status") or {}).get("phase") or "Unknown")
+
+
+def _shown(found: Survey, name: str) -> bool:
+    """Cilium's command has a line for some that are not installed."""
+    return found.workloads[name] is not None or name not in (ENVOY, UI)
+
+
+def _images(pods: Sequence[Plain]) -> list[str]:
+    return [str(each.get("image")) for pod in pods for each in (pod.get("spec") or {}).get("containers") or ()]
+
+
+def _managed(found: Survey) -> tuple[int, int]:
+    """How many pods could have an endpoint, and how many have."""
+    have = {_key(each) for each in found.endpoints}
+    could = {
+        _key(pod)
+        for pod in found.all_pods
+        if not (pod.get("spec") or {}).get("hostNetwork") and _phase(pod) in ("Running", "Pending")
+    }
+    return len(could), len(could & have)
+
+
+def _key(plain: Plain) -> tuple[str, str]:
+    return plain["metadata"].get("namespace", ""), plain["metadata"]["name"]
+
+
+def _config_errors(config: Plain | None) -> list[str]:
+    annotations = ((config or {}).get("metadata") or {}).get("annotations") or {}
+    return [str(text) for key, text in sorted(annotations.items()) if key.startswith(_CONFIG_ERRORS)]
