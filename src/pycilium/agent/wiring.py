@@ -85,7 +85,7 @@ from pycilium.hubble.directories import Directories, KernelInterfaces
 from pycilium.hubble.server import HubbleServer
 from pycilium.hubble.store import FlowStore
 from pycilium.ipam import HostScope
-from pycilium.model.resources import ResourceKey
+from pycilium.model.resources import Pod, ResourceKey
 from pycilium.policy import PolicyEngine
 from pycilium.policy.builtin import HEALTH_POLICY
 from pycilium.store import open_store
@@ -99,7 +99,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
     features.require()
     async with contextlib.AsyncExitStack() as ending:
         os.makedirs(config.run_dir, exist_ok=True)
-        store = open_store(config.store)
+        store = open_store(config.store, fields={Pod: f"spec.nodeName={config.node_name}"})
         ending.push_async_callback(store.close)
         config = await node_cidrs.settled(config, store, stop)
         if stop.is_set():

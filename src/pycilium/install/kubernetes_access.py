@@ -34,7 +34,7 @@ class Rule:
 
 
 AGENT_CLUSTER_RULES = (
-    Rule("", ("pods",), READ, "labels and named ports of endpoints; pods as policies' peers"),
+    Rule("", ("pods",), READ, "labels and named ports of its own pods; it asks for no others"),
     Rule("", ("namespaces",), READ, "labels of namespaces are part of identities"),
     Rule("", ("nodes",), ("get",), "pod CIDRs of its Node with ipam.mode kubernetes; whether the taint is there"),
     Rule("", ("nodes",), ("patch",), "takes the taint node.cilium.io/agent-not-ready off its Node"),

@@ -73,6 +73,7 @@ def start_existing(layout: LabLayout, record: LabRecord, *, name: str, namespace
     pod = PodRecord(name=name, namespace=namespace, node=node, netns=netns, container_id=secrets.token_hex(16))
     _claim(layout, pod)
     try:
+        _bind(layout, pod)
         return _start(layout, record.node(node), pod)
     except BaseException:
         layout.pod_record(namespace, name).unlink(missing_ok=True)
@@ -232,6 +233,14 @@ def _create_resource(store: BlockingStore, pod: PodRecord, labels: Mapping[str, 
     with contextlib.suppress(AlreadyExists):
         store.create(Namespace(metadata=ObjectMeta(name=pod.namespace)))
     store.create(resource)
+
+
+def _bind(layout: LabLayout, pod: PodRecord) -> None:
+    """Says in the Pod on which node it is, as a scheduler does, if nobody has: agents look at their own pods alone."""
+    with contextlib.suppress(StoreError), open_store(layout) as store:
+        resource = store.get(Pod, pod.name, pod.namespace)
+        if not resource.node_name:
+            store.replace(msgspec.structs.replace(resource, spec={**resource.spec, "nodeName": pod.node}))
 
 
 def _running(pod: PodRecord, host: str | None) -> dict[str, Any]:

@@ -81,12 +81,23 @@ class ApiFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change of one object; `line` is how watches tell it."""
+    """One change of one object: what it was before, None if it was made, and what it is, None if it was deleted."""
 
     version: int
     kind: ApiKind
     namespace: str
-    line: bytes
+    before: Plain | None
+    now: Plain | None
+    body: bytes
+    """What it is, or was last."""
+
+    def line(self, selected: Callable[[Plain], bool]) -> bytes:
+        """How a watch tells it of those that are selected: who comes among them is new there, who leaves is gone."""
+        was, is_now = (each is not None and selected(each) for each in (self.before, self.now))
+        if not was and not is_now:
+            return b""
+        event = b"DELETED" if not is_now else b"MODIFIED" if was else b"ADDED"
+        return b'{"type":"%s","object":%s}\n' % (event, self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +192,7 @@ class ApiObjects:
             plain.pop("status", None)
         if kind.name == "CustomResourceDefinition":
             plain["status"] = {"conditions": [{"type": "Established", "status": "True"}]}
-        return self._keep("ADDED", kind, namespace, plain).body
+        return self._keep(None, kind, namespace, plain).body
 
     def update(self, kind: ApiKind, namespace: str, name: str, plain: Plain, *, status: bool = False) -> bytes:
         """Puts `plain` in an object's place; of the status alone, or of everything but that if it stands apart."""
@@ -273,16 +284,16 @@ class ApiObjects:
             metadata["generation"] += 1
         if _settled(kind, plain) == before:
             return present
-        return self._keep("MODIFIED", kind, namespace, plain)
+        return self._keep(before, kind, namespace, plain)
 
-    def _keep(self, change: str, kind: ApiKind, namespace: str, plain: Plain) -> Stored:
+    def _keep(self, before: Plain | None, kind: ApiKind, namespace: str, plain: Plain) -> Stored:
         self.version += 1
         plain["metadata"]["resourceVersion"] = str(self.version)
         plain["metadata"].setdefault("managedFields", [{"manager": "somebody", "operation": "Update"}])
         plain = _settled(kind, plain)
         stored = Stored(plain, msgspec.json.encode(plain))
         self._objects[kind.plural][namespace, plain["metadata"]["name"]] = stored
-        self._record(change, kind, namespace, stored.body)
+        self._record(kind, namespace, before, plain, stored.body)
         return stored
 
     def _remove(self, kind: ApiKind, namespace: str, plain: Plain) -> bytes:
@@ -290,12 +301,11 @@ class ApiObjects:
         self.version += 1
         last = {**plain, "metadata": {**plain["metadata"], "resourceVersion": str(self.version)}}
         body = msgspec.json.encode(last)
-        self._record("DELETED", kind, namespace, body)
+        self._record(kind, namespace, plain, None, body)
         return body
 
-    def _record(self, change: str, kind: ApiKind, namespace: str, body: bytes) -> None:
-        line = b'{"type":"%s","object":%s}\n' % (change.encode(), body)
-        self._changes.append(Change(self.version, kind, namespace, line))
+    def _record(self, kind: ApiKind, namespace: str, before: Plain | None, now: Plain | None, body: bytes) -> None:
+        self._changes.append(Change(self.version, kind, namespace, before, now, body))
         if len(self._changes) > 2 * self.history:
             self._forget(len(self._changes) - self.history)
         self.on_change()

@@ -257,7 +257,7 @@ class ApiServerDouble:
         version: int,
     ) -> None:
         """Writes changes as they come and bookmarks in between, until the time is over or the watch is cut."""
-        loop = asyncio.get_running_loop()
+        loop, selected = asyncio.get_running_loop(), selection(request.query)
         end = loop.time() + float(request.query.get("timeoutSeconds") or 1800)
         while not watch.cut and loop.time() < end:
             watch.news.clear()
@@ -268,7 +268,9 @@ class ApiServerDouble:
                 return
             version = self.objects.version
             lines = b"".join(
-                change.line for change in changes if change.kind is what[0] and what[1] in ("", change.namespace)
+                change.line(selected)
+                for change in changes
+                if change.kind is what[0] and what[1] in ("", change.namespace)
             )
             if lines:
                 await response.write(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,10 +25,17 @@ from pycilium.errors import (
 from pycilium.model.resources import CiliumNetworkPolicy, CiliumNode, Namespace, ObjectMeta, Pod
 from pycilium.model.resources.cilium_objects import NodeAddress, NodeSpec
 from pycilium.store import ResourceList, follow, open_store
+from pycilium.store.kubernetes.client import ApiClient
+from pycilium.store.kubernetes.credentials import Access, Fixed, Proof
+from pycilium.store.kubernetes.store import KubernetesStore
 from pycilium.testing.api_server import ApiServerDouble, Fault, serving
 from tests.unit.store.conformance import names, pod, policy, watching
 
 WRITES = ("create", "update", "patch", "delete")
+
+
+def pod_on(node_name: str, name: str) -> Pod:
+    return msgspec.structs.replace(pod(name), spec={"nodeName": node_name} if node_name else {})
 
 
 def node(name: str) -> CiliumNode:
@@ -37,6 +45,40 @@ def node(name: str) -> CiliumNode:
 async def until(holds) -> None:
     while not holds():  # noqa: ASYNC110 -- what is waited for happens in another thread
         await asyncio.sleep(0.005)
+
+
+class TestSelections:
+    @pytest.fixture
+    async def narrow(self, double):
+        store = KubernetesStore(
+            ApiClient(Access(double.url, Fixed(Proof(), "nobody"))), page=2, fields={Pod: "spec.nodeName=here"}
+        )
+        yield store
+        await store.close()
+
+    async def test_a_node_reads_its_own_pods_alone(self, store, narrow):
+        for number in range(5):
+            await store.create(pod_on("here" if number % 2 else "elsewhere", f"pod{number}"))
+        await store.create(Namespace(metadata=ObjectMeta(name="whole")))
+
+        listed = await narrow.list(Pod)
+
+        assert names(listed) == ["default/pod1", "default/pod3"]
+        assert names(await narrow.list(Namespace)) == ["/whole"]
+
+    async def test_a_pod_is_heard_of_from_when_it_is_bound_to_the_node_until_it_leaves(self, store, narrow):
+        version = (await narrow.list(Pod)).resource_version
+        elsewhere = await store.create(pod_on("elsewhere", "other"))
+        waiting = await store.create(pod_on("", "bound"))
+        bound = await store.replace(msgspec.structs.replace(waiting, spec={"nodeName": "here"}))
+        await store.delete(Pod, elsewhere.metadata.name, "default")
+        await store.replace(bound.with_metadata(labels={"a": "b"}))
+        await store.delete(Pod, "bound", "default")
+
+        async with aclosing(narrow.watch(Pod, version)) as events:
+            heard = [(event.type, event.object.metadata.name) for event in [await anext(events) for _ in range(3)]]
+
+        assert heard == [("ADDED", "bound"), ("MODIFIED", "bound"), ("DELETED", "bound")]
 
 
 class TestLists:

@@ -40,11 +40,15 @@ class KubernetesStore:
     Args:
         client: the API server, and how it is reached.
         page: resources per answer to `list`.
+        fields: field selectors, by kind: of those, `list` and `watch` give what the server selects.
     """
 
-    def __init__(self, client: ApiClient, *, page: int = PAGE) -> None:
+    def __init__(
+        self, client: ApiClient, *, page: int = PAGE, fields: Mapping[type[Resource], str] | None = None
+    ) -> None:
         self._client = client
         self._page = page
+        self._fields = dict(fields or {})
 
     async def list(self, kind: type[R], namespace: str | None = None) -> ResourceList[R]:
         known = kind_of(kind)
@@ -106,7 +110,7 @@ class KubernetesStore:
             for unreadable in listed.unreadable:
                 yield unreadable
             del listed
-        async with aclosing(watched(self._client, kind_of(kind), from_version)) as events:
+        async with aclosing(watched(self._client, kind_of(kind), from_version, self._selection(kind))) as events:
             async for event in events:
                 yield event
 
@@ -114,7 +118,7 @@ class KubernetesStore:
         await self._client.close()
 
     async def _list(self, kind: Kind[R], namespace: str | None, limit: int) -> ResourceList[R]:
-        query = {"limit": str(limit)} if limit else {}
+        query = {**self._selection(kind.resource), **({"limit": str(limit)} if limit else {})}
         items: list[R] = []
         unreadable: list[Unreadable] = []
         while True:
@@ -130,6 +134,11 @@ class KubernetesStore:
             if not query["continue"]:
                 items.sort(key=lambda item: (item.metadata.namespace, item.metadata.name))
                 return ResourceList(tuple(items), version_of(page), tuple(unreadable))
+
+    def _selection(self, kind: type[Resource]) -> dict[str, str]:
+        """As a query says it."""
+        fields = self._fields.get(kind)
+        return {"fieldSelector": fields} if fields else {}
 
     async def _get(self, kind: Kind[R], namespace: str, name: str) -> R:
         call = Call("get", kind, namespace, _named(kind, namespace, name))

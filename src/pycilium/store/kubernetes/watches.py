@@ -7,7 +7,7 @@ time or not, is followed by another from the last version seen, which bookmarks 
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -30,15 +30,17 @@ _PATIENCE_S = 120.0
 """How long connections may fail in a row before the watch does. Listing anew costs the server more than waiting."""
 
 
-async def watched(client: ApiClient, kind: Kind[R], version: str) -> AsyncGenerator[WatchEvent[R] | Unreadable, None]:
-    """Every change after `version`; WatchExpired if the server no longer has them all."""
+async def watched(
+    client: ApiClient, kind: Kind[R], version: str, selection: Mapping[str, str]
+) -> AsyncGenerator[WatchEvent[R] | Unreadable, None]:
+    """Every change after `version` of what is selected; WatchExpired if the server no longer has them all."""
     check_version(version)
     patience = Patience(_PATIENCE_S)
     call = Call("watch", kind)
     while True:
         why = "it ends at once"
         try:
-            async with aclosing(client.lines(call, _query(version))) as batches:
+            async with aclosing(client.lines(call, {**selection, **_query(version)})) as batches:
                 async for lines in batches:
                     for line in lines:
                         change, plain = _read(line)
