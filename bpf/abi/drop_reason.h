@@ -22,7 +22,8 @@ enum drop_reason {
 	DROP_UNSUPPORTED_L2 = 166,
 	DROP_NAT_NO_MAPPING = 167, /* no port is left, or the device has no address */
 	DROP_NAT_UNSUPPORTED = 168,
-	DROP_IS_CLUSTER_IP = 174, /* from outside of the cluster */
+	DROP_UNKNOWN_SENDER = 172, /* says what a client has called, and is no node of the cluster */
+	DROP_IS_CLUSTER_IP = 174,  /* from outside of the cluster */
 	DROP_FRAGMENT_NOT_FOUND = 175,
 	DROP_FORBIDDEN_ICMPV6 = 176,
 	DROP_SERVICE_SOURCE_RANGE = 177,

@@ -159,8 +159,8 @@ enum dsr_limits {
 	DSR_OPTION6_BYTES = 24,
 };
 
-/* Or (config_dsr_ipip) by another IP header of the same family around every packet, to the backend's node: its source is
- * the frontend's address, and the port lies in IPv4's identification or the lower bits of IPv6's flow label.
+/* With config_dsr_ipip natively all packets of such a connection have another IP header of the same family around them, from
+ * the one node to the other.
  */
 
 struct dsr_option4 {

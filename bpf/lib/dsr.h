@@ -5,8 +5,9 @@
  *   client ──> frontend      becomes      client ──> backend, with the frontend's address and port
  *
  * A TCP connection carries it in its SYN, which has room; of anything else every packet does, for nothing here tells
- * when the backend's node has heard of the connection. With config_dsr_ipip an outer header carries it, around every packet:
- * so nothing is on the way with the client's address or with an IP option, which networks may refuse.
+ * when the backend's node has heard of the connection. With config_dsr_ipip every packet travels in another, from this node
+ * to the backend's: so nothing is on the way with the client's address or with an IP option, which networks may refuse, and
+ * the backend's node sees who tells.
  */
 #pragma once
 
@@ -46,15 +47,15 @@ __noinline __u32 dsr_make_room(struct __sk_buff *skb, __u32 answer)
 {
 	const struct service_draft *draft = service_draft_here();
 	union forward_answer forward = {.word = answer};
-	__u32 bytes;
+	__u32 bytes = 0;
 
 	if (!draft || (forward.reason && forward.reason != DROP_FRAGMENTATION_NEEDED))
 		return answer;
 	if (dsr_wraps(draft))
 		bytes = draft->family == FAMILY_IPV4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
-	else if (dsr_tells(draft))
-		bytes = draft->family == FAMILY_IPV4 ? DSR_OPTION4_BYTES : DSR_OPTION6_BYTES;
-	else
+	if (dsr_tells(draft))
+		bytes += draft->family == FAMILY_IPV4 ? DSR_OPTION4_BYTES : DSR_OPTION6_BYTES;
+	if (!bytes)
 		return answer;
 	forward.mtu_bytes -= bytes;
 	if (packet_is_too_big(skb, draft->l4_offset, draft->packet.protocol, forward.mtu_bytes))
@@ -132,18 +133,31 @@ static __always_inline long dsr_open(struct __sk_buff *skb, __u32 bytes, __u64 f
 	return bpf_skb_adjust_room(skb, bytes, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_FIXED_GSO);
 }
 
+/* The node's own address, by which the other one knows it. */
+static __always_inline bool dsr_own_address(const struct service_draft *draft, const struct node_entry *node,
+					    struct ipv6_addr *address)
+{
+	__u32 ifindex = node->ifindex ? node->ifindex : draft->ifindex;
+	const struct masquerade_entry *entry = bpf_map_lookup_elem(&masquerade, &ifindex);
+
+	if (!entry)
+		return false;
+	*address = draft->family == FAMILY_IPV4 ? entry->ipv4 : entry->ipv6;
+	return !address_is_any(address);
+}
+
 static __always_inline int dsr_wrap4(struct __sk_buff *skb, const struct service_draft *draft)
 {
 	const struct node_entry *node = dsr_node();
 	struct iphdr outer = {
 	    .version = 4, .ihl = sizeof(outer) / 4, .frag_off = be16(IPV4_DONT_FRAGMENT), .protocol = IPPROTO_IPIP};
+	struct ipv6_addr own;
 
-	if (!node)
+	if (!node || !dsr_own_address(draft, node, &own))
 		return DROP_WRITE_ERROR;
 	outer.tot_len = be16(skb->len - ETH_HLEN + sizeof(outer));
-	outer.id = draft->packet.destination_port;
 	outer.ttl = draft->hop_limit; /* counted down on the way out, in place of the inner one */
-	outer.saddr = draft->packet.destination.words[3];
+	outer.saddr = own.words[3];
 	outer.daddr = node->address.words[3];
 	outer.check = checksum_folded(bpf_csum_diff(0, 0, (void *)&outer, sizeof(outer), 0));
 	if (dsr_open(skb, sizeof(outer), BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) ||
@@ -156,13 +170,12 @@ static __always_inline int dsr_wrap6(struct __sk_buff *skb, const struct service
 {
 	const struct node_entry *node = dsr_node();
 	struct ipv6hdr outer = {.version = 6, .nexthdr = IPPROTO_IPV6, .hop_limit = draft->hop_limit};
-	__be16 port = draft->packet.destination_port;
+	struct ipv6_addr own;
 
-	if (!node)
+	if (!node || !dsr_own_address(draft, node, &own))
 		return DROP_WRITE_ERROR;
 	outer.payload_len = be16(skb->len - ETH_HLEN);
-	__builtin_memcpy(&outer.flow_lbl[1], &port, sizeof(port));
-	__builtin_memcpy(&outer.saddr, &draft->packet.destination, sizeof(outer.saddr));
+	__builtin_memcpy(&outer.saddr, &own, sizeof(outer.saddr));
 	__builtin_memcpy(&outer.daddr, &node->address, sizeof(outer.daddr));
 	if (dsr_open(skb, sizeof(outer), BPF_F_ADJ_ROOM_ENCAP_L3_IPV6) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_RECOMPUTE_CSUM))
@@ -176,14 +189,15 @@ static __always_inline int dsr_wrap6(struct __sk_buff *skb, const struct service
 __noinline int dsr_tell(struct __sk_buff *skb)
 {
 	const struct service_draft *draft = service_draft_here();
+	int reason = STEP_DONE;
 
 	if (!draft)
 		return STEP_DONE;
-	if (dsr_wraps(draft))
-		return draft->family == FAMILY_IPV4 ? dsr_wrap4(skb, draft) : dsr_wrap6(skb, draft);
-	if (!dsr_tells(draft))
-		return STEP_DONE;
-	return draft->family == FAMILY_IPV4 ? dsr_tell4(skb, draft) : dsr_tell6(skb, draft);
+	if (dsr_tells(draft))
+		reason = draft->family == FAMILY_IPV4 ? dsr_tell4(skb, draft) : dsr_tell6(skb, draft);
+	if (reason || !dsr_wraps(draft))
+		return reason;
+	return draft->family == FAMILY_IPV4 ? dsr_wrap4(skb, draft) : dsr_wrap6(skb, draft);
 }
 
 /* Of the connection only what the client says comes by here: it stands once the client has acknowledged. */

@@ -2,8 +2,9 @@
 /* Direct server return, at the backend's node: what the client has called is read from the packet, taken out of it and
  * kept, so that the backend's answers leave as the frontend (service_path.h).
  *
- * Anybody outside can write such an option: it is heeded only if it names a service that is there for clients outside,
- * and a connection that stands keeps what it is known by.
+ * It is heeded only from a node of the cluster, as far as the way tells: who has put the packet into another says so, be it
+ * into the overlay's or with config_dsr_ipip. Without either anybody can write it who reaches a pod. So it must name a
+ * service that is there for clients outside, and a connection that stands keeps what it is known by.
  */
 #pragma once
 
@@ -91,19 +92,12 @@ static __always_inline int dsr_remove6(struct __sk_buff *skb)
 		   : STEP_DONE;
 }
 
-static __always_inline bool dsr_names_node(const struct service_draft *draft)
-{
-	struct ipv6_addr address = draft->packet.destination;
-	const struct ipcache_entry *entry = ipcache_lookup(&address, draft->family);
-
-	return entry && entry->node_id && entry->sec_identity == IDENTITY_REMOTE_NODE;
-}
-
 /* The draft has the packet; STEP_IGNORE: it carries no such option. */
-__noinline int dsr_accept(struct __sk_buff *skb, __u32 is_wrapped)
+__noinline int dsr_accept(struct __sk_buff *skb, __u32 from_node)
 {
 	struct service_draft *draft = service_draft_here();
-	int bytes = 0;
+	struct ipv6_addr address;
+	int bytes;
 
 	if (!draft)
 		return STEP_IGNORE;
@@ -113,21 +107,17 @@ __noinline int dsr_accept(struct __sk_buff *skb, __u32 is_wrapped)
 	draft->to.destination_port = draft->packet.destination_port;
 	draft->to.backend_id = 0;
 	draft->to.flags = SERVICE_FLOW_DSR;
-	if (is_wrapped) {
-		draft->packet.destination = draft->called;
-		draft->packet.destination_port = draft->called_port;
-	} else {
-		bytes = draft->family == FAMILY_IPV4 ? dsr_read4(skb, draft) : dsr_read6(skb, draft);
-		if (!bytes)
-			return STEP_IGNORE;
-	}
-	draft->where = dsr_names_node(draft) ? SERVICE_TO_NODE : SERVICE_FROM_POD;
+	bytes = draft->family == FAMILY_IPV4 ? dsr_read4(skb, draft) : dsr_read6(skb, draft);
+	if (!bytes)
+		return STEP_IGNORE;
+	if (!from_node)
+		return DROP_UNKNOWN_SENDER;
+	address = draft->packet.destination;
+	draft->where = node_has_address(&address, draft->family) ? SERVICE_TO_NODE : SERVICE_FROM_POD;
 	draft->ifindex = 0;
 	if (!service_find() || !(draft->service.flags & SERVICE_EXTERNAL))
 		return DROP_INVALID_PACKET;
 	draft->l4_offset -= bytes;
-	if (!bytes)
-		return STEP_DONE;
 	return draft->family == FAMILY_IPV4 ? dsr_remove4(skb) : dsr_remove6(skb);
 }
 
@@ -146,8 +136,8 @@ __noinline int dsr_keep(void)
 	return service_keep();
 }
 
-/* For a pod of this node; 0 or a drop reason. */
-__noinline int dsr_take(struct __sk_buff *skb)
+/* For a pod of this node; `from_node`: a node of the cluster has sent it, as far as the way tells. 0 or a drop reason. */
+__noinline int dsr_take(struct __sk_buff *skb, __u32 from_node)
 {
 	struct service_draft *draft = service_draft_here();
 	struct flow *flow = flow_here();
@@ -156,9 +146,7 @@ __noinline int dsr_take(struct __sk_buff *skb)
 	if (!draft || !flow || flow->tracking != TRACKING_CONNECTION || flow->fragment == FRAGMENT_LATER)
 		return STEP_DONE;
 	service_draft_flow(draft, flow);
-	if (flow->wrapped && !service_opens(draft))
-		return STEP_DONE;
-	step = dsr_accept(skb, flow->wrapped);
+	step = dsr_accept(skb, from_node);
 	if (step)
 		return step == STEP_IGNORE ? STEP_DONE : step;
 	flow->l4_offset = draft->l4_offset;
@@ -173,63 +161,79 @@ static __always_inline bool dsr_is_host(const struct ipv6_addr *address, __u8 fa
 	return entry && entry->sec_identity == IDENTITY_HOST;
 }
 
-static __always_inline bool dsr_unwrap4(struct __sk_buff *skb, struct service_draft *draft)
+/* What an outer header says of its ends, for a packet to that pod. The flow takes the ends, should it be dropped. */
+static __always_inline int dsr_judge_outer(const struct ipv6_addr *sender, const struct ipv6_addr *node,
+					   const struct ipv6_addr *pod, __u8 family)
+{
+	struct flow *flow = flow_here();
+
+	if (!flow || !dsr_is_host(node, family) || !endpoint_lookup(pod, family))
+		return STEP_IGNORE;
+	flow->tuple.source = *sender;
+	flow->tuple.destination = *node;
+	flow->tuple.protocol = family == FAMILY_IPV4 ? IPPROTO_IPIP : IPPROTO_IPV6;
+	flow->family = family;
+	return node_has_address(sender, family) ? STEP_DONE : DROP_UNKNOWN_SENDER;
+}
+
+static __always_inline int dsr_close(struct __sk_buff *skb, __u32 bytes)
+{
+	return bpf_skb_adjust_room(skb, -(__s32)bytes, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ? DROP_WRITE_ERROR
+												   : STEP_DONE;
+}
+
+static __always_inline int dsr_unwrap4(struct __sk_buff *skb)
 {
 	struct {
 		struct iphdr outer;
 		struct iphdr inner;
 	} head;
-	struct ipv6_addr node, pod;
+	struct ipv6_addr sender, node, pod;
+	int step;
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &head, sizeof(head)) || head.outer.protocol != IPPROTO_IPIP ||
 	    head.outer.ihl != sizeof(head.outer) / 4 ||
 	    head.outer.frag_off & be16(IPV4_FRAGMENT_OFFSET | IPV4_MORE_FRAGMENTS))
-		return false;
+		return STEP_IGNORE;
+	ipv4_mapped(&sender, head.outer.saddr);
 	ipv4_mapped(&node, head.outer.daddr);
 	ipv4_mapped(&pod, head.inner.daddr);
-	if (!dsr_is_host(&node, FAMILY_IPV4) || !endpoint_lookup(&pod, FAMILY_IPV4))
-		return false;
-	ipv4_mapped(&draft->called, head.outer.saddr);
-	draft->called_port = head.outer.id;
-	return !bpf_skb_adjust_room(skb, -(__s32)sizeof(head.outer), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
+	step = dsr_judge_outer(&sender, &node, &pod, FAMILY_IPV4);
+	return step ? step : dsr_close(skb, sizeof(head.outer));
 }
 
-static __always_inline bool dsr_unwrap6(struct __sk_buff *skb, struct service_draft *draft)
+static __always_inline int dsr_unwrap6(struct __sk_buff *skb)
 {
 	struct {
 		struct ipv6hdr outer;
 		struct ipv6hdr inner;
 	} head;
-	struct ipv6_addr node, pod;
+	struct ipv6_addr sender, node, pod;
+	int step;
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &head, sizeof(head)) || head.outer.nexthdr != IPPROTO_IPV6)
-		return false;
+		return STEP_IGNORE;
+	__builtin_memcpy(&sender, &head.outer.saddr, sizeof(sender));
 	__builtin_memcpy(&node, &head.outer.daddr, sizeof(node));
 	__builtin_memcpy(&pod, &head.inner.daddr, sizeof(pod));
-	if (!dsr_is_host(&node, FAMILY_IPV6) || !endpoint_lookup(&pod, FAMILY_IPV6))
-		return false;
-	__builtin_memcpy(&draft->called, &head.outer.saddr, sizeof(draft->called));
-	__builtin_memcpy(&draft->called_port, &head.outer.flow_lbl[1], sizeof(draft->called_port));
-	return !bpf_skb_adjust_room(skb, -(__s32)sizeof(head.outer), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
+	step = dsr_judge_outer(&sender, &node, &pod, FAMILY_IPV6);
+	return step ? step : dsr_close(skb, sizeof(head.outer));
 }
 
-/* 1: the packet came in an outer header, for a pod of this node, and is without it now; what it names is in the draft. */
+/* STEP_DONE: the packet came from another node in an outer header, for a pod of this one, and is without it now;
+ * STEP_IGNORE: it did not; or a drop reason.
+ */
 __noinline int dsr_unwrap(struct __sk_buff *skb)
 {
-	struct service_draft *draft = service_draft_here();
-
-	if (!draft)
-		return 0;
 	if (skb->protocol == be16(ETH_P_IP))
-		return dsr_unwrap4(skb, draft);
-	return skb->protocol == be16(ETH_P_IPV6) ? dsr_unwrap6(skb, draft) : 0;
+		return dsr_unwrap4(skb);
+	return skb->protocol == be16(ETH_P_IPV6) ? dsr_unwrap6(skb) : STEP_IGNORE;
 }
 
 /* Nearly all packets have nothing between their headers. */
 static __always_inline bool dsr_may_be(const struct flow *flow, __u8 family)
 {
 	return config_services &&
-	       unlikely(flow->wrapped ||
-			flow->l4_offset !=
-			    ETH_HLEN + (family == FAMILY_IPV4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)));
+	       unlikely(flow->l4_offset !=
+			ETH_HLEN + (family == FAMILY_IPV4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)));
 }

@@ -4,6 +4,7 @@
 
 #include "../maps/node.h"
 #include "flow.h"
+#include "ipcache.h"
 
 enum node_values {
 	TUNNEL_KEY_BYTES = offsetof(struct bpf_tunnel_key, local_ipv4), /* what kernels before 5.18 know */
@@ -19,6 +20,14 @@ static __always_inline const struct node_entry *node_lookup(__u32 node_id)
 		return 0;
 	node = bpf_map_lookup_elem(&nodes, &node_id);
 	return node && node->family ? node : 0;
+}
+
+/* Is it an address of another node? What else a node has, pods and their CIDRs, has other identities. */
+static __always_inline bool node_has_address(const struct ipv6_addr *address, __u8 family)
+{
+	const struct ipcache_entry *entry = ipcache_lookup(address, family);
+
+	return entry && entry->node_id != NODE_ID_NONE && entry->sec_identity == IDENTITY_REMOTE_NODE;
 }
 
 /* Do packets of this node come through the overlay, and by no other way? Not static, so that it is verified once. */

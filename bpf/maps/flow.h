@@ -61,7 +61,7 @@ struct flow {
 	bool no_news;        /* the connection has reported lately whatever this packet says of it */
 	bool translated;     /* the packet has other addresses than the network knows */
 	bool for_service;    /* and they are those of this CPU's service_draft */
-	bool wrapped;        /* it came in an outer header that names what its client has called */
+	bool wrapped;        /* it came in the outer header of another node */
 	__u8 pad[7];
 	__s32 error; /* of the helper behind a drop */
 	struct end source;

@@ -11,11 +11,10 @@ struct service_draft {
 	struct service_flow6_key back;   /* the tuple of what comes back */
 	struct service_flow_entry back_to;
 	struct service_entry service; /* that it is for */
-	struct ipv6_addr called;      /* what an outer header named (lib/dsr_in.h) */
 	__u32 now_s;
 	__u32 ifindex;         /* by which packets from outside come; of a pod 0 */
 	__u32 client_identity; /* of a client outside of the node */
-	__be16 called_port;
+	__u16 pad;
 	__u16 l4_offset;
 	__u8 family;
 	__u8 fragment;

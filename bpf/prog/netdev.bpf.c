@@ -63,6 +63,12 @@ static __always_inline int netdev_answer(struct __sk_buff *skb)
 	return step == STEP_IGNORE ? STEP_DONE : step;
 }
 
+/* May an option say what a client has called? Behind the overlay, or with outer headers, nodes send it in no other way. */
+static __always_inline bool netdev_from_node(const struct flow *flow)
+{
+	return flow->wrapped || !(config_dsr_ipip || config_overlay_ifindex);
+}
+
 static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
 	const struct endpoint_entry *endpoint;
@@ -94,7 +100,7 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 		return DROP_TTL_EXCEEDED;
 	reason = fragment_track(flow);
 	if (!reason && dsr_may_be(flow, family))
-		reason = dsr_take(skb);
+		reason = dsr_take(skb, netdev_from_node(flow));
 	if (reason)
 		return reason;
 	reason = connection_admit(skb, flow, family);
@@ -220,7 +226,10 @@ int from_netdev(struct __sk_buff *skb)
 		return step == STEP_ANSWERED ? bpf_redirect(skb->ifindex, 0) : TC_ACT_SHOT;
 	if (skb->pkt_type != PACKET_HOST)
 		return TC_ACT_OK;
-	if (config_dsr_ipip && dsr_unwrap(skb)) {
+	step = config_dsr_ipip ? dsr_unwrap(skb) : STEP_IGNORE;
+	if (unlikely(step > 0))
+		return drop(skb, step, DIRECTION_INGRESS);
+	if (unlikely(step == STEP_DONE)) {
 		flow_begin(flow, skb);
 		flow->wrapped = true;
 	}

@@ -35,6 +35,22 @@ static __noinline __u32 overlay_vni(struct __sk_buff *skb)
 	return key.tunnel_id;
 }
 
+/* Is the sender of the outer packet a node of the cluster? */
+__noinline int overlay_from_node(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key key = {};
+	struct ipv6_addr sender;
+
+	if (!bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_BYTES, 0)) {
+		ipv4_mapped(&sender, be32(key.remote_ipv4));
+		return node_has_address(&sender, FAMILY_IPV4);
+	}
+	if (bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_BYTES, BPF_F_TUNINFO_IPV6))
+		return 0;
+	__builtin_memcpy(&sender, key.remote_ipv6, sizeof(sender));
+	return node_has_address(&sender, FAMILY_IPV6);
+}
+
 /* The address is looked at by connection_judge(), when it matters. */
 static __always_inline int overlay_check_source(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
@@ -84,7 +100,7 @@ static __always_inline int overlay_admit(struct __sk_buff *skb, struct flow *flo
 		return reason;
 	reason = fragment_track(flow);
 	if (!reason && end_is_local(&flow->destination) && dsr_may_be(flow, family))
-		reason = dsr_take(skb);
+		reason = dsr_take(skb, overlay_from_node(skb));
 	if (reason)
 		return reason;
 	if (config_services && unlikely(!end_is_local(&flow->destination)) && flow->tracking != TRACKING_RELATED) {

@@ -109,8 +109,9 @@ class LiveNodes:
             node.clear()
             for address in (here.gateway4, here.gateway6, here.ipv4, here.ipv6, here.wire4, here.wire6):
                 node.identity(address, 1)
-            for address in (there.gateway4, there.gateway6, there.ipv4, there.ipv6):
+            for address in (there.gateway4, there.gateway6, there.ipv4, there.ipv6, there.wire4, there.wire6):
                 node.identity(address, REMOTE_NODE, node_id=2)
+            node.masquerade("wire", ipv4=here.wire4, ipv6=here.wire6)
             for prefix in (there.cidr4, there.cidr6):
                 node.identity(prefix, UNMANAGED, node_id=2)
             for prefix in (there.pod.ipv4, there.pod.ipv6):
@@ -201,7 +202,7 @@ class LiveNodes:
             "overlay_ifindex": overlay,
         }
         loaded = stack.enter_context(
-            load(DatapathConfig(str(root), constants(devices, **changes, **self._config), SMALL_MAPS))
+            load(DatapathConfig(str(root), constants(devices, **{**changes, **self._config}), SMALL_MAPS))
         )
         self.datapaths[here.name] = loaded
         (root / "links").mkdir()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import struct
 from dataclasses import dataclass, field
 
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
@@ -182,6 +183,20 @@ def turned(packet: Packet, **fields: object) -> bytes:
         name = "ttl" if out.haslayer(IP) else "hlim"
         setattr(out[1], name, getattr(out[1], name) - hops)
     return whole(out)
+
+
+def told(packet: Packet | bytes, frontend: str, port: int) -> bytes:
+    """The packet with what a client has called in it."""
+    out = Ether(bytes(packet))
+    where, payload = packed(frontend), out[1].payload
+    out[1].remove_payload()
+    if out.haslayer(IP):
+        option = struct.pack("!BBH4s", 0x9A, 8, port, where[12:])
+        out[IP].options, out[IP].ihl, out[IP].len = [IPOption(option)], None, None
+        return whole(out / payload)
+    option = struct.pack("!BBBB16sHBB", out[IPv6].nh, 2, 0x1B, 18, where, port, 1, 0)
+    out[IPv6].nh, out[IPv6].plen = 60, out[IPv6].plen + len(option)
+    return bytes(out) + option + bytes(payload)
 
 
 def whole(packet: Packet) -> bytes:

@@ -10,7 +10,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from pycilium.datapath.layouts import CtState, DropReason, ServiceFlags, ServiceFlowFlags, TracePoint
+from pycilium.datapath.layouts import CtState, Direction, DropReason, ServiceFlags, ServiceFlowFlags, TracePoint
 from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE, halves
 from tests.bpf.node import WEB, Node, Ran, Verdict, packed
@@ -25,8 +25,8 @@ from tests.bpf.services import (
     TARGET_PORT,
     Services,
     small_world,
+    told,
     turned,
-    whole,
 )
 
 pytestmark = pytest.mark.root
@@ -41,18 +41,10 @@ def services(node_with: NodeWith) -> Services:
     return small_world(node_with())
 
 
-def told(packet: Packet | bytes, frontend: str, port: int) -> bytes:
-    """The packet with what a client has called in it."""
-    out = Ether(bytes(packet))
-    where, payload = packed(frontend), out[1].payload
-    out[1].remove_payload()
-    if out.haslayer(IP):
-        option = struct.pack("!BBH4s", 0x9A, 8, port, where[12:])
-        out[IP].options, out[IP].ihl, out[IP].len = [IPOption(option)], None, None
-        return whole(out / payload)
-    option = struct.pack("!BBBB16sHBB", out[IPv6].nh, 2, 0x1B, 18, where, port, 1, 0)
-    out[IPv6].nh, out[IPv6].plen = 60, out[IPv6].plen + len(option)
-    return bytes(out) + option + bytes(payload)
+@pytest.fixture
+def natively(node_with: NodeWith) -> Services:
+    """Where there is no overlay, and options tell."""
+    return small_world(node_with(overlay_ifindex=0))
 
 
 def to_frontend(family: int, flags: str = "S") -> Packet:
@@ -166,9 +158,9 @@ def at_the_backend(family: int, flags: str = "S") -> Packet:
 
 
 @FAMILIES
-def test_the_backends_node_takes_it_out_and_its_pod_answers_as_the_frontend(services: Services, family: int) -> None:
-    node = services.node
-    service_id = services.frontend(LOAD_BALANCER_IP[family], PORT, flags=DIRECT)
+def test_the_backends_node_takes_it_out_and_its_pod_answers_as_the_frontend(natively: Services, family: int) -> None:
+    node = natively.node
+    service_id = natively.frontend(LOAD_BALANCER_IP[family], PORT, flags=DIRECT)
     packet = at_the_backend(family)
 
     ran = arrive(node, told(packet, LOAD_BALANCER_IP[family], PORT))
@@ -192,11 +184,11 @@ def test_the_backends_node_takes_it_out_and_its_pod_answers_as_the_frontend(serv
 
 
 @FAMILIES
-def test_what_was_called_may_be_the_port_of_another_node(services: Services, family: int) -> None:
-    services.frontend(ANY[family], NODE_PORT, flags=DIRECT)
+def test_what_was_called_may_be_the_port_of_another_node(natively: Services, family: int) -> None:
+    natively.frontend(ANY[family], NODE_PORT, flags=DIRECT)
     packet = at_the_backend(family)
 
-    ran = arrive(services.node, told(packet, NODE2[family], NODE_PORT))
+    ran = arrive(natively.node, told(packet, NODE2[family], NODE_PORT))
 
     assert ran.packet == turned(packet, esrc=WEB.host_mac, edst=WEB.mac, hops=1)
 
@@ -204,33 +196,33 @@ def test_what_was_called_may_be_the_port_of_another_node(services: Services, fam
 @FAMILIES
 @pytest.mark.parametrize("flags", [None, ServiceFlags(0)])
 def test_it_must_name_a_service_for_clients_outside(
-    services: Services, family: int, flags: ServiceFlags | None
+    natively: Services, family: int, flags: ServiceFlags | None
 ) -> None:
     if flags is not None:
-        services.frontend(LOAD_BALANCER_IP[family], PORT, flags=flags)
+        natively.frontend(LOAD_BALANCER_IP[family], PORT, flags=flags)
 
-    ran = arrive(services.node, told(at_the_backend(family), LOAD_BALANCER_IP[family], PORT))
+    ran = arrive(natively.node, told(at_the_backend(family), LOAD_BALANCER_IP[family], PORT))
 
     assert reason(ran) == (Verdict.DROP, DropReason.INVALID_PACKET)
 
 
 @FAMILIES
-def test_a_connection_that_stands_keeps_its_name(services: Services, family: int) -> None:
+def test_a_connection_that_stands_keeps_its_name(natively: Services, family: int) -> None:
     """A client whose port two frontends lead to the same backend: the second is refused, as is a forged option."""
-    node = services.node
-    services.frontend(LOAD_BALANCER_IP[family], PORT, flags=DIRECT)
-    services.frontend(LOAD_BALANCER_IP[family], PORT + 1, flags=DIRECT)
+    node = natively.node
+    natively.frontend(LOAD_BALANCER_IP[family], PORT, flags=DIRECT)
+    natively.frontend(LOAD_BALANCER_IP[family], PORT + 1, flags=DIRECT)
     arrive(node, told(at_the_backend(family), LOAD_BALANCER_IP[family], PORT))
-    flows = services.flows(family)
+    flows = natively.flows(family)
 
     ran = arrive(node, told(at_the_backend(family), LOAD_BALANCER_IP[family], PORT + 1))
 
     assert reason(ran) == (Verdict.DROP, DropReason.NAT_NO_MAPPING)
-    assert services.flows(family) == flows
+    assert natively.flows(family) == flows
 
 
 @FAMILIES
-def test_an_option_of_another_kind_is_left_alone(services: Services, family: int) -> None:
+def test_an_option_of_another_kind_is_left_alone(natively: Services, family: int) -> None:
     packet = at_the_backend(family)
     if family == 4:
         packet[IP].options, packet[IP].ihl = [IPOption(b"\x94\x04\0\0")], None
@@ -241,57 +233,62 @@ def test_an_option_of_another_kind_is_left_alone(services: Services, family: int
         packet = packet / IPv6ExtHdrDestOpt() / rest
     packet = Ether(bytes(packet))
 
-    ran = arrive(services.node, packet)
+    ran = arrive(natively.node, packet)
 
     assert ran.packet == turned(packet, esrc=WEB.host_mac, edst=WEB.mac, hops=1)
-    assert not services.flows(family)
+    assert not natively.flows(family)
 
 
-def wrapped(packet: Packet | bytes, family: int, frontend: str, port: int, node: str, hops: int = 64) -> bytes:
-    """The packet in an outer header that says what a client has called."""
+def wrapped(packet: Packet | bytes, family: int, sender: str, node: str, hops: int = 64) -> bytes:
+    """The packet in an outer header from one node to the other."""
     frame = Ether(bytes(packet))
     if family == 4:
-        outer: Packet = IP(src=frontend, dst=node, id=port, flags="DF", ttl=hops, proto=4)
+        outer: Packet = IP(src=sender, dst=node, id=0, flags="DF", ttl=hops, proto=4)
     else:
-        outer = IPv6(src=frontend, dst=node, fl=port, hlim=hops, nh=41)
+        outer = IPv6(src=sender, dst=node, hlim=hops, nh=41)
     return bytes(Ether(src=frame.src, dst=frame.dst, type=frame.type) / outer / frame[1])
 
 
 @pytest.fixture
 def wrapping(node_with: NodeWith) -> Services:
-    """Where an outer header tells."""
+    """Where nodes tell each other in outer headers."""
     return small_world(node_with(dsr_ipip=1))
 
 
-@pytest.mark.parametrize("flags", ["S", "A"])
-def test_an_outer_header_may_tell_around_every_packet(wrapping: Services, flags: str) -> None:
+def test_natively_an_outer_header_may_be_around_every_packet(wrapping: Services) -> None:
     wrapping.reached_by("native")
     wrapping.node_port(4, wrapping.backend(API.ipv4), flags=ServiceFlags.DSR)
-    arrive(wrapping.node, to_frontend(4))
-    packet = to_frontend(4, flags)
 
-    ran = arrive(wrapping.node, packet)
+    opening, later = (arrive(wrapping.node, to_frontend(4, flags)).packet for flags in ("S", "A"))
 
-    assert ran.packet == wrapped(to_backend(packet, 4), 4, NODE[4], NODE_PORT, NODE2[4], hops=63)
+    inner = told(to_backend(to_frontend(4), 4), NODE[4], NODE_PORT)
+    assert opening == wrapped(inner, 4, NODE[4], NODE2[4], hops=63)
+    assert later == wrapped(to_backend(to_frontend(4, "A"), 4), 4, NODE[4], NODE2[4], hops=63)
 
 
 @FAMILIES
-def test_through_the_overlay_the_option_tells_all_the_same(wrapping: Services, family: int) -> None:
+def test_through_the_overlay_there_is_no_other_header(wrapping: Services, family: int) -> None:
     wrapping.node_port(family, wrapping.backend(address(API, family)), flags=ServiceFlags.DSR)
     packet = to_frontend(family)
 
     assert arrive(wrapping.node, packet).packet == told(to_backend(packet, family), NODE[family], NODE_PORT)
 
 
-def test_an_outer_header_needs_room_in_every_packet(wrapping: Services) -> None:
+@pytest.mark.parametrize(("kind", "bytes_over", "stated"), [("tcp", 1441, 1480), ("udp", 1445, 1472)])
+def test_outer_headers_need_room(wrapping: Services, kind: str, bytes_over: int, stated: int) -> None:
+    """In every packet of TCP; of UDP with what is told besides."""
     wrapping.reached_by("native")
-    wrapping.node_port(4, wrapping.backend(API.ipv4), flags=ServiceFlags.DSR)
+    wrapping.node_port(4, wrapping.backend(API.ipv4, kind=kind), kind=kind, flags=ServiceFlags.DSR)
     arrive(wrapping.node, to_frontend(4))
+    payload = b"x" * bytes_over
+    large = to_frontend(4, "A") / payload
+    if kind == "udp":
+        large = from_network(CLIENT[4], NODE[4], 4) / udp(40000, NODE_PORT, payload)
 
-    ran = arrive(wrapping.node, to_frontend(4, "A") / (b"x" * 1441))
+    ran = arrive(wrapping.node, large)
 
     assert reason(ran) == (Verdict.REDIRECT, DropReason.FRAGMENTATION_NEEDED)
-    assert struct.unpack_from("!H", bytes(Ether(ran.packet)[1]), 26)[0] == 1480
+    assert struct.unpack_from("!H", bytes(Ether(ran.packet)[1]), 26)[0] == stated
 
 
 @FAMILIES
@@ -300,8 +297,9 @@ def test_the_backends_node_takes_the_outer_header_off(wrapping: Services, family
     service_id = wrapping.frontend(LOAD_BALANCER_IP[family], PORT, flags=DIRECT)
     for flags in ("S", "A"):
         packet = at_the_backend(family, flags)
+        inner = told(packet, LOAD_BALANCER_IP[family], PORT) if flags == "S" else packet
 
-        ran = arrive(node, wrapped(packet, family, LOAD_BALANCER_IP[family], PORT, NODE[family]))
+        ran = arrive(node, wrapped(inner, family, NODE2[family], NODE[family]))
 
         assert (ran.verdict, ran.packet) == (
             Verdict.REDIRECT,
@@ -314,15 +312,38 @@ def test_the_backends_node_takes_the_outer_header_off(wrapping: Services, family
 
 
 @FAMILIES
-def test_an_outer_header_that_names_no_service(wrapping: Services, family: int) -> None:
-    packet = wrapped(at_the_backend(family), family, LOAD_BALANCER_IP[family], PORT, NODE[family])
+@pytest.mark.parametrize("sender", [CLIENT, {4: API.ipv4, 6: API.ipv6}, NODE], ids=["client", "pod", "this node"])
+def test_an_outer_header_is_believed_of_nodes_alone(wrapping: Services, family: int, sender: dict[int, str]) -> None:
+    """Whoever reached the node could have had its pods answer with the address of any service."""
+    wrapping.frontend(LOAD_BALANCER_IP[family], PORT, flags=DIRECT)
+    forged = wrapped(told(at_the_backend(family), LOAD_BALANCER_IP[family], PORT), family, sender[family], NODE[family])
 
-    assert reason(arrive(wrapping.node, packet)) == (Verdict.DROP, DropReason.INVALID_PACKET)
+    ran = arrive(wrapping.node, forged)
+
+    assert reason(ran) == (Verdict.DROP, DropReason.UNKNOWN_SENDER)
+    assert wrapping.node.metrics()[Direction.INGRESS, DropReason.UNKNOWN_SENDER]
+    assert (ran.events[0].source, ran.events[0].destination) == (packed(sender[family]), packed(NODE[family]))
+    assert not wrapping.flows(family)
+
+
+@FAMILIES
+@pytest.mark.parametrize("config", [{"dsr_ipip": 1}, {}], ids=["outer headers", "overlay"])
+def test_an_option_is_believed_only_in_what_nodes_have_sent(
+    node_with: NodeWith, family: int, config: dict[str, int]
+) -> None:
+    """With an overlay, or with outer headers, a bare one is a client's own."""
+    services = small_world(node_with(**config))
+    services.frontend(LOAD_BALANCER_IP[family], PORT, flags=DIRECT)
+
+    ran = arrive(services.node, told(at_the_backend(family), LOAD_BALANCER_IP[family], PORT))
+
+    assert reason(ran) == (Verdict.DROP, DropReason.UNKNOWN_SENDER)
+    assert not services.flows(family)
 
 
 @FAMILIES
 @pytest.mark.parametrize("node", [NODE2, LOAD_BALANCER_IP])
 def test_what_is_wrapped_for_others_is_left_alone(wrapping: Services, family: int, node: dict[int, str]) -> None:
-    packet = wrapped(at_the_backend(family), family, LOAD_BALANCER_IP[family], PORT, node[family])
+    packet = wrapped(at_the_backend(family), family, NODE2[family], node[family])
 
     assert arrive(wrapping.node, packet).verdict == Verdict.PASS

@@ -15,10 +15,11 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from pycilium.datapath.layouts import EventType, TracePoint
+from pycilium.datapath.layouts import DropReason, EventType, ServiceFlags, TracePoint
 from tests.bpf.conftest import new_namespace
 from tests.bpf.live_nodes import API, MTU_BYTES, NODE1, NODE2, LiveNodes, deny_all_ingress
 from tests.bpf.node import INGRESS, TUNNEL_PORT, WEB, Node
+from tests.bpf.services import CLIENT, LOAD_BALANCER_IP, PORT, Services, told
 
 pytestmark = pytest.mark.root
 
@@ -216,13 +217,13 @@ def test_revoking_cuts_a_connection_between_nodes(live: LiveNodes, family: int) 
 # == what may not come through the overlay ==
 
 
-def through_overlay(live: LiveNodes, vni: int, inner: Packet) -> list[dict[str, int]]:
-    """A frame as somebody on the underlay could send it to node 2; the events there."""
+def through_overlay(live: LiveNodes, vni: int, inner: Packet, sender: str = "router") -> list[dict[str, int]]:
+    """A frame as somebody on the underlay could send it to node 2; the drops there."""
     node2 = live.nodes["node2"]
     node2.reader.read()
     frame = struct.pack("!II", 0x08000000, vni << 8) + bytes(Ether(src="02:00:00:00:00:99", dst=API.host_mac) / inner)
-    with live.within("router", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
-        sender.sendto(frame, (NODE2.ipv4, TUNNEL_PORT))
+    with live.within(sender, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as opened:
+        opened.sendto(frame, (NODE2.ipv4, TUNNEL_PORT))
     return [event for event in node2.wait_for_events() if event["type"] == EventType.DROP]
 
 
@@ -259,6 +260,22 @@ def test_nothing_is_forwarded(live: LiveNodes, family: int) -> None:
     for to in (stranger, address("web", family), "8.8.8.8" if family == 4 else "2606:4700::1"):
         events = through_overlay(live, 1000, inner(address("web", family), to, family))
         assert [event["subtype"] for event in events] == [150]
+
+
+@FAMILIES
+def test_what_a_client_has_called_is_believed_of_nodes_alone(live: LiveNodes, family: int) -> None:
+    live.route("tunnel", 4)
+    services = Services(live.nodes["node2"])
+    services.frontend(LOAD_BALANCER_IP[family], PORT, kind="udp", flags=ServiceFlags.EXTERNAL | ServiceFlags.DSR)
+    opening = Ether() / inner(CLIENT[family], address("api", family), family)
+    packet = Ether(told(opening, LOAD_BALANCER_IP[family], PORT))[1]
+
+    drops = through_overlay(live, 2, packet, "router")
+    assert [drop["subtype"] for drop in drops] == [DropReason.UNKNOWN_SENDER]
+    assert not services.flows(family)
+
+    assert through_overlay(live, 2, packet, "node1") == []
+    assert services.flows(family)
 
 
 # == too big ==

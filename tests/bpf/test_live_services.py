@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
@@ -26,23 +27,28 @@ DIRECT_PORT = NODE_PORT + 1
 """Known to both nodes, for good: no other test's clients may meet it."""
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNodes]:
+def _nodes(folder: Path, **config: object) -> Iterator[LiveNodes]:
     namespaces = {name: new_namespace() for name in ("node1", "node2", "router", "web", "api")}
     with ExitStack() as stack:
         for fd in namespaces.values():
             stack.callback(os.close, fd)
-        yield LiveNodes(namespaces, stack, tmp_path_factory.mktemp("nodes"))
+        yield LiveNodes(namespaces, stack, folder, **config)
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNodes]:
+    yield from _nodes(tmp_path_factory.mktemp("nodes"))
+
+
+@pytest.fixture(scope="module")
+def without_overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNodes]:
+    yield from _nodes(tmp_path_factory.mktemp("native"), overlay_ifindex=0)
 
 
 @pytest.fixture(scope="module")
 def wrapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNodes]:
-    """Where an outer header tells the backend's node what a client has called."""
-    namespaces = {name: new_namespace() for name in ("node1", "node2", "router", "web", "api")}
-    with ExitStack() as stack:
-        for fd in namespaces.values():
-            stack.callback(os.close, fd)
-        yield LiveNodes(namespaces, stack, tmp_path_factory.mktemp("wrapping"), dsr_ipip=1)
+    """Where what tells the backend's node what a client has called is in an outer header."""
+    yield from _nodes(tmp_path_factory.mktemp("wrapping"), dsr_ipip=1)
 
 
 def serve(live: LiveNodes, place: str, address: str, family: int) -> socket.socket:
@@ -132,12 +138,8 @@ def test_from_outside_to_a_pod_of_another_node(live: LiveNodes, mode: str, famil
     assert seen == (NODE1.gateway4 if family == 4 else NODE1.gateway6)
 
 
-def test_an_outer_header_tells_that_node_what_was_called(wrapping: LiveNodes) -> None:
-    test_a_backend_on_another_node_answers_directly(wrapping, "native", 4)
-
-
-@WAYS
-def test_a_backend_on_another_node_answers_directly(live: LiveNodes, mode: str, family: int) -> None:
+def answers_directly(live: LiveNodes, mode: str, family: int) -> None:
+    """A backend on the other node, to a client outside, which is what it sees."""
     services = services_of(live, mode)
     flags = ServiceFlags.EXTERNAL | ServiceFlags.DSR
     own = NODE1.ipv4 if family == 4 else NODE1.ipv6
@@ -149,6 +151,19 @@ def test_a_backend_on_another_node_answers_directly(live: LiveNodes, mode: str, 
         seen = talk(live, server, "router", (own, DIRECT_PORT))
 
     assert seen == (NODE1.router4 if family == 4 else NODE1.router6)
+
+
+@FAMILIES
+def test_a_backend_on_another_node_answers_directly_through_the_overlay(live: LiveNodes, family: int) -> None:
+    answers_directly(live, "tunnel", family)
+
+
+def test_a_backend_on_another_node_answers_directly_natively(without_overlay: LiveNodes) -> None:
+    answers_directly(without_overlay, "native", 4)
+
+
+def test_an_outer_header_around_what_was_called(wrapping: LiveNodes) -> None:
+    answers_directly(wrapping, "native", 4)
 
 
 @FAMILIES

@@ -103,6 +103,7 @@ class DropReason(IntEnum):
     UNSUPPORTED_L2 = 166
     NAT_NO_MAPPING = 167
     NAT_UNSUPPORTED = 168
+    UNKNOWN_SENDER = 172
     IS_CLUSTER_IP = 174
     FRAGMENT_NOT_FOUND = 175
     FORBIDDEN_ICMPV6 = 176
@@ -2964,7 +2965,7 @@ class Flow:
         )
 
 
-_SERVICE_DRAFT = struct.Struct("=40s 56s 40s 56s 32s 16s I I I 2s H B B B B B B B B")
+_SERVICE_DRAFT = struct.Struct("=40s 56s 40s 56s 32s I I I 2x H B B B B B B B B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -2976,11 +2977,9 @@ class ServiceDraft:
     back: ServiceFlow6Key = ServiceFlow6Key()
     back_to: ServiceFlowEntry = ServiceFlowEntry()
     service: ServiceEntry = ServiceEntry()
-    called: bytes = bytes(16)
     now_s: int = 0
     ifindex: int = 0
     client_identity: int = 0
-    called_port: int = 0
     l4_offset: int = 0
     family: int = 0
     fragment: int = 0
@@ -2991,7 +2990,7 @@ class ServiceDraft:
     hop_limit: int = 0
     where: int = 0
 
-    SIZE: ClassVar[int] = 264
+    SIZE: ClassVar[int] = 248
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
             ("packet", ServiceFlow6Key.DTYPE),
@@ -2999,11 +2998,10 @@ class ServiceDraft:
             ("back", ServiceFlow6Key.DTYPE),
             ("back_to", ServiceFlowEntry.DTYPE),
             ("service", ServiceEntry.DTYPE),
-            ("called", "u1", (16,)),
             ("now_s", "u4"),
             ("ifindex", "u4"),
             ("client_identity", "u4"),
-            ("called_port", ">u2"),
+            ("pad", "u2"),
             ("l4_offset", "u2"),
             ("family", "u1"),
             ("fragment", "u1"),
@@ -3027,9 +3025,9 @@ class ServiceDraft:
         "backend_id:u32@36 service_id:u32@40 used_s:u32@44 ifindex:u32@48 flags:u32@52 size=56}@136 "
         "service:struct{inside:struct{first_slot:u32@0 slots:u32@4 size=8}@0 outside:struct{first_slot:u32@0 "
         "slots:u32@4 size=8}@8 service_id:u32@16 affinity_s:u32@20 flags:u32@24 pad:u32@28 size=32}@192 "
-        "called:struct{words:be32[4]@0 size=16}@224 now_s:u32@240 ifindex:u32@244 client_identity:u32@248 "
-        "called_port:be16@252 l4_offset:u16@254 family:u8@256 fragment:u8@257 tracking:u8@258 "
-        "tcp_flags:u8@259 icmp_type:u8@260 icmp_code:u8@261 hop_limit:u8@262 where:u8@263 size=264}"
+        "now_s:u32@224 ifindex:u32@228 client_identity:u32@232 pad:u16@236 l4_offset:u16@238 family:u8@240 "
+        "fragment:u8@241 tracking:u8@242 tcp_flags:u8@243 icmp_type:u8@244 icmp_code:u8@245 hop_limit:u8@246 "
+        "where:u8@247 size=248}"
     )
 
     def to_bytes(self) -> bytes:
@@ -3039,11 +3037,9 @@ class ServiceDraft:
             self.back.to_bytes(),
             self.back_to.to_bytes(),
             self.service.to_bytes(),
-            self.called,
             self.now_s,
             self.ifindex,
             self.client_identity,
-            self.called_port.to_bytes(2, "big"),
             self.l4_offset,
             self.family,
             self.fragment,
@@ -3068,7 +3064,7 @@ class ServiceDraft:
             items[6],
             items[7],
             items[8],
-            int.from_bytes(items[9], "big"),
+            items[9],
             items[10],
             items[11],
             items[12],
@@ -3076,8 +3072,6 @@ class ServiceDraft:
             items[14],
             items[15],
             items[16],
-            items[17],
-            items[18],
         )
 
 
