@@ -70,7 +70,7 @@ _CONSTANTS = layouts.ProgramConfig(
     masquerade=1,
     host_netns_cookie=1,
     socket_host_only=1,
-    dsr_ipip=1,
+    dsr_outer_family=4,
 )
 _SIZES = dict.fromkeys(
     ("ct4", "ct6", "nat4", "nat6", "events", "service_flows4", "service_flows6", "socket_flows"), 1 << 16

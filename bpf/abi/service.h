@@ -159,7 +159,7 @@ enum dsr_limits {
 	DSR_OPTION6_BYTES = 24,
 };
 
-/* With config_dsr_ipip natively all packets of such a connection have another IP header of the same family around them, from
+/* With config_dsr_outer_family natively all packets of such a connection have another IP header of the same family around them, from
  * the one node to the other.
  */
 

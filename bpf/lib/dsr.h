@@ -5,7 +5,7 @@
  *   client ──> frontend      becomes      client ──> backend, with the frontend's address and port
  *
  * A TCP connection carries it in its SYN, which has room; of anything else every packet does, for nothing here tells
- * when the backend's node has heard of the connection. With config_dsr_ipip every packet travels in another, from this node
+ * when the backend's node has heard of the connection. With config_dsr_outer_family every packet travels in another, from this node
  * to the backend's: so nothing is on the way with the client's address or with an IP option, which networks may refuse, and
  * the backend's node sees who tells.
  */
@@ -14,7 +14,7 @@
 #include "checksum.h"
 #include "service_path.h"
 
-CONFIG(__u32, config_dsr_ipip);
+CONFIG(__u32, config_dsr_outer_family);
 
 /* The backend's node; 0: it is not known. */
 static __always_inline const struct node_entry *dsr_node(void)
@@ -29,7 +29,8 @@ static __always_inline bool dsr_wraps(const struct service_draft *draft)
 {
 	const struct node_entry *node;
 
-	if (!config_dsr_ipip || !(draft->to.flags & SERVICE_FLOW_DSR) || draft->tracking != TRACKING_CONNECTION)
+	if (draft->family != config_dsr_outer_family || !(draft->to.flags & SERVICE_FLOW_DSR) ||
+	    draft->tracking != TRACKING_CONNECTION)
 		return false;
 	node = dsr_node();
 	return node && !(node->flags & NODE_TUNNEL) && node->family == draft->family;

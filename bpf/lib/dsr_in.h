@@ -3,7 +3,7 @@
  * kept, so that the backend's answers leave as the frontend (service_path.h).
  *
  * It is heeded only from a node of the cluster, as far as the way tells: who has put the packet into another says so, be it
- * into the overlay's or with config_dsr_ipip. Without either anybody can write it who reaches a pod. So it must name a
+ * into the overlay's or with config_dsr_outer_family. Without either anybody can write it who reaches a pod. So it must name a
  * service that is there for clients outside, and a connection that stands keeps what it is known by.
  */
 #pragma once

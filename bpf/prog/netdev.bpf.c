@@ -66,7 +66,7 @@ static __always_inline int netdev_answer(struct __sk_buff *skb)
 /* May an option say what a client has called? Behind the overlay, or with outer headers, nodes send it in no other way. */
 static __always_inline bool netdev_from_node(const struct flow *flow)
 {
-	return flow->wrapped || !(config_dsr_ipip || config_overlay_ifindex);
+	return flow->wrapped || !(config_dsr_outer_family == flow->family || config_overlay_ifindex);
 }
 
 static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
@@ -226,7 +226,7 @@ int from_netdev(struct __sk_buff *skb)
 		return step == STEP_ANSWERED ? bpf_redirect(skb->ifindex, 0) : TC_ACT_SHOT;
 	if (skb->pkt_type != PACKET_HOST)
 		return TC_ACT_OK;
-	step = config_dsr_ipip ? dsr_unwrap(skb) : STEP_IGNORE;
+	step = config_dsr_outer_family ? dsr_unwrap(skb) : STEP_IGNORE;
 	if (unlikely(step > 0))
 		return drop(skb, step, DIRECTION_INGRESS);
 	if (unlikely(step == STEP_DONE)) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import pytest
 from scapy.layers.inet import IP, IPOption
@@ -249,17 +250,21 @@ def wrapped(packet: Packet | bytes, family: int, sender: str, node: str, hops: i
     return bytes(Ether(src=frame.src, dst=frame.dst, type=frame.type) / outer / frame[1])
 
 
+Wrapping = Callable[[int], Services]
+
+
 @pytest.fixture
-def wrapping(node_with: NodeWith) -> Services:
-    """Where nodes tell each other in outer headers."""
-    return small_world(node_with(dsr_ipip=1))
+def wrapping(node_with: NodeWith) -> Wrapping:
+    """Where nodes tell each other in outer headers of a family."""
+    return lambda family: small_world(node_with(dsr_outer_family=family))
 
 
-def test_natively_an_outer_header_may_be_around_every_packet(wrapping: Services) -> None:
-    wrapping.reached_by("native")
-    wrapping.node_port(4, wrapping.backend(API.ipv4), flags=ServiceFlags.DSR)
+def test_natively_an_outer_header_may_be_around_every_packet(wrapping: Wrapping) -> None:
+    services = wrapping(4)
+    services.reached_by("native")
+    services.node_port(4, services.backend(API.ipv4), flags=ServiceFlags.DSR)
 
-    opening, later = (arrive(wrapping.node, to_frontend(4, flags)).packet for flags in ("S", "A"))
+    opening, later = (arrive(services.node, to_frontend(4, flags)).packet for flags in ("S", "A"))
 
     inner = told(to_backend(to_frontend(4), 4), NODE[4], NODE_PORT)
     assert opening == wrapped(inner, 4, NODE[4], NODE2[4], hops=63)
@@ -267,34 +272,37 @@ def test_natively_an_outer_header_may_be_around_every_packet(wrapping: Services)
 
 
 @FAMILIES
-def test_through_the_overlay_there_is_no_other_header(wrapping: Services, family: int) -> None:
-    wrapping.node_port(family, wrapping.backend(address(API, family)), flags=ServiceFlags.DSR)
+def test_through_the_overlay_there_is_no_other_header(wrapping: Wrapping, family: int) -> None:
+    services = wrapping(family)
+    services.node_port(family, services.backend(address(API, family)), flags=ServiceFlags.DSR)
     packet = to_frontend(family)
 
-    assert arrive(wrapping.node, packet).packet == told(to_backend(packet, family), NODE[family], NODE_PORT)
+    assert arrive(services.node, packet).packet == told(to_backend(packet, family), NODE[family], NODE_PORT)
 
 
 @pytest.mark.parametrize(("kind", "bytes_over", "stated"), [("tcp", 1441, 1480), ("udp", 1445, 1472)])
-def test_outer_headers_need_room(wrapping: Services, kind: str, bytes_over: int, stated: int) -> None:
+def test_outer_headers_need_room(wrapping: Wrapping, kind: str, bytes_over: int, stated: int) -> None:
     """In every packet of TCP; of UDP with what is told besides."""
-    wrapping.reached_by("native")
-    wrapping.node_port(4, wrapping.backend(API.ipv4, kind=kind), kind=kind, flags=ServiceFlags.DSR)
-    arrive(wrapping.node, to_frontend(4))
+    services = wrapping(4)
+    services.reached_by("native")
+    services.node_port(4, services.backend(API.ipv4, kind=kind), kind=kind, flags=ServiceFlags.DSR)
+    arrive(services.node, to_frontend(4))
     payload = b"x" * bytes_over
     large = to_frontend(4, "A") / payload
     if kind == "udp":
         large = from_network(CLIENT[4], NODE[4], 4) / udp(40000, NODE_PORT, payload)
 
-    ran = arrive(wrapping.node, large)
+    ran = arrive(services.node, large)
 
     assert reason(ran) == (Verdict.REDIRECT, DropReason.FRAGMENTATION_NEEDED)
     assert struct.unpack_from("!H", bytes(Ether(ran.packet)[1]), 26)[0] == stated
 
 
 @FAMILIES
-def test_the_backends_node_takes_the_outer_header_off(wrapping: Services, family: int) -> None:
-    node = wrapping.node
-    service_id = wrapping.frontend(LOAD_BALANCER_IP[family], PORT, flags=DIRECT)
+def test_the_backends_node_takes_the_outer_header_off(wrapping: Wrapping, family: int) -> None:
+    services = wrapping(family)
+    node = services.node
+    service_id = services.frontend(LOAD_BALANCER_IP[family], PORT, flags=DIRECT)
     for flags in ("S", "A"):
         packet = at_the_backend(family, flags)
         inner = told(packet, LOAD_BALANCER_IP[family], PORT) if flags == "S" else packet
@@ -313,25 +321,25 @@ def test_the_backends_node_takes_the_outer_header_off(wrapping: Services, family
 
 @FAMILIES
 @pytest.mark.parametrize("sender", [CLIENT, {4: API.ipv4, 6: API.ipv6}, NODE], ids=["client", "pod", "this node"])
-def test_an_outer_header_is_believed_of_nodes_alone(wrapping: Services, family: int, sender: dict[int, str]) -> None:
+def test_an_outer_header_is_believed_of_nodes_alone(wrapping: Wrapping, family: int, sender: dict[int, str]) -> None:
     """Whoever reached the node could have had its pods answer with the address of any service."""
-    wrapping.frontend(LOAD_BALANCER_IP[family], PORT, flags=DIRECT)
+    services = wrapping(family)
+    services.frontend(LOAD_BALANCER_IP[family], PORT, flags=DIRECT)
     forged = wrapped(told(at_the_backend(family), LOAD_BALANCER_IP[family], PORT), family, sender[family], NODE[family])
 
-    ran = arrive(wrapping.node, forged)
+    ran = arrive(services.node, forged)
 
     assert reason(ran) == (Verdict.DROP, DropReason.UNKNOWN_SENDER)
-    assert wrapping.node.metrics()[Direction.INGRESS, DropReason.UNKNOWN_SENDER]
+    assert services.node.metrics()[Direction.INGRESS, DropReason.UNKNOWN_SENDER]
     assert (ran.events[0].source, ran.events[0].destination) == (packed(sender[family]), packed(NODE[family]))
-    assert not wrapping.flows(family)
+    assert not services.flows(family)
 
 
 @FAMILIES
-@pytest.mark.parametrize("config", [{"dsr_ipip": 1}, {}], ids=["outer headers", "overlay"])
-def test_an_option_is_believed_only_in_what_nodes_have_sent(
-    node_with: NodeWith, family: int, config: dict[str, int]
-) -> None:
+@pytest.mark.parametrize("way", ["overlay", "outer headers"])
+def test_an_option_is_believed_only_in_what_nodes_have_sent(node_with: NodeWith, family: int, way: str) -> None:
     """With an overlay, or with outer headers, a bare one is a client's own."""
+    config = {} if way == "overlay" else {"dsr_outer_family": family, "overlay_ifindex": 0}
     services = small_world(node_with(**config))
     services.frontend(LOAD_BALANCER_IP[family], PORT, flags=DIRECT)
 
@@ -341,9 +349,20 @@ def test_an_option_is_believed_only_in_what_nodes_have_sent(
     assert not services.flows(family)
 
 
+def test_outer_headers_of_one_family_leave_the_other_to_options(node_with: NodeWith) -> None:
+    """Clients of IPv6 heard nothing where nodes knew each other by IPv4."""
+    services = small_world(node_with(dsr_outer_family=4, overlay_ifindex=0))
+    services.frontend(LOAD_BALANCER_IP[6], PORT, flags=DIRECT)
+
+    ran = arrive(services.node, told(at_the_backend(6), LOAD_BALANCER_IP[6], PORT))
+
+    assert ran.packet == turned(at_the_backend(6), esrc=WEB.host_mac, edst=WEB.mac, hops=1)
+
+
 @FAMILIES
 @pytest.mark.parametrize("node", [NODE2, LOAD_BALANCER_IP])
-def test_what_is_wrapped_for_others_is_left_alone(wrapping: Services, family: int, node: dict[int, str]) -> None:
+def test_what_is_wrapped_for_others_is_left_alone(wrapping: Wrapping, family: int, node: dict[int, str]) -> None:
+    services = wrapping(family)
     packet = wrapped(at_the_backend(family), family, NODE2[family], node[family])
 
-    assert arrive(wrapping.node, packet).verdict == Verdict.PASS
+    assert arrive(services.node, packet).verdict == Verdict.PASS

@@ -48,7 +48,7 @@ def without_overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNo
 @pytest.fixture(scope="module")
 def wrapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNodes]:
     """Where what tells the backend's node what a client has called is in an outer header."""
-    yield from _nodes(tmp_path_factory.mktemp("wrapping"), dsr_ipip=1)
+    yield from _nodes(tmp_path_factory.mktemp("wrapping"), dsr_outer_family=4)
 
 
 def serve(live: LiveNodes, place: str, address: str, family: int) -> socket.socket:

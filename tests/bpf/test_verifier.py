@@ -23,7 +23,7 @@ CONFIGURATIONS = {
     "IPv4 alone": {"gateway_ipv6": bytes(16)},
     "IPv6 alone": {"gateway_ipv4": 0},
     "no masquerade": {"masquerade": 0},
-    "direct answers by outer headers": {"dsr_ipip": 1},
+    "direct answers by outer headers": {"dsr_outer_family": 4},
     "no services": {"services": 0},
     "sockets of the host alone": {"socket_host_only": 1, "host_netns_cookie": 1},
 }

@@ -66,7 +66,7 @@ def datapath_config(
             services=int(config.services),
             host_netns_cookie=netns.own_cookie(),
             socket_host_only=int(config.socket_lb_host_only),
-            dsr_ipip=int(config.dsr_dispatch == "ipip"),
+            dsr_outer_family=plumbing.underlay_family if config.dsr_dispatch == "ipip" else 0,
         ),
         map_entries={
             "events": config.event_ring_bytes,

@@ -3151,7 +3151,7 @@ class ProgramConfig:
     """Constants that the programs are loaded with; what each means: bpf/abi/config.h."""
 
     aggregation: int = 0
-    dsr_ipip: int = 0
+    dsr_outer_family: int = 0
     event_wakeup_ns: int = 0
     gateway_ipv4: int = 0
     gateway_ipv6: bytes = bytes(16)
@@ -3408,7 +3408,7 @@ PROGRAMS: Final[dict[str, ProgramSpec]] = {
 
 CONFIG: Final[dict[str, Constant]] = {
     "config_aggregation": Constant("config_aggregation", "aggregation", "u32", integer_encoder(4, sys.byteorder, signed=False)),
-    "config_dsr_ipip": Constant("config_dsr_ipip", "dsr_ipip", "u32", integer_encoder(4, sys.byteorder, signed=False)),
+    "config_dsr_outer_family": Constant("config_dsr_outer_family", "dsr_outer_family", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_event_wakeup_ns": Constant("config_event_wakeup_ns", "event_wakeup_ns", "u64", integer_encoder(8, sys.byteorder, signed=False)),
     "config_gateway_ipv4": Constant("config_gateway_ipv4", "gateway_ipv4", "be32", integer_encoder(4, "big", signed=False)),
     "config_gateway_ipv6": Constant("config_gateway_ipv6", "gateway_ipv6", "struct{words:be32[4]@0 size=16}", bytes_encoder(16)),
