@@ -64,6 +64,40 @@ def test_it_is_installed_serves_and_is_removed_without_a_trace(machine):
     assert machine.output("cilium", "uninstall") == "Nothing is installed."
 
 
+def test_a_node_of_a_cluster_is_cleaned_without_a_trace_once_its_agent_has_ended(machine):
+    """What `cilium uninstall` runs on every node: `cilium-dbg cleanup`."""
+    conflist, cgroups = "/etc/cni/net.d/05-cilium.conflist", "/run/cilium/cgroupv2"
+    machine.write("/etc/cni/net.d/10-other.conflist", "{}")
+    before, links = files(machine), machine.output("ip", "-o", "link", "show").count("\n")
+    settings = {"node_name": "n", "store": "sqlite:////var/lib/cilium/store.db", "devices": ["eth0"]}
+    settings |= {"cgroup_root": cgroups, "cni_configuration": conflist}
+    machine.write("/etc/cilium/agent.json", json.dumps(settings))
+    machine.run("sh", "-ec", f"mkdir -p {cgroups} && mount -t cgroup2 none {cgroups} && mkdir {cgroups}/kept")
+    machine.run("cilium-dbg", "install-cni-plugin", "--to", "/opt/cni/bin")
+    cleanup = ("cilium-dbg", "cleanup", "-f", "--cni-conf", conflist, "--cni-bin", "/opt/cni/bin")
+    with Agent(machine):
+        machine.run("ip", "netns", "add", "web")
+        machine.run("cilium", "endpoint", "add", "--netns", "/run/netns/web", "--name", "web")
+        assert "10-other.conflist.cilium_bak" in machine.output("ls", "/etc/cni/net.d")
+
+        refused = machine.run(*cleanup, check=False)
+
+        assert "an agent runs, and answers on /var/run/cilium/cilium.sock: end it first" in refused.stderr
+        assert machine.run("ip", "netns", "exec", "web", "ip", "link", "show", "eth0", check=False).returncode == 0
+
+    said = machine.output(*cleanup)
+
+    assert said.startswith("Cleaned: 10-other.conflist (put back), ")
+    assert "cilium_host" in said
+    machine.run("rm", "-r", "/etc/cilium", *(path for path in files(machine) if path.startswith("/var/lib/cilium")))
+    assert files(machine) == before
+    assert machine.output("ip", "-o", "link", "show").count("\n") == links
+    assert "cilium" not in machine.output("ls", "/sys/fs/bpf", "/run")
+    assert "kept" in machine.output("ls", "/sys/fs/cgroup")
+    assert machine.output("ip", "route", "show", "table", "all", "proto", "176") == ""
+    assert machine.output(*cleanup) == "Nothing of an agent is left here."
+
+
 def test_what_is_in_the_way_is_named_before_anything_is_changed(machine):
     machine.run("ip", "addr", "add", "10.0.0.77/24", "dev", "eth0")
     machine.run("ip", "link", "add", "flannel.1", "type", "vxlan", "id", "1", "dstport", "8472", "dev", "eth0")

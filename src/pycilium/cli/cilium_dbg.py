@@ -29,6 +29,7 @@ _COMMANDS = {
     "monitor": "pycilium.cli.dbg_monitor:monitor",
     "build-config": "pycilium.cli.build_config:build_config",
     "install-cni-plugin": "pycilium.cli.build_config:install_cni_plugin",
+    "cleanup": "pycilium.cli.cleanup:cleanup",
     "version": "pycilium.cli.version:version",
 }
 

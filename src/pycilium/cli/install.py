@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pycilium.cli.cluster import access, cluster_options
+from pycilium.cli.durations import seconds
 from pycilium.cli.render import print_yaml, progress
 from pycilium.errors import ConfigError, InstallRefused
 from pycilium.install import settings
@@ -20,6 +21,7 @@ from pycilium.install.templates import Plain
 from pycilium.install.versions import chosen, listed
 
 if TYPE_CHECKING:
+    from pycilium.install.kubernetes import Removed
     from pycilium.install.kubernetes_cluster import Cluster
     from pycilium.install.kubernetes_detection import Facts
     from pycilium.install.kubernetes_preflight import Finding
@@ -37,7 +39,7 @@ def _value_options(command: Any) -> Any:
         click.option("--dry-run", is_flag=True, help="Print the objects and change nothing."),
         click.option("--dry-run-helm-values", is_flag=True, help="Print the values and change nothing."),
         click.option("--wait/--no-wait", default=False, help="Until everything runs."),
-        click.option("--wait-duration", default=300.0, show_default=True, metavar="SECONDS"),
+        click.option("--wait-duration", type=seconds, default="5m", show_default=True, metavar="DURATION"),
         click.option("--skip-preflight", is_flag=True, help="Install whatever the checks say."),
     ):
         command = option(command)
@@ -68,17 +70,40 @@ def upgrade(**asked: Any) -> None:
 @click.command()
 @cluster_options
 @click.option("--wait/--no-wait", default=True, hidden=True)
-def uninstall(namespace: str, context: str, kubeconfig: str, helm_release_name: str, wait: bool) -> None:  # noqa: ARG001
-    """Take everything away that `install` made. Policies stay, as do the CRDs that they are of."""
+@click.option("--clean/--no-clean", default=True, help="Clean nodes of what agents made there.", show_default=True)
+@click.option(
+    "--wait-duration", type=seconds, default="5m", show_default=True, metavar="DURATION", help="For nodes to be clean."
+)
+def uninstall(
+    namespace: str,
+    context: str,
+    kubeconfig: str,
+    helm_release_name: str,
+    wait: bool,  # noqa: ARG001 -- Cilium's command has it
+    clean: bool,
+    wait_duration: float,
+) -> None:
+    """Take everything away that `install` made, on nodes too. Policies stay, as do the CRDs that they are of.
 
-    async def run() -> bool:
+    Pods that still run lose their network.
+    """
+
+    async def run() -> Removed:
         from pycilium.install.kubernetes import Installer
 
         async with _cluster(access(kubeconfig, context)) as cluster:
             with progress("uninstalling") as tell:
-                return await Installer(cluster, namespace, helm_release_name, tell).uninstall()
+                installer = Installer(cluster, namespace, helm_release_name, tell)
+                return await installer.uninstall(clean_within_s=wait_duration if clean else 0.0)
 
-    click.echo("Cilium is uninstalled." if asyncio.run(run()) else "There was no release; nothing of one is left.")
+    removed = asyncio.run(run())
+    click.echo("Cilium is uninstalled." if removed.found else "There was no release; nothing of one is left.")
+    if removed.unclean:
+        listed = "\n".join(f"  {node}: {why}" for node, why in sorted(removed.unclean.items()))
+        raise InstallRefused(
+            f"what agents made is left on {len(removed.unclean)} nodes; "
+            f"reboot them, or run `cilium-dbg cleanup` there:\n{listed}"
+        )
 
 
 @click.command()

@@ -55,6 +55,19 @@ def install(to: str | Path, seen_as: str) -> Path:
     return folder / PLUGIN
 
 
+def remove(folder: str | Path) -> bool:
+    """Take the plugin away with all that was copied; whether there was one. Idempotent."""
+    plugin, runtime = Path(folder) / PLUGIN, Path(folder) / RUNTIME
+    found = plugin.exists() or runtime.exists()
+    try:
+        plugin.unlink(missing_ok=True)
+        if runtime.exists():
+            shutil.rmtree(runtime)
+    except OSError as error:
+        raise ConfigError(f"{folder}: the CNI plugin cannot be taken away: {error}") from error
+    return found
+
+
 def script(runtime: str) -> str:
     """What the node's runtime starts."""
     loader = _loader().name

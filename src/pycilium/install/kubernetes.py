@@ -6,21 +6,34 @@ and the same command run again finishes it. Invariant: an object that is not thi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from pycilium.errors import CiliumError, InstallRefused
+from pycilium.install import kubernetes_cleaning as cleaning
 from pycilium.install import kubernetes_release as releases
 from pycilium.install.kubernetes_cluster import KINDS, NAMESPACE, SECRET, Cluster, kind_of
 from pycilium.install.kubernetes_manifests import objects
-from pycilium.install.kubernetes_names import RELEASE
+from pycilium.install.kubernetes_names import AGENT, RELEASE
 from pycilium.install.kubernetes_release import Release
 from pycilium.install.settings import values_of
 from pycilium.install.templates import Plain
 
 Tell = Callable[[str], None]
+_WORKLOADS = ("DaemonSet", "Deployment")
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What an uninstallation came to."""
+
+    found: bool
+    """Whether there was a release."""
+    unclean: Mapping[str, str]
+    """Nodes on which something of agents may be left, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +43,7 @@ class Installer:
     Attributes:
         tell: gets each step in words.
         clock: the time for the record.
+        sleep: what waits; tests pass their own.
     """
 
     cluster: Cluster
@@ -37,6 +51,7 @@ class Installer:
     name: str = RELEASE
     tell: Tell = lambda _: None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
 
     async def history(self) -> list[Release]:
         """All revisions, oldest first."""
@@ -67,18 +82,46 @@ class Installer:
         wanted = objects(values_of(config), self.namespace)
         return await self._revise(releases.PENDING_UPGRADE, config, wanted, history)
 
-    async def uninstall(self) -> bool:
-        """Take everything away that the release's revisions made, the last first; whether there was a release."""
+    async def uninstall(self, *, clean_within_s: float = 300.0) -> Removed:
+        """Take everything away that the release's revisions made, and what its agents made on nodes.
+
+        Workloads end first, then nodes are cleaned, for at most `clean_within_s` (0: not at all), then the rest goes,
+        the last made first. Whatever breaks off is finished by the same call.
+        """
         history = await self.history()
         if history:
             await self._keep(history[-1].now(releases.UNINSTALLING, "Deletion in progress"))
         made = [each for record in history for each in parsed(record.manifest)]
         gone = {_key(each): each for each in [*objects(values_of(), self.namespace), *made]}
-        for each in reversed(list(gone.values())):
-            await self._delete(each)
+        last_first = list(reversed(gone.values()))
+        for each in last_first:
+            if each["kind"] in _WORKLOADS:
+                await self._delete(each)
+        unclean = await self._clean(history[-1], clean_within_s) if history and clean_within_s else {}
+        for each in last_first:
+            if each["kind"] not in _WORKLOADS:
+                await self._delete(each)
         for record in history:
             await self.cluster.delete(SECRET, releases.secret_name(self.name, record.version), self.namespace)
-        return bool(history)
+        return Removed(bool(history), unclean)
+
+    async def _clean(self, record: Release, patience_s: float) -> Mapping[str, str]:
+        """The nodes that could not be cleaned, and why."""
+        values = values_of(record.config)
+        nodes = await cleaning.nodes_of(self.cluster, values)
+        if not nodes:
+            return {}
+        self.tell("waiting for agents to end")
+        await cleaning.wait_for_end(self.cluster, self.namespace, AGENT, nodes, patience_s, self.sleep)
+        cleaner = cleaning.daemon_set(values, self.namespace)
+        await self._refuse_others([cleaner])
+        await self._apply([cleaner], record)
+        try:
+            return await cleaning.wait_until_clean(
+                self.cluster, self.namespace, nodes, patience_s, self.tell, self.sleep
+            )
+        finally:
+            await self._delete(cleaner)
 
     async def _revise(
         self, pending: str, config: Mapping[str, Any], wanted: list[Plain], history: list[Release]
@@ -95,6 +138,7 @@ class Installer:
         await self._refuse_others(wanted)
         await self._ensure_namespace()
         await self._keep(record)
+        await self._delete(cleaning.daemon_set(values_of(), self.namespace))  # of an uninstallation that broke off
         try:
             await self._apply(wanted, record)
             await self._prune(wanted, history)

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pycilium.install.kubernetes_names import AGENT, AGENT_CONTAINER
-from pycilium.install.kubernetes_survey import DAEMON_SETS, ENVOY, UI, AgentAnswer, Survey, node_of, runs
+from pycilium.install.kubernetes_pods import CRASHES, node_of, phase, runs, unscheduled, waiting
+from pycilium.install.kubernetes_survey import DAEMON_SETS, ENVOY, UI, AgentAnswer, Survey
 from pycilium.install.templates import Plain
 
 _PARTS = {"cilium": "Cilium", "hubble": "Hubble", "kubernetes": "Kubernetes", "kvstore": "Kvstore"}
-_CRASHES = "CrashLoopBackOff"
 _CONFIG_ERRORS = "config.cilium.io"
-_NO_IMAGE = ("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def verdict(found: Survey) -> Verdict:
     candidates, managed = _managed(found)
     return Verdict(
         counts={name: _count(name, plain) for name, plain in found.workloads.items() if plain is not None},
-        phases={name: Counter(map(_phase, pods)) for name, pods in found.pods.items() if _shown(found, name)},
+        phases={name: Counter(map(phase, pods)) for name, pods in found.pods.items() if _shown(found, name)},
         images={name: images for name, pods in found.pods.items() if (images := Counter(_images(pods)))},
         pods=candidates,
         managed=managed,
@@ -87,7 +86,7 @@ def verdict(found: Survey) -> Verdict:
         warnings=sorted(warnings),
         config_errors=_config_errors(found.config),
         failures=found.failures,
-        hopeless=any(_waits_for(pod)[1] == _CRASHES for pod in found.pods[AGENT]),
+        hopeless=any(waiting(pod).reason == CRASHES for pod in found.pods[AGENT]),
     )
 
 
@@ -160,44 +159,22 @@ def _behind(name: str, plain: Plain) -> bool:
 
 def _pod_trouble(workload: str, pod: Plain) -> tuple[bool, str]:
     """Whether it is an error, and what the matter is; nothing if all is well."""
-    phase, (container, reason, message) = _phase(pod), _waits_for(pod)
+    now, waits = phase(pod), waiting(pod)
     where = f" on node {node}" if (node := node_of(pod)) else ""
-    if reason in _NO_IMAGE:
-        return True, f"container {container}{where} has no image ({reason}): {message or 'is it known to the runtime?'}"
-    if reason == _CRASHES:
-        return True, f"container {container}{where} starts and ends again and again: {message or 'see its log'}"
-    if phase == "Pending":
-        return False, f"pod is pending{where}: {reason or _unscheduled(pod) or 'its containers are being made'}"
-    if workload == AGENT and phase == "Running" and not runs(pod, AGENT_CONTAINER):
-        return True, f"container {AGENT_CONTAINER}{where} does not run: {reason or message or 'it has ended'}"
-    if phase not in ("Running", "Succeeded"):
-        return (
-            True,
-            f"pod is {phase.lower()}{where}: {(pod.get('status') or {}).get('message') or reason or 'see events'}",
-        )
+    container = f"container {waits.container}{where}"
+    if waits.has_no_image:
+        return True, f"{container} has no image ({waits.reason}): {waits.said or 'is it known to the runtime?'}"
+    if waits.reason == CRASHES:
+        return True, f"{container} starts and ends again and again: {waits.said or 'see its log'}"
+    if now == "Pending":
+        why = waits.reason or unscheduled(pod) or "its containers are being made"
+        return False, f"pod is pending{where}: {why}"
+    if workload == AGENT and now == "Running" and not runs(pod, AGENT_CONTAINER):
+        return True, f"container {AGENT_CONTAINER}{where} does not run: {waits.reason or waits.said or 'it has ended'}"
+    if now not in ("Running", "Succeeded"):
+        why = (pod.get("status") or {}).get("message") or waits.reason or "see events"
+        return True, f"pod is {now.lower()}{where}: {why}"
     return False, ""
-
-
-def _waits_for(pod: Plain) -> tuple[str, str, str]:
-    """The first container that waits: its name, why, and what it said at its last end."""
-    status = pod.get("status") or {}
-    for each in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        waiting = (each.get("state") or {}).get("waiting")
-        if waiting and waiting.get("reason") != "PodInitializing":
-            ended = (each.get("lastState") or {}).get("terminated") or {}
-            said = str(ended.get("message") or waiting.get("message") or "").strip().splitlines()
-            return str(each.get("name")), str(waiting.get("reason") or ""), said[-1] if said else ""
-    return "", "", ""
-
-
-def _unscheduled(pod: Plain) -> str:
-    conditions = (pod.get("status") or {}).get("conditions") or ()
-    told = (each.get("message") for each in conditions if each.get("status") == "False" and each.get("message"))
-    return str(next(told, ""))
-
-
-def _phase(pod: Plain) -> str:
-    return str((pod.get("status") or {}).get("phase") or "Unknown")
 
 
 def _shown(found: Survey, name: str) -> bool:
@@ -215,7 +192,7 @@ def _managed(found: Survey) -> tuple[int, int]:
     could = {
         _key(pod)
         for pod in found.all_pods
-        if not (pod.get("spec") or {}).get("hostNetwork") and _phase(pod) in ("Running", "Pending")
+        if not (pod.get("spec") or {}).get("hostNetwork") and phase(pod) in ("Running", "Pending")
     }
     return len(could), len(could & have)
 

@@ -18,6 +18,7 @@ from pycilium.install import kubernetes_release as releases
 from pycilium.install.kubernetes_cluster import CONFIG_MAP, DAEMON_SET, DEPLOYMENT, POD, SECRET, Cluster
 from pycilium.install.kubernetes_exec import execute
 from pycilium.install.kubernetes_names import AGENT, AGENT_CONTAINER, CONFIG, OPERATOR, RELEASE
+from pycilium.install.kubernetes_pods import node_of, runs
 from pycilium.install.kubernetes_release import Release
 from pycilium.install.templates import Plain
 from pycilium.model.resources import CiliumEndpoint, Kind, kind_of
@@ -112,16 +113,6 @@ async def asked(cluster: Cluster, namespace: str, pod: str, *command: str) -> An
         raise PodUnreachable(
             f"`{' '.join(command)}` ended with code {done.exit_code}: {said or 'it printed no JSON'}"
         ) from error
-
-
-def runs(pod: Plain, container: str) -> bool:
-    """Whether that container of a pod can be asked."""
-    states = (pod.get("status") or {}).get("containerStatuses") or []
-    return any(each.get("name") == container and "running" in (each.get("state") or {}) for each in states)
-
-
-def node_of(pod: Plain) -> str:
-    return str((pod.get("spec") or {}).get("nodeName") or "")
 
 
 async def _release(cluster: Cluster, namespace: str, name: str) -> Release | None:

@@ -29,9 +29,9 @@ CONFIG_FOLDER = "/tmp/cilium/config-map"  # noqa: S108 -- Cilium's place for it,
 UNPRIVILEGED = 65532
 _FOLDER, _MADE = "Directory", "DirectoryOrCreate"
 _SEEN_LATER = "HostToContainer"
-_PROPAGATED = "Bidirectional"
+SEEN_BOTH_WAYS = "Bidirectional"
 
-_IMAGE = {
+IMAGE = {
     "image": When(
         "image.digest",
         Format("%s@%s", (Text("image.repository"), Text("image.digest"))),
@@ -53,7 +53,7 @@ _ENVIRONMENT = [_NODE_NAME, _NAMESPACE, *_SERVER]
 _ROLLS = {"name": "CILIUM_VALUES", "value": Fingerprint()}
 """What is read at the start only: pods roll when it changes."""
 
-_BPF = {"name": "bpf-maps", "mountPath": Value("bpf.root"), "mountPropagation": _PROPAGATED}
+_BPF = {"name": "bpf-maps", "mountPath": Value("bpf.root"), "mountPropagation": SEEN_BOTH_WAYS}
 _CGROUP = {"name": "cilium-cgroup", "mountPath": Value("cgroup.hostRoot")}
 _TMP = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 -- the container's own
 _AGENT_MOUNTS = [
@@ -157,7 +157,7 @@ def _agent() -> Any:
     }
     return {
         "name": AGENT_CONTAINER,
-        **_IMAGE,
+        **IMAGE,
         "command": ["cilium-agent"],
         "args": [f"--config-dir={CONFIG_FOLDER}"],
         "env": [*_ENVIRONMENT, _ROLLS],
@@ -190,7 +190,7 @@ def _operator() -> Any:
     }
     return {
         "name": OPERATOR_CONTAINER,
-        **_IMAGE,
+        **IMAGE,
         "command": ["cilium-operator-generic"],
         "args": [f"--config-dir={CONFIG_FOLDER}"],
         "env": [*_ENVIRONMENT, _ROLLS],
@@ -219,7 +219,7 @@ def _config() -> Any:
     """Brings together the ConfigMap and what is this node's own; it stands still while the agent runs."""
     return {
         "name": "config",
-        **_IMAGE,
+        **IMAGE,
         "command": ["cilium-dbg", "build-config"],
         "args": [f"--dest={CONFIG_FOLDER}"],
         "env": _ENVIRONMENT,
@@ -236,14 +236,14 @@ def _mount_cgroup() -> Any:
     )
     made = {
         "name": "mount-cgroup",
-        **_IMAGE,
+        **IMAGE,
         "command": ["sh", "-ec", script],
         "env": [{"name": "CGROUP_ROOT", "value": Value("cgroup.hostRoot")}],
         "securityContext": {"privileged": True},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "hostproc", "mountPath": "/hostproc", "readOnly": True},
-            {**_CGROUP, "mountPropagation": _PROPAGATED},
+            {**_CGROUP, "mountPropagation": SEEN_BOTH_WAYS},
         ],
     }
     return When("cgroup.autoMount.enabled", made)
@@ -254,7 +254,7 @@ def _mount_bpf() -> Any:
     script = 'grep -q " $BPF_ROOT bpf " /proc/mounts || mount -t bpf bpf "$BPF_ROOT"'
     return {
         "name": "mount-bpf-fs",
-        **_IMAGE,
+        **IMAGE,
         "command": ["sh", "-ec", script],
         "env": [{"name": "BPF_ROOT", "value": Value("bpf.root")}],
         "securityContext": {"privileged": True},
@@ -267,7 +267,7 @@ def _install_cni() -> Any:
     """Copies the plugin, with the interpreter that it needs, to where the node's runtime looks."""
     return {
         "name": "install-cni-binaries",
-        **_IMAGE,
+        **IMAGE,
         "command": ["cilium-dbg", "install-cni-plugin"],
         "args": ["--to=/host/opt/cni/bin", Format("--seen-as=%s", (Text("cni.binPath"),))],
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -275,17 +275,19 @@ def _install_cni() -> Any:
     }
 
 
-def _volumes() -> list[Any]:
-    def of_host(name: str, path: Any, kind: str) -> Any:
-        return {"name": name, "hostPath": {"path": path, "type": kind}}
+def of_host(name: str, path: Any, kind: str = _MADE) -> Any:
+    """A volume: a folder of the node's."""
+    return {"name": name, "hostPath": {"path": path, "type": kind}}
 
+
+def _volumes() -> list[Any]:
     return [
         {"name": "tmp", "emptyDir": {}},
-        of_host("bpf-maps", Value("bpf.root"), _MADE),
-        of_host("cilium-cgroup", Value("cgroup.hostRoot"), _MADE),
-        of_host("cilium-netns", "/var/run/netns", _MADE),
-        of_host("cilium-run", Value("daemon.runPath"), _MADE),
-        of_host("cni-path", Value("cni.binPath"), _MADE),
-        of_host("etc-cni-netd", Value("cni.confPath"), _MADE),
+        of_host("bpf-maps", Value("bpf.root")),
+        of_host("cilium-cgroup", Value("cgroup.hostRoot")),
+        of_host("cilium-netns", "/var/run/netns"),
+        of_host("cilium-run", Value("daemon.runPath")),
+        of_host("cni-path", Value("cni.binPath")),
+        of_host("etc-cni-netd", Value("cni.confPath")),
         When("cgroup.autoMount.enabled", of_host("hostproc", "/proc", _FOLDER)),
     ]

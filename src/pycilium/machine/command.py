@@ -13,8 +13,9 @@ import msgspec
 
 from pycilium.agent.config import AgentConfig, check
 from pycilium.cni import launcher
+from pycilium.datapath import cleaning
 from pycilium.errors import ConfigError, InstallRefused, PermissionRequired
-from pycilium.machine import cleaning, plan, preflight, service
+from pycilium.machine import plan, preflight, service
 from pycilium.machine.files import Files
 
 machine_option = click.option(
@@ -105,7 +106,7 @@ def uninstall(*, force: bool, purge: bool, root: Path, dry_run: bool) -> None:
     if is_live and not dry_run:
         if preflight.has_systemd():
             service.forget()
-        cleaning.clean(config)
+        cleaning.clean(config.bpf_root, config.run_dir)
     if purge and config.store == AgentConfig(node_name="").store:
         for ending in ("", "-wal", "-shm", "-notify"):
             files.remove(f"var/lib/cilium/store.db{ending}")

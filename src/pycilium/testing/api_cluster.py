@@ -49,13 +49,15 @@ def play(double: ApiServerDouble, nodes: Sequence[str] = ("node1", "node2")) -> 
     count = len(nodes)
     for node in nodes:
         ready = [{"type": "Ready", "status": "True"}]
-        put(double, "Node", node, status={"conditions": ready, "nodeInfo": {"kernelVersion": "6.1.0"}})
+        labels = {"kubernetes.io/os": "linux"}
+        status = {"conditions": ready, "nodeInfo": {"kernelVersion": "6.1.0"}}
+        put(double, "Node", node, metadata={"labels": labels}, status=status)
         agent_pod(double, node)
     put(double, "Pod", "cilium-operator-1", **_pod("cilium-operator", nodes[0], {"io.cilium/app": "operator"}))
     numbers = ("desiredNumberScheduled", "updatedNumberScheduled", "numberReady", "numberAvailable")
     generation = (got(double, "DaemonSet", "cilium") or {}).get("metadata", {}).get("generation", 1)
-    status = {"observedGeneration": generation, **dict.fromkeys(numbers, count)}
-    put(double, "DaemonSet", "cilium", status=status)
+    rolled = {"observedGeneration": generation, **dict.fromkeys(numbers, count)}
+    put(double, "DaemonSet", "cilium", status=rolled)
     replicas = ("replicas", "readyReplicas", "availableReplicas", "updatedReplicas")
     generation = (got(double, "Deployment", "cilium-operator") or {}).get("metadata", {}).get("generation", 1)
     put(
