@@ -24,6 +24,7 @@ _COMMANDS = {
     "uninstall": "pycilium.cli.install:uninstall",
     "preflight": "pycilium.cli.install:preflight",
     "status": "pycilium.cli.status:status",
+    "config": "pycilium.cli.config:config",
     "policy": "pycilium.cli.policy:policy",
     "version": "pycilium.cli.version:version",
 }
@@ -31,6 +32,7 @@ if not in_kubernetes(sys.argv[1:]):
     _COMMANDS |= {
         "install": "pycilium.machine.command:install",
         "uninstall": "pycilium.machine.command:uninstall",
+        "config": "pycilium.machine.config_command:config",
     }
 
 

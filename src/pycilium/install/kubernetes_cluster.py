@@ -108,9 +108,11 @@ class Cluster:
         """Conflict if it has changed since it was read."""
         return await self._sent("update", plain)
 
-    async def patch(self, kind: Kind[Any], name: str, patch: Plain, subresource: str = "") -> None:
-        """A merge patch of something that belongs to the whole cluster; Conflict if it names an older version."""
-        call = Call("patch", kind, None, name, subresource)
+    async def patch(
+        self, kind: Kind[Any], name: str, patch: Plain, subresource: str = "", *, namespace: str | None = None
+    ) -> None:
+        """A merge patch; NotFound, and Conflict if it names an older version."""
+        call = Call("patch", kind, namespace, name, subresource)
         await self.client.call(call, body=msgspec.json.encode(patch))
 
     async def delete(self, kind: Kind[Any], name: str, namespace: str | None = None) -> bool:

@@ -50,7 +50,7 @@ def install(*, settings: tuple[str, ...], exclusive: bool, wait_duration: float,
     files, is_live = Files(root, dry_run=dry_run), root == Path("/")
     _require_root(is_live=is_live and not dry_run)
     record = files.record()
-    config_file, config = _configuration(files, settings)
+    config_file, config = configuration(files, settings)
     _preflight(config, is_installed=record is not None)
 
     plugins = [plan.File(path, launcher.text(), 0o755) for path in _plugin_paths(root)]
@@ -91,7 +91,7 @@ def uninstall(*, force: bool, purge: bool, root: Path, dry_run: bool) -> None:
     if is_live and not force and (left := cleaning.attached()):
         shown = f"{', '.join(left[:3])}{' ...' if len(left) > 3 else ''}"
         raise InstallRefused(f"containers are attached ({len(left)}: {shown}): stop them first, or --force")
-    _, config = _configuration(files, ())
+    _, config = configuration(files, ())
     if is_live and not dry_run:
         _require_service_or_no_agent(config)
     files.remove(plan.CONFLIST)  # first: from here on runtimes do not call the plugin
@@ -121,7 +121,7 @@ def _require_root(*, is_live: bool) -> None:
         raise PermissionRequired("root is needed to install on this machine: use sudo, or --dry-run to look first")
 
 
-def _configuration(files: Files, settings: tuple[str, ...]) -> tuple[plan.File, AgentConfig]:
+def configuration(files: Files, settings: tuple[str, ...]) -> tuple[plan.File, AgentConfig]:
     """As it shall be: ConfigError names what cannot."""
     path = files.root / plan.CONFIG
     try:
@@ -130,7 +130,7 @@ def _configuration(files: Files, settings: tuple[str, ...]) -> tuple[plan.File, 
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(existing, dict):
         raise ConfigError(f"{path}: it must be an object")
-    file = plan.config(existing, preflight.found_out(), dict(_setting(text) for text in settings))
+    file = plan.config(existing, preflight.found_out(), dict(setting(text) for text in settings))
     try:
         config = msgspec.json.decode(file.content, type=AgentConfig)
     except msgspec.DecodeError as error:
@@ -139,7 +139,7 @@ def _configuration(files: Files, settings: tuple[str, ...]) -> tuple[plan.File, 
     return file, config
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
     field, equals, value = text.partition("=")
     if not equals:
         raise click.UsageError(f"--set {text}: it must be FIELD=VALUE")
