@@ -25,6 +25,7 @@ _COMMANDS = {
     "preflight": "pycilium.cli.install:preflight",
     "status": "pycilium.cli.status:status",
     "config": "pycilium.cli.config:config",
+    "sysdump": "pycilium.cli.sysdump.command:sysdump",
     "policy": "pycilium.cli.policy:policy",
     "version": "pycilium.cli.version:version",
 }

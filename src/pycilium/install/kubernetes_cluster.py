@@ -30,6 +30,7 @@ def _kind(name: str, api_version: str = "v1", *, namespaced: bool = True) -> Kin
 NAMESPACE, NODE = _kind("Namespace", namespaced=False), _kind("Node", namespaced=False)
 CONFIG_MAP, SECRET, SERVICE, POD = _kind("ConfigMap"), _kind("Secret"), _kind("Service"), _kind("Pod")
 DAEMON_SET, DEPLOYMENT = _kind("DaemonSet", "apps/v1"), _kind("Deployment", "apps/v1")
+EVENT = _kind("Event")
 CRD = _kind("CustomResourceDefinition", "apiextensions.k8s.io/v1", namespaced=False)
 KINDS = {
     kind.name: kind
