@@ -85,6 +85,7 @@ async def become_ready(
             store,
             config.node_name,
             config.node_lease_duration_s,
+            lambda: any(True for _ in intent.db.snapshot().all(intent.own_node)),
             publisher.publish_again,
             renew=not config.kubernetes_node,
         )

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -141,14 +141,21 @@ class Election:
                 await self._leases.release(self._name, self._holder)
 
 
-class LeaderStore:
-    """What a leader's work may ask of the store: it reads as ever, and writes only while it leads."""
+class Lists(Protocol):
+    """What can be looked at."""
 
-    def __init__(self, store: Store, leadership: Leadership) -> None:
+    async def list(self, kind: type[R], namespace: str | None = None) -> ResourceList[R]: ...
+
+
+class LeaderStore:
+    """What a leader's work may ask of the store: it looks at what `mirror` knows, and writes only while it leads."""
+
+    def __init__(self, store: Store, leadership: Leadership, mirror: Lists | None = None) -> None:
         self._store, self._leadership = store, leadership
+        self._lists: Lists = mirror or store
 
     async def list(self, kind: type[R], namespace: str | None = None) -> ResourceList[R]:
-        return await self._store.list(kind, namespace)
+        return await self._lists.list(kind, namespace)
 
     async def replace(self, resource: R) -> R:
         """Only for a resource that was read: what it was decided on must still stand."""

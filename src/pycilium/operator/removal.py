@@ -1,5 +1,5 @@
 """Removes what nobody will remove any more: nodes that gave no sign of life for the grace time, endpoints without a
-node, endpoints whose pod is gone.
+node, and, where no API server does it, endpoints whose pod is gone.
 
 A sign of life is a new version of the node's Lease in `kube-node-lease` or of its CiliumNode. All of it is counted by
 this operator's own looks at the store (`observation`): never from a time that somebody wrote, and never across a time
@@ -31,8 +31,17 @@ NODE_LEASES = "kube-node-lease"
 class Removal:
     """One leader's term."""
 
-    def __init__(self, leader: LeaderStore, grace_s: float, interval_s: float, elapsed: Callable[[], float]) -> None:
-        self._leader, self._grace_s, self._elapsed = leader, grace_s, elapsed
+    def __init__(
+        self,
+        leader: LeaderStore,
+        grace_s: float,
+        interval_s: float,
+        elapsed: Callable[[], float],
+        *,
+        look_at_pods: bool = True,
+    ) -> None:
+        """`look_at_pods`: false where endpoints are owned by their Pods, so that the API server collects them."""
+        self._leader, self._grace_s, self._elapsed, self._look_at_pods = leader, grace_s, elapsed, look_at_pods
         self._interval_s = min(interval_s, grace_s / 4)
         self._nodes: Observation[str] = Observation(self._interval_s)
         self._orphans: Observation[ResourceKey] = Observation(self._interval_s)
@@ -51,7 +60,7 @@ class Removal:
             listed_nodes = await self._leader.list(CiliumNode)
             listed_leases = await self._leader.list(Lease, NODE_LEASES)
             endpoints = {endpoint.key: endpoint for endpoint in (await self._leader.list(CiliumEndpoint)).items}
-            listed_pods = await self._leader.list(Pod)
+            pods = await self._present_pods()
         except StoreError as error:
             log.warning("nodes cannot be looked through", error=str(error))
             self._nodes.interrupted()
@@ -60,7 +69,6 @@ class Removal:
         now = self._elapsed()
         nodes = {node.metadata.name: node for node in listed_nodes.items}
         leases = {lease.metadata.name: lease for lease in listed_leases.items}
-        pods = {pod.key for pod in listed_pods.items} | {each.key for each in listed_pods.unreadable}
         for unreadable in listed_leases.unreadable:
             nodes.pop(unreadable.key.name, None)  # nobody can say whether it lives
         for name in self._old(self._nodes.look(_signs_of_life(nodes, leases), now)):
@@ -74,6 +82,12 @@ class Removal:
         orphans = dict(self._orphans_among(endpoints.values(), nodes.values(), pods))
         for key in self._old(self._orphans.look(orphans, now)):
             await self._remove(endpoints[key], f"endpoint removed: {orphans[key]}")
+
+    async def _present_pods(self) -> set[ResourceKey]:
+        if not self._look_at_pods:
+            return set()
+        listed = await self._leader.list(Pod)
+        return {pod.key for pod in listed.items} | {each.key for each in listed.unreadable}
 
     def _orphans_among(
         self, endpoints: Iterable[CiliumEndpoint], nodes: Iterable[CiliumNode], pods: set[ResourceKey]

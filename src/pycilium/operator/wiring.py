@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import structlog
 
 from pycilium.errors import LeadershipLost
 from pycilium.install.kubernetes_cluster import Cluster
+from pycilium.model.resources import CiliumEndpoint, CiliumIdentity, CiliumNode, Pod, Resource
 from pycilium.operator import crds
 from pycilium.operator.config import OperatorConfig, election_times, health_address, pools_of
 from pycilium.operator.election import Election, LeaderStore
 from pycilium.operator.health import health_endpoint
 from pycilium.operator.identity_collection import IdentityCollector
 from pycilium.operator.lb_ipam import LbIpam
+from pycilium.operator.mirror import Mirror, slim_endpoint, slim_pod, whole
 from pycilium.operator.pod_cidrs import PodCidrs
 from pycilium.operator.removal import Removal
 from pycilium.store import Leases, Store, open_store
@@ -66,16 +69,20 @@ async def run(config: OperatorConfig, stop: asyncio.Event) -> None:
 
 async def lead(config: OperatorConfig, store: Store, election: Election) -> None:
     """All of a leader's work; ends when one part finds that this operator leads no longer."""
-    leader, pools = LeaderStore(store, election.leadership), pools_of(config)
+    owned_by_pods = config.store.startswith("kubernetes")
+    mirror = Mirror(store, _followed(owned_by_pods=owned_by_pods))
+    leader, pools = LeaderStore(store, election.leadership, mirror), pools_of(config)
     works: list[Work] = [
         LbIpam(store, leader),
         IdentityCollector(leader, config.identity_grace_s, config.identity_gc_interval_s, elapsed_s),
-        Removal(leader, config.node_grace_s, config.node_gc_interval_s, elapsed_s),
+        Removal(leader, config.node_grace_s, config.node_gc_interval_s, elapsed_s, look_at_pods=not owned_by_pods),
     ]
     if pools.pools:
         works.append(PodCidrs(store, leader, pools, elapsed_s))
     try:
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(mirror.run(), name="mirror")
+            await mirror.read()
             for work in works:
                 tasks.create_task(work.run(), name=type(work).__name__)
     except ExceptionGroup as errors:
@@ -83,3 +90,13 @@ async def lead(config: OperatorConfig, store: Store, election: Election) -> None
         if others is not None or lost is None:
             raise
         raise LeadershipLost(str(lost.exceptions[0])) from None
+
+
+def _followed(*, owned_by_pods: bool) -> Mapping[type[Resource], Callable[[Any], Resource]]:
+    """The kinds that looks are taken at. Leases are not among them: a watch would tell of each sign of life."""
+    followed: dict[type[Resource], Callable[[Any], Resource]] = {
+        CiliumNode: whole,
+        CiliumIdentity: whole,
+        CiliumEndpoint: slim_endpoint,
+    }
+    return followed if owned_by_pods else {**followed, Pod: slim_pod}

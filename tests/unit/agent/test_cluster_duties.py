@@ -31,9 +31,10 @@ async def store(tmp_path):
     await opened.close()
 
 
-async def beats(store, between) -> list[str]:
+async def beats(store, between, *, renew=True) -> list[str]:
     """Runs a heartbeat; `between` are awaited after each beat, and then it ends. Gives what was published anew."""
     removed: list[str] = []
+    told = {"node1"}
     steps = iter(between)
 
     async def sleep(_: float) -> None:
@@ -41,6 +42,8 @@ async def beats(store, between) -> list[str]:
         if step is None:
             raise asyncio.CancelledError
         await step()
+        told.clear()
+        told.update(node.metadata.name for node in (await store.list(CiliumNode)).items)
 
     async def publish() -> None:
         removed.append("published")
@@ -49,7 +52,7 @@ async def beats(store, between) -> list[str]:
     await store.create(CiliumNode(metadata=ObjectMeta(name="node1")))
 
     with pytest.raises(asyncio.CancelledError):
-        await Heartbeat(store, "node1", 40, publish, sleep=sleep).run()
+        await Heartbeat(store, "node1", 40, lambda: bool(told), publish, renew=renew, sleep=sleep).run()
     return removed
 
 
@@ -71,8 +74,27 @@ class TestHeartbeat:
         async def nothing() -> None:
             return
 
-        assert await beats(store, [nothing, remove, nothing]) == ["published"]
+        assert await beats(store, [nothing, remove, nothing, nothing]) == ["published"]
         assert (await store.get(Lease, "node1", NODE_LEASES)).spec.holder_identity == "node1"
+
+    async def test_a_node_that_was_published_just_now_is_given_time_to_be_told_of(self, store):
+        async def remove() -> None:
+            await store.delete(CiliumNode, "node1")
+
+        async def back() -> None:
+            await store.create(CiliumNode(metadata=ObjectMeta(name="node1")))
+
+        assert await beats(store, [remove, back]) == []
+
+    async def test_where_kubelet_gives_the_sign_of_life_the_lease_is_left_to_it(self, store):
+        async def remove() -> None:
+            await store.delete(CiliumNode, "node1")
+
+        async def nothing() -> None:
+            return
+
+        assert await beats(store, [nothing, remove, nothing, nothing], renew=False) == ["published"]
+        assert not (await store.list(Lease)).items
 
 
 class TestMarks:

@@ -26,7 +26,7 @@ from pycilium.model.endpoint import Endpoint
 from pycilium.model.identity import is_node_local
 from pycilium.model.node import usable_address
 from pycilium.model.peer import Network
-from pycilium.model.resources import CiliumEndpoint, ObjectMeta, Pod, ResourceKey
+from pycilium.model.resources import CiliumEndpoint, ObjectMeta, OwnerReference, Pod, ResourceKey
 from pycilium.model.resources.cilium_objects import (
     AddressPair,
     EndpointIdentity,
@@ -99,7 +99,7 @@ class Publisher:
             self._node_ip = here
             self._want_all()
         self._want_what_is_lost()
-        for pod in filter(_port_names_differ, self._pods.drain()):
+        for pod in filter(_says_something_else, self._pods.drain()):
             for endpoint in self._intent.db.snapshot().by(self._intent.endpoints, "pod", _pod_index(pod)):
                 self._want(endpoint)
         now = time.time_ns()
@@ -188,6 +188,8 @@ class Publisher:
             await self._store.apply([wanted])
 
     def _resource(self, endpoint: Endpoint) -> CiliumEndpoint:
+        key = ResourceKey("Pod", endpoint.namespace, endpoint.pod_name)
+        pod = self._intent.db.snapshot().get(self._intent.pods, key)
         pair = AddressPair(
             ipv4=str(endpoint.ipv4) if endpoint.ipv4 else "", ipv6=str(endpoint.ipv6) if endpoint.ipv6 else ""
         )
@@ -204,21 +206,30 @@ class Publisher:
                 id=endpoint.sec_identity, labels=tuple(sorted(str(label) for label in endpoint.labels))
             ),
             networking=EndpointNetworking(addressing=(pair,), node=self._node_ip),
-            named_ports=self._named_ports(endpoint),
+            named_ports=_named_ports(pod),
             state=cast("EndpointState", str(endpoint.state)),
         )
-        return CiliumEndpoint(metadata=ObjectMeta(name=endpoint.pod_name, namespace=endpoint.namespace), status=status)
-
-    def _named_ports(self, endpoint: Endpoint) -> tuple[NamedPort, ...]:
-        """What its pod calls its ports: the target ports of Services may be such names."""
-        key = ResourceKey("Pod", endpoint.namespace, endpoint.pod_name)
-        pod = self._intent.db.snapshot().get(self._intent.pods, key)
-        ports = pod.named_ports if pod is not None else ()
-        return tuple(NamedPort(name=each.name, protocol=each.protocol, port=each.port) for each in ports)
+        metadata = ObjectMeta(name=endpoint.pod_name, namespace=endpoint.namespace, owner_references=_owners(pod))
+        return CiliumEndpoint(metadata=metadata, status=status)
 
 
-def _port_names_differ(change: Change[Pod]) -> bool:
-    return (change.old.named_ports if change.old else ()) != (change.new.named_ports if change.new else ())
+def _named_ports(pod: Pod | None) -> tuple[NamedPort, ...]:
+    """What it calls its ports: the target ports of Services may be such names."""
+    ports = pod.named_ports if pod is not None else ()
+    return tuple(NamedPort(name=each.name, protocol=each.protocol, port=each.port) for each in ports)
+
+
+def _says_something_else(change: Change[Pod]) -> bool:
+    """Of what is published."""
+    was, is_now = ((pod.metadata.uid, pod.named_ports) if pod else None for pod in (change.old, change.new))
+    return was != is_now
+
+
+def _owners(pod: Pod | None) -> tuple[OwnerReference, ...]:
+    """With its Pod an API server removes the endpoint, also one whose node does it no longer."""
+    if pod is None or not pod.metadata.uid:
+        return ()
+    return (OwnerReference(api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid),)
 
 
 def _pod_index(change: Change[Pod]) -> tuple[str, str]:

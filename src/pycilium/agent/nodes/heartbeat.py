@@ -1,7 +1,9 @@
 """The node's sign of life: a Lease named as the node, renewed again and again while the agent runs.
 
 The operator removes a node whose lease nobody renewed for long. So with each sign of life the node looks whether it is
-still there, and publishes itself anew if not; it looks after it renewed, for what is removed after that is seen next.
+still there, and publishes itself anew if not. It looks at what the store told by itself, and asks nothing: a thousand
+nodes that ask a few times a minute would be most of what an API server has to answer. What was published just now may
+not have been told yet, so a node is gone that is missing at two looks.
 """
 
 from __future__ import annotations
@@ -11,8 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from pycilium.errors import NotFound, StoreError
-from pycilium.model.resources import CiliumNode
+from pycilium.errors import StoreError
 from pycilium.store import Leases, Store
 
 log = structlog.get_logger()
@@ -29,14 +30,17 @@ class Heartbeat:
         store: Store,
         node_name: str,
         duration_s: int,
+        is_told: Callable[[], bool],
         removed: Callable[[], Awaitable[None]],
         *,
         renew: bool = True,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._store = store
         self._leases = Leases(store, namespace=NODE_LEASES)
         self._node_name, self._duration_s, self._removed, self._sleep = node_name, duration_s, removed, sleep
+        self._is_told = is_told
+        """Whether the node is among those that the store told of."""
+        self._was_missing = False
         self._renew = renew
         """False where kubelet gives the node's sign of life: only whether the node was removed is looked at."""
 
@@ -53,8 +57,11 @@ class Heartbeat:
         name = self._node_name
         if self._renew:
             await self._leases.acquire(name, name, self._duration_s)
-        try:
-            await self._store.get(CiliumNode, name)
-        except NotFound:
+        if self._is_told():
+            self._was_missing = False
+        elif not self._was_missing:
+            self._was_missing = True
+        else:
+            self._was_missing = False
             log.warning("this node was removed from the store: publishing it again", node=name)
             await self._removed()

@@ -1,14 +1,15 @@
-"""Whether an operator leads: the lease by which operators elect their leader, looked at now and then.
+"""Whether an operator leads: the lease by which operators elect their leader, looked at when somebody asks.
 
 Judged as every lease is, by whether it changes while we look and never by the times in it: so what was there before
-this agent started counts as alive until it was seen unchanged for its duration. Owns nothing; nothing hangs on it but
-what status says.
+this agent looked counts as alive until it was seen unchanged for its duration. So each look that somebody asked for is
+followed by one more, past the duration; nothing is looked at while nobody asks, for a thousand nodes would be a load.
+Owns nothing; nothing hangs on it but what status says.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pycilium.api.messages import OperatorStatus
@@ -17,7 +18,6 @@ from pycilium.model.resources import Lease
 from pycilium.store import Store
 from pycilium.store.leases import LEASE_NAMESPACE, elapsed_s
 
-LOOK_INTERVAL_S = 10.0
 FRESH_S = 1.0
 """What was seen so lately is not looked at again for one who asks."""
 PATIENCE_S = 1.0
@@ -42,15 +42,22 @@ class OperatorLease:
         self._store, self._name, self._needed, self._elapsed = store, name, needed, elapsed
         self._seen: Sighting | None = None
         self._looked_s = float("-inf")
+        self._asked = asyncio.Event()
 
-    async def run(self) -> None:
-        """Until cancelled."""
+    async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Look again after whoever asked, until cancelled."""
         while True:
-            await self.look()
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await self._asked.wait()
+            self._asked.clear()
+            await sleep((self._seen.duration_s if self._seen else DURATION_S) + FRESH_S)
+            await self._look()
 
     async def look(self) -> None:
-        """Bring up to date what is known, unless it is or the store is away."""
+        """For one who asks: bring up to date what is known, unless it is or the store is away."""
+        self._asked.set()
+        await self._look()
+
+    async def _look(self) -> None:
         now = self._elapsed()
         if now - self._looked_s < FRESH_S:
             return

@@ -166,6 +166,8 @@ class NodePublisher:
 
         The times in the lease are not believed: clocks may be wrong, and two of one name would disturb all others.
         """
+        if self._config.kubernetes_node:
+            return ""  # of one name there is one kubelet, and the lease is that one's: it lives on with other addresses
         theirs = {each.ip for each in present.spec.addresses if each.type == INTERNAL_IP}
         if not theirs or theirs & {str(address) for address in internal_ips(self._hosts(), self._config)}:
             return ""

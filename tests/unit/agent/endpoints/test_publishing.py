@@ -14,7 +14,7 @@ from pycilium.agent.sources import Source
 from pycilium.hubble.agent_events import AgentEventLog
 from pycilium.model.identity import NODE_LOCAL_IDENTITIES
 from pycilium.model.remote_endpoint import remote_endpoint_of
-from pycilium.model.resources import CiliumEndpoint, ObjectMeta, Pod
+from pycilium.model.resources import CiliumEndpoint, ObjectMeta, OwnerReference, Pod
 from pycilium.model.resources.cilium_objects import AddressPair, EndpointNetworking, EndpointStatus, NamedPort
 from pycilium.store.sqlite import SqliteStore
 from tests.unit.agent.nodes.test_publishing import CONFIG, GATEWAY, UNDERLAY, Publishing
@@ -151,3 +151,19 @@ async def test_what_an_earlier_agent_left_is_taken_back_and_what_others_publishe
         found = await published(store, lambda found: "web" in found and ("old" in found) is stays)
 
     assert ("old" in found) is stays
+
+
+async def test_an_endpoint_belongs_to_its_pod_so_that_it_goes_with_it_and_to_the_next_of_that_name(store):
+    async with publishing(store, WEB) as node:
+        for uid in ("first", "second"):
+            with node.intent.db.write() as txn:
+                txn.insert(node.intent.pods, Pod(metadata=ObjectMeta(name="web", namespace="default", uid=uid)))
+            found = await published(store, lambda found, uid=uid: [uid] == owners(found))
+
+    assert found["web"].metadata.owner_references == (
+        OwnerReference(api_version="v1", kind="Pod", name="web", uid="second"),
+    )
+
+
+def owners(found: dict[str, CiliumEndpoint]) -> list[str]:
+    return [owner.uid for each in found.values() for owner in each.metadata.owner_references]

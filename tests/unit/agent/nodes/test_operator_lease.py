@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 
@@ -101,3 +103,29 @@ async def test_who_asks_soon_after_another_is_told_the_same(store, clock):
 
     assert (await said(lease, clock, after_s=0.5)).leader == ""
     assert (await said(lease, clock, after_s=0.5)).leader == "operator1"
+
+
+async def test_whoever_asks_is_followed_by_one_look_more_and_nobody_is_looked_at_after_that(store, clock):
+    await held_by(store, "operator1_5c0e")
+    looked = asyncio.Event()
+    waited = []
+
+    class Watched:
+        async def get(self, *args):
+            found = await store.get(*args)
+            if waited:
+                looked.set()
+            return found
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        clock.now_s += seconds
+
+    lease = OperatorLease(Watched(), OPERATOR_LEASE, needed=True, elapsed=clock)
+    running = asyncio.create_task(lease.run(sleep))
+    await lease.look()
+    await looked.wait()
+    running.cancel()
+
+    assert waited == [16.0]
+    assert lease.status().msg == "operator1 led and gives no sign of life for 16 s: start cilium-operator"

@@ -130,6 +130,21 @@ async def test_the_refusal_names_the_other_and_says_what_to_do(store):
     assert node_of(await stored(store)).internal_ips == (UNDERLAY.address,)
 
 
+async def test_a_kubernetes_node_with_other_addresses_is_published_though_its_kubelet_renews_the_lease(store):
+    first = Publishing(store)
+    await first.publisher.try_to_publish()
+    renewed = LeaseSpec(holder_identity="one", lease_duration_seconds=LEASE_S)
+    await store.create(Lease(metadata=ObjectMeta(name="one", namespace=NODE_LEASES), spec=renewed))
+    moved = Publishing(
+        store,
+        config=msgspec.structs.replace(CONFIG, kubernetes_node=True),
+        hosts=(replace(UNDERLAY, address=ip_address("192.168.0.2")),),
+    )
+
+    assert await moved.publisher.try_to_publish()
+    assert node_of(await stored(store)).internal_ips == (ip_address("192.168.0.2"),)
+
+
 async def test_a_machine_that_was_started_again_takes_its_name_up(store):
     await Publishing(store).publisher.try_to_publish()
     again = NodePublisher(CONFIG, Publishing(store).intent, store, "boot-2")
