@@ -12,7 +12,8 @@ from pycilium.install.crds import definitions
 from pycilium.install.kubernetes_names import AGENT, CONFIG, CONFIG_ROLE, OPERATOR, OPERATOR_ROLE, named
 from pycilium.install.templates import Namespace
 
-READ = ("get", "list", "watch")
+FOLLOW = ("list", "watch")
+READ = ("get", *FOLLOW)
 RBAC = "rbac.authorization.k8s.io/v1"
 
 
@@ -35,15 +36,15 @@ class Rule:
 
 AGENT_CLUSTER_RULES = (
     Rule("", ("pods",), READ, "labels and named ports of its own pods; it asks for no others"),
-    Rule("", ("namespaces",), READ, "labels of namespaces are part of identities"),
+    Rule("", ("namespaces",), FOLLOW, "labels of namespaces are part of identities"),
     Rule("", ("nodes",), ("get",), "pod CIDRs of its Node with ipam.mode kubernetes; whether the taint is there"),
     Rule("", ("nodes",), ("patch",), "takes the taint node.cilium.io/agent-not-ready off its Node"),
     Rule("", ("nodes/status",), ("patch",), "sets its Node's condition NetworkUnavailable to False"),
-    Rule("", ("services",), READ, "frontends"),
-    Rule("discovery.k8s.io", ("endpointslices",), READ, "backends"),
-    Rule("networking.k8s.io", ("networkpolicies",), READ, "policy"),
-    Rule("cilium.io", ("ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies"), READ, "policy"),
-    Rule("cilium.io", ("ciliuml2announcementpolicies",), READ, "which Services' addresses it may announce"),
+    Rule("", ("services",), FOLLOW, "frontends"),
+    Rule("discovery.k8s.io", ("endpointslices",), FOLLOW, "backends"),
+    Rule("networking.k8s.io", ("networkpolicies",), FOLLOW, "policy"),
+    Rule("cilium.io", ("ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies"), FOLLOW, "policy"),
+    Rule("cilium.io", ("ciliuml2announcementpolicies",), FOLLOW, "which Services' addresses it may announce"),
     Rule("cilium.io", ("ciliumidentities",), (*READ, "create", "update"), "finds and makes the numbers of label sets"),
     Rule("cilium.io", ("ciliumnodes",), (*READ, "create", "update"), "the other nodes; its own one"),
     Rule(
@@ -62,15 +63,14 @@ OPERATOR_CLUSTER_RULES = (
         "upgrades the CRDs, and waits until they are served",
         names=tuple(each["metadata"]["name"] for each in definitions()),
     ),
-    Rule("", ("pods",), READ, "endpoints whose pods are gone are collected"),
     Rule("", ("services",), READ, "load balancers that want addresses"),
     Rule("", ("services/status",), ("patch",), "gives them"),
     Rule("cilium.io", ("ciliumloadbalancerippools",), READ, "the pools"),
     Rule("cilium.io", ("ciliumloadbalancerippools/status",), ("patch",), "says how full they are"),
-    Rule("cilium.io", ("ciliumidentities",), (*READ, "update", "delete"), "collects identities that nobody has"),
+    Rule("cilium.io", ("ciliumidentities",), (*FOLLOW, "update", "delete"), "collects identities that nobody has"),
     Rule("cilium.io", ("ciliumnodes",), (*READ, "update", "delete"), "gives pod CIDRs; collects nodes that are gone"),
     Rule("cilium.io", ("ciliumnodes/status",), ("patch",), "says why a node has no pod CIDR"),
-    Rule("cilium.io", ("ciliumendpoints",), (*READ, "delete"), "collects endpoints whose pods or nodes are gone"),
+    Rule("cilium.io", ("ciliumendpoints",), (*FOLLOW, "delete"), "collects endpoints whose nodes are gone"),
 )
 AGENT_RULES = (
     Rule("", ("configmaps",), ("get",), "its configuration", names=(CONFIG,)),
@@ -91,11 +91,8 @@ OPERATOR_RULES = (
         names=("cilium-operator-resource-lock",),
     ),
 )
-AGENT_NODE_LEASE_RULES = (
-    Rule("coordination.k8s.io", ("leases",), ("get",), "whether another machine lives by its node's name"),
-)
 OPERATOR_NODE_LEASE_RULES = (
-    Rule("coordination.k8s.io", ("leases",), (*READ, "delete"), "which nodes give signs of life"),
+    Rule("coordination.k8s.io", ("leases",), ("list", "delete"), "which nodes give signs of life"),
 )
 NODE_LEASES = "kube-node-lease"
 """The namespace in which kubelets give signs of life."""
@@ -132,9 +129,7 @@ class Grant:
 GRANTS = (
     Grant("cilium", AGENT, AGENT_CLUSTER_RULES),
     Grant(CONFIG_ROLE, AGENT, AGENT_RULES, Namespace()),
-    Grant("cilium-node-leases", AGENT, AGENT_NODE_LEASE_RULES, NODE_LEASES),
     Grant("cilium-operator", OPERATOR, OPERATOR_CLUSTER_RULES),
-    Grant("cilium-operator-config", OPERATOR, (AGENT_RULES[0],), Namespace()),
     Grant(OPERATOR_ROLE, OPERATOR, OPERATOR_RULES, Namespace()),
     Grant("cilium-operator-node-leases", OPERATOR, OPERATOR_NODE_LEASE_RULES, NODE_LEASES),
 )

@@ -61,6 +61,10 @@ ALL_KINDS = (
 )
 
 
+def kind_named(name: str) -> ApiKind:
+    return next(kind for kind in ALL_KINDS if kind.name == name)
+
+
 class ApiFailure(Exception):
     """A refusal, with the Status object that says it."""
 
@@ -134,7 +138,12 @@ class ApiObjects:
         self._objects: dict[str, dict[tuple[str, str], Stored]] = {kind.plural: {} for kind in ALL_KINDS}
         self._changes: list[Change] = []
         self._compacted = 0
+        self._owned: dict[str, set[tuple[ApiKind, str, str]]] = {}
+        """By owner's uid."""
         self._snapshots: dict[tuple[int, str, str], list[bytes]] = {}
+
+    def has(self, kind: ApiKind, namespace: str, name: str) -> bool:
+        return (namespace, name) in self._objects[kind.plural]
 
     def get(self, kind: ApiKind, namespace: str, name: str) -> bytes:
         return self._present(kind, namespace, name).body
@@ -224,7 +233,7 @@ class ApiObjects:
         """A server-side apply: what the manager set before and leaves out now goes; with whether it was made anew."""
         if (wanted.get("metadata") or {}).get("name") != name or not manager:
             raise ApiFailure(400, "BadRequest", "an apply needs metadata.name and ?fieldManager")
-        if (namespace, name) not in self._objects[kind.plural]:
+        if not self.has(kind, namespace, name):
             entry = {"manager": manager, "operation": "Apply", "applied": wanted}
             made = {**wanted, "metadata": {**wanted["metadata"], "managedFields": [entry]}}
             return self.create(kind, namespace, made), True
@@ -293,6 +302,8 @@ class ApiObjects:
         plain = _settled(kind, plain)
         stored = Stored(plain, msgspec.json.encode(plain))
         self._objects[kind.plural][namespace, plain["metadata"]["name"]] = stored
+        for owner in _owners(plain):
+            self._owned.setdefault(owner["uid"], set()).add((kind, namespace, plain["metadata"]["name"]))
         self._record(kind, namespace, before, plain, stored.body)
         return stored
 
@@ -302,7 +313,15 @@ class ApiObjects:
         last = {**plain, "metadata": {**plain["metadata"], "resourceVersion": str(self.version)}}
         body = msgspec.json.encode(last)
         self._record(kind, namespace, plain, None, body)
+        self._collect_owned_by(plain["metadata"]["uid"])
         return body
+
+    def _collect_owned_by(self, uid: str) -> None:
+        """What belonged to an object that is gone, as the garbage collector does."""
+        for kind, namespace, name in self._owned.pop(uid, ()):
+            present = self._objects[kind.plural].get((namespace, name))
+            if present is not None and [each["uid"] for each in _owners(present.plain)] == [uid]:
+                self._remove(kind, namespace, present.plain)
 
     def _record(self, kind: ApiKind, namespace: str, before: Plain | None, now: Plain | None, body: bytes) -> None:
         self._changes.append(Change(self.version, kind, namespace, before, now, body))
@@ -334,6 +353,11 @@ def _metadata(kind: ApiKind, plain: Plain) -> Plain:
                 raise ApiFailure(400, "BadRequest", f'parsing time "{time}" as "2006-01-02T15:04:05.000000Z07:00"')
     metadata: Plain = plain.setdefault("metadata", {})
     return metadata
+
+
+def _owners(plain: Plain) -> list[Plain]:
+    owners: list[Plain] = plain["metadata"].get("ownerReferences", [])
+    return owners
 
 
 def _settled(kind: ApiKind, plain: Plain) -> Plain:

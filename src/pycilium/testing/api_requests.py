@@ -27,8 +27,13 @@ class Asked:
 
     @property
     def resource(self) -> str:
-        """What RBAC calls it. A pod's log, commands and ports are granted apart; a status counts with its object."""
-        return f"{self.kind.plural}/{self.subresource}" if self.subresource in SUBRESOURCES else self.kind.plural
+        """What RBAC calls it: a subresource is granted apart."""
+        return f"{self.kind.plural}/{self.subresource}" if self.subresource else self.kind.plural
+
+    @property
+    def rights_verb(self) -> str:
+        """What RBAC calls what is done."""
+        return "patch" if self.verb == "apply" else self.verb
 
 
 def parsed(request: web.Request, missing: Container[str]) -> Asked:
@@ -59,6 +64,15 @@ def _has(kind: ApiKind, subresource: str) -> bool:
     if subresource == "status":
         return kind.status_apart
     return not subresource or (kind.plural == "pods" and subresource in SUBRESOURCES)
+
+
+def reviewed(attributes: Mapping[str, str]) -> Asked:
+    """What one asks of whom one might ask it: the attributes of a SelfSubjectAccessReview."""
+    group, plural = attributes.get("group", ""), attributes.get("resource", "")
+    known = next((each for each in ALL_KINDS if (each.group, each.plural) == (group, plural)), None)
+    kind = known or ApiKind(plural, f"{group}/v1", plural, namespaced=True, status_apart=False)
+    named = (attributes.get(each, "") for each in ("namespace", "name", "subresource"))
+    return Asked(attributes.get("verb", ""), kind, *named)
 
 
 def selection(query: Mapping[str, str]) -> Callable[[Any], bool]:

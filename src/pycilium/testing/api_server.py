@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import click
 import msgspec
@@ -25,8 +26,10 @@ from aiohttp import web
 
 from pycilium.testing.api_objects import ApiFailure, ApiKind, ApiObjects, Plain
 from pycilium.testing.api_pods import SUBRESOURCES, PodsDouble
-from pycilium.testing.api_requests import ACCESS_REVIEW, Asked, discovery, parsed, selection
+from pycilium.testing.api_requests import ACCESS_REVIEW, Asked, discovery, parsed, reviewed, selection
+from pycilium.testing.api_rights import RoleRights
 
+T = TypeVar("T")
 _BOOKMARK_S = 60.0
 _ROUNDS_TO_SETTLE = 5
 """Of the loop, until connections that were accepted or closed are so through and through."""
@@ -61,6 +64,7 @@ class ApiServerDouble:
         users: bearer tokens and whose they are; None lets everybody in. A client certificate's name is a user too.
         pods: what runs in pods.
         denied: what nobody may do, as (verb, plural); with a subresource of pods, as (verb, "pods/exec").
+        rights: by which service accounts are held to their roles; None lets everybody do everything.
         missing: plurals that are not served, as if their CRDs were not installed.
         faults: what will go wrong, in this order.
         asked: all requests that were let in.
@@ -73,6 +77,7 @@ class ApiServerDouble:
         self.pods = PodsDouble()
         self.users: dict[str, str] | None = None
         self.denied: set[tuple[str, str]] = set()
+        self.rights: RoleRights | None = None
         self.missing: set[str] = set()
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
@@ -109,6 +114,15 @@ class ApiServerDouble:
             watch.cut = "half line" if half_line else "clean"
         self._wake()
 
+    def between_requests(self, do: Callable[[ApiObjects], T]) -> T:
+        """What `do` gives, done while no request is. From any other thread than the server's."""
+        assert self._loop is not None
+
+        async def done() -> T:
+            return do(self.objects)
+
+        return asyncio.run_coroutine_threadsafe(done(), self._loop).result()
+
     @property
     def watches(self) -> int:
         """How many watches are open."""
@@ -124,7 +138,7 @@ class ApiServerDouble:
             return web.Response(text="ok")
         try:
             user = self._user(request)
-            if (told := await self._told(request)) is not None:
+            if (told := await self._told(request, user)) is not None:
                 return told
             asked = parsed(request, self.missing)
             self.asked.append(asked)
@@ -138,7 +152,7 @@ class ApiServerDouble:
                 if fault.body is not None:
                     return web.Response(body=fault.body, content_type="application/json")
             self._authorize(asked, user)
-            response = await self._answer(request, asked)
+            response = await self._answer(request, asked, user)
             return _hung_up(request) if fault is not None and fault.lose == "answer" else response
         except ApiFailure as failure:
             return web.json_response(failure.status, status=failure.code)
@@ -165,32 +179,33 @@ class ApiServerDouble:
         return None
 
     def _authorize(self, asked: Asked, user: str) -> None:
-        if not self._allowed(asked.verb, asked.resource):
+        if not self._allowed(asked, user):
             place = f'in the namespace "{asked.namespace}"' if asked.namespace else "at the cluster scope"
             raise ApiFailure(
                 403,
                 "Forbidden",
-                f'{asked.kind.plural} is forbidden: User "{user}" cannot {asked.verb} resource "{asked.resource}" '
-                f'in API group "{asked.kind.group}" {place}',
+                f'{asked.kind.plural} is forbidden: User "{user}" cannot {asked.rights_verb} resource '
+                f'"{asked.resource}" in API group "{asked.kind.group}" {place}',
                 {"name": asked.name, "kind": asked.kind.plural},
             )
 
-    def _allowed(self, verb: str, plural: str) -> bool:
-        return ("patch" if verb == "apply" else verb, plural) not in self.denied
+    def _allowed(self, asked: Asked, user: str) -> bool:
+        denied_as = asked.kind.plural if asked.subresource == "status" else asked.resource
+        if (asked.rights_verb, denied_as) in self.denied:
+            return False
+        return self.rights is None or self.rights.allow(asked, user)
 
-    async def _told(self, request: web.Request) -> web.Response | None:
+    async def _told(self, request: web.Request, user: str) -> web.Response | None:
         """What a server says of itself: what it serves, and what who asks may do. None if that is not asked."""
         if (known := discovery(request.path, self.missing)) is not None:
             return web.json_response(known)
         if request.path != ACCESS_REVIEW:
             return None
         plain = await _body(request)
-        wanted = plain["spec"]["resourceAttributes"]
-        resource = "/".join(filter(None, (wanted.get("resource", ""), wanted.get("subresource", ""))))
-        allowed = self._allowed(wanted.get("verb", ""), resource)
+        allowed = self._allowed(reviewed(plain["spec"]["resourceAttributes"]), user)
         return web.json_response({**plain, "status": {"allowed": allowed}}, status=201)
 
-    async def _answer(self, request: web.Request, asked: Asked) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, asked: Asked, user: str) -> web.StreamResponse:
         kind, namespace, name, objects = asked.kind, asked.namespace, asked.name, self.objects
         status = asked.subresource == "status"
         if asked.subresource in SUBRESOURCES:
@@ -209,6 +224,8 @@ class ApiServerDouble:
                 return _json(objects.update(kind, namespace, name, await _body(request), status=status))
             case "apply":
                 manager = request.query.get("fieldManager", "")
+                if not objects.has(kind, namespace, name):
+                    self._authorize(dataclasses.replace(asked, verb="create"), user)
                 body, made = objects.apply(kind, namespace, name, await _body(request), manager)
                 return _json(body, 201 if made else 200)
             case "patch":

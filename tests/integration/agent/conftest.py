@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import subprocess
 import sys
@@ -41,6 +42,13 @@ class Place:
 
 @pytest.fixture
 def place() -> Iterator[Place]:
+    with plumbed() as place:
+        yield place
+
+
+@contextlib.contextmanager
+def plumbed() -> Iterator[Place]:
+    """A node beside its gateway, for as long as the block runs."""
     place = Place(*(f"cilium-test-{role}-{secrets.token_hex(3)}" for role in ("node", "gateway")))
     namespaces.create(place.node)
     namespaces.create(place.gateway)
