@@ -88,7 +88,7 @@ from pycilium.ipam import HostScope
 from pycilium.model.resources import Pod, ResourceKey
 from pycilium.policy import PolicyEngine
 from pycilium.policy.builtin import HEALTH_POLICY
-from pycilium.store import open_store
+from pycilium.store import Selection, open_store
 
 log = structlog.get_logger()
 
@@ -99,7 +99,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
     features.require()
     async with contextlib.AsyncExitStack() as ending:
         os.makedirs(config.run_dir, exist_ok=True)
-        store = open_store(config.store, fields={Pod: f"spec.nodeName={config.node_name}"})
+        store = open_store(config.store, only={Pod: Selection(f"spec.nodeName={config.node_name}")})
         ending.push_async_callback(store.close)
         config = await node_cidrs.settled(config, store, stop)
         if stop.is_set():

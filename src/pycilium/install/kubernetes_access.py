@@ -63,6 +63,8 @@ OPERATOR_CLUSTER_RULES = (
         "upgrades the CRDs, and waits until they are served",
         names=tuple(each["metadata"]["name"] for each in definitions()),
     ),
+    Rule("", ("pods",), (*FOLLOW, "delete"), "restarts pods that started without us"),
+    Rule("", ("events",), ("create",), "says why"),
     Rule("", ("services",), READ, "load balancers that want addresses"),
     Rule("", ("services/status",), ("patch",), "gives them"),
     Rule("cilium.io", ("ciliumloadbalancerippools",), READ, "the pools"),

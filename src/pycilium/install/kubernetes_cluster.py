@@ -38,6 +38,7 @@ KINDS = {
         NAMESPACE,
         NODE,
         POD,
+        _kind("Event"),
         CONFIG_MAP,
         SECRET,
         SERVICE,

@@ -95,8 +95,12 @@ def _set() -> dict[str, Any]:
         "monitor-aggregation": Text("bpf.monitorAggregation"),
         "mtu": Text("MTU"),
         "node-port-range": Text("nodePort.range"),
+        "pod-restart-selector": Text("operator.unmanagedPodWatcher.selector"),
         "policy-cidr-match-mode": Joined("policyCIDRMatchMode"),
         "routing-mode": Text("routingMode"),
         "tunnel-port": Text("tunnelPort"),
+        "unmanaged-pod-watcher-interval": When(
+            "operator.unmanagedPodWatcher.restart", Text("operator.unmanagedPodWatcher.intervalSeconds"), "0"
+        ),
         "write-cni-conf-when-ready": When("cni.install", CNI_CONFIGURATION, ""),
     }

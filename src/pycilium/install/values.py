@@ -129,10 +129,17 @@ class UpdateStrategy(Part, frozen=True):
     rollingUpdate: RollingUpdate = RollingUpdate()
 
 
+class UnmanagedPodWatcher(Part, frozen=True):
+    restart: bool = True
+    intervalSeconds: Annotated[int, Meta(ge=1, le=3600)] = 15
+    selector: str = "k8s-app=kube-dns"
+
+
 class Operator(Part, frozen=True):
     enabled: bool = True
     replicas: Annotated[int, Meta(ge=0, le=99)] = 2
     identityGCInterval: Annotated[str, Meta(pattern="^([0-9]+[hms])+$")] = "15m"
+    unmanagedPodWatcher: UnmanagedPodWatcher = UnmanagedPodWatcher()
     tolerations: list[Plain] = msgspec.field(default_factory=lambda: [{"operator": "Exists"}])
     nodeSelector: dict[str, str] = msgspec.field(default_factory=lambda: {"kubernetes.io/os": "linux"})
     resources: Plain = {}
@@ -272,6 +279,10 @@ MEANINGS: dict[str, str] = {
     "operator": "what is decided once for the cluster",
     "operator.replicas": "one leads, the others wait",
     "operator.identityGCInterval": "how often unused identities are looked for",
+    "operator.unmanagedPodWatcher": "pods that started without us, by another plugin",
+    "operator.unmanagedPodWatcher.restart": "restart those that somebody makes again, one of an owner at a time",
+    "operator.unmanagedPodWatcher.intervalSeconds": "how often it is looked for them",
+    "operator.unmanagedPodWatcher.selector": "which may be restarted, by their labels; empty: all",
     "updateStrategy": "of the agents",
     "updateStrategy.rollingUpdate": "pods' packets flow on meanwhile",
     "tolerations": "agents run everywhere",

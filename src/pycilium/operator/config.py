@@ -39,6 +39,11 @@ class OperatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     node_gc_interval_s: Seconds = 60.0
     node_grace_s: Seconds = 3600.0
     """How long a node gives no sign of life before it is removed with its endpoints."""
+    unmanaged_pod_interval_s: Seconds | None = None
+    """How often it is looked for pods that started without us, to restart them, where the store is a Kubernetes API;
+    null: never."""
+    unmanaged_pod_selector: str = "k8s-app=kube-dns"
+    """Which pods may be restarted: a label selector; empty: all."""
     health_listen: str | None = "127.0.0.1:9234"
     """Where GET /healthz is answered."""
     make_crds: bool = False
@@ -61,6 +66,13 @@ def check(config: OperatorConfig) -> None:
     pools_of(config)
     election_times(config)
     health_address(config)
+    if config.unmanaged_pod_interval_s is not None and not is_kubernetes(config):
+        raise ConfigError("unmanaged_pod_interval_s: only Kubernetes starts pods; leave it out with another store")
+
+
+def is_kubernetes(config: OperatorConfig) -> bool:
+    """Whether kubelets, controllers and the garbage collector work on the same store."""
+    return config.store.startswith("kubernetes")
 
 
 def pools_of(config: OperatorConfig) -> ClusterPool:

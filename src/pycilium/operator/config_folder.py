@@ -33,6 +33,8 @@ def operator_config(settings: Settings, name: str) -> OperatorConfig:
         cluster_pool_ipv6_cidrs=_pool(settings, "ipv6", pools),
         cluster_pool_ipv6_mask_size=settings.number("cluster-pool-ipv6-mask-size", 120),
         identity_gc_interval_s=settings.seconds("identity-gc-interval", 900.0),
+        unmanaged_pod_interval_s=settings.number("unmanaged-pod-watcher-interval", 15) or None,
+        unmanaged_pod_selector=settings.text("pod-restart-selector"),
         health_listen=f"{host}:{OPERATOR_HEALTH_PORT}",
         log_level="debug" if settings.flag("debug", False) else "info",
     )

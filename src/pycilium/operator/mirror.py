@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
 
 from pycilium.errors import StoreError, StoreUnavailable
@@ -96,8 +97,15 @@ def whole(resource: Resource) -> Resource:
 
 
 def slim_pod(pod: Pod) -> Pod:
-    """That it is there."""
-    return Pod(metadata=_told_apart(pod.metadata))
+    """Whose it is, where it is, and whether it runs."""
+    metadata = pod.metadata
+    kept = msgspec.structs.replace(
+        _told_apart(metadata),
+        owner_references=metadata.owner_references,
+        deletion_timestamp=metadata.deletion_timestamp,
+    )
+    spec: dict[str, Any] = {field: pod.spec[field] for field in ("nodeName", "hostNetwork") if field in pod.spec}
+    return Pod(metadata=kept, spec=spec, status={"phase": pod.phase})
 
 
 def slim_endpoint(endpoint: CiliumEndpoint) -> CiliumEndpoint:

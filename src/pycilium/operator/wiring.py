@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -17,7 +18,7 @@ from pycilium.errors import LeadershipLost
 from pycilium.install.kubernetes_cluster import Cluster
 from pycilium.model.resources import CiliumEndpoint, CiliumIdentity, CiliumNode, Pod, Resource
 from pycilium.operator import crds
-from pycilium.operator.config import OperatorConfig, election_times, health_address, pools_of
+from pycilium.operator.config import OperatorConfig, election_times, health_address, is_kubernetes, pools_of
 from pycilium.operator.election import Election, LeaderStore
 from pycilium.operator.health import health_endpoint
 from pycilium.operator.identity_collection import IdentityCollector
@@ -25,7 +26,8 @@ from pycilium.operator.lb_ipam import LbIpam
 from pycilium.operator.mirror import Mirror, slim_endpoint, slim_pod, whole
 from pycilium.operator.pod_cidrs import PodCidrs
 from pycilium.operator.removal import Removal
-from pycilium.store import Leases, Store, open_store
+from pycilium.operator.unmanaged_pods import UnmanagedPods
+from pycilium.store import Leases, Selection, Store, open_store
 from pycilium.store.kubernetes import machine_access
 from pycilium.store.leases import elapsed_s
 
@@ -46,7 +48,7 @@ async def run(config: OperatorConfig, stop: asyncio.Event) -> None:
         if config.make_crds:
             async with Cluster(machine_access(config.store)) as cluster:
                 await crds.ensure(cluster)
-        store = open_store(config.store)
+        store = open_store(config.store, only={Pod: Selection(labels=config.unmanaged_pod_selector)})
         ending.push_async_callback(store.close)
         # A process that has the name of another, or of its predecessor, must not have its lease too.
         holder = f"{config.name}_{uuid.uuid4()}"
@@ -69,16 +71,19 @@ async def run(config: OperatorConfig, stop: asyncio.Event) -> None:
 
 async def lead(config: OperatorConfig, store: Store, election: Election) -> None:
     """All of a leader's work; ends when one part finds that this operator leads no longer."""
-    owned_by_pods = config.store.startswith("kubernetes")
-    mirror = Mirror(store, _followed(owned_by_pods=owned_by_pods))
+    mirror = Mirror(store, _followed(config))
     leader, pools = LeaderStore(store, election.leadership, mirror), pools_of(config)
     works: list[Work] = [
         LbIpam(store, leader),
         IdentityCollector(leader, config.identity_grace_s, config.identity_gc_interval_s, elapsed_s),
-        Removal(leader, config.node_grace_s, config.node_gc_interval_s, elapsed_s, look_at_pods=not owned_by_pods),
+        Removal(
+            leader, config.node_grace_s, config.node_gc_interval_s, elapsed_s, look_at_pods=not is_kubernetes(config)
+        ),
     ]
     if pools.pools:
         works.append(PodCidrs(store, leader, pools, elapsed_s))
+    if config.unmanaged_pod_interval_s is not None:
+        works.append(UnmanagedPods(leader, config.unmanaged_pod_interval_s, elapsed_s, partial(_write_event, config)))
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(mirror.run(), name="mirror")
@@ -92,11 +97,18 @@ async def lead(config: OperatorConfig, store: Store, election: Election) -> None
         raise LeadershipLost(str(lost.exceptions[0])) from None
 
 
-def _followed(*, owned_by_pods: bool) -> Mapping[type[Resource], Callable[[Any], Resource]]:
+def _followed(config: OperatorConfig) -> Mapping[type[Resource], Callable[[Any], Resource]]:
     """The kinds that looks are taken at. Leases are not among them: a watch would tell of each sign of life."""
     followed: dict[type[Resource], Callable[[Any], Resource]] = {
         CiliumNode: whole,
         CiliumIdentity: whole,
         CiliumEndpoint: slim_endpoint,
     }
-    return followed if owned_by_pods else {**followed, Pod: slim_pod}
+    if not is_kubernetes(config) or config.unmanaged_pod_interval_s is not None:
+        followed[Pod] = slim_pod
+    return followed
+
+
+async def _write_event(config: OperatorConfig, event: dict[str, Any]) -> None:
+    async with Cluster(machine_access(config.store)) as cluster:
+        await cluster.create(event)

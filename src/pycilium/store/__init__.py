@@ -4,7 +4,7 @@ from pycilium.store.blocking import BlockingStore
 from pycilium.store.follow import follow
 from pycilium.store.leases import Leases
 from pycilium.store.opening import open_blocking, open_store
-from pycilium.store.protocol import Applied, ResourceList, Store, Unreadable, WatchEvent
+from pycilium.store.protocol import Applied, ResourceList, Selection, Store, Unreadable, WatchEvent
 from pycilium.store.urls import hide_password
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "BlockingStore",
     "Leases",
     "ResourceList",
+    "Selection",
     "Store",
     "Unreadable",
     "WatchEvent",

@@ -8,7 +8,7 @@ from pathlib import Path
 from pycilium.errors import ConfigError
 from pycilium.model.resources import Resource
 from pycilium.store.blocking import BlockingStore
-from pycilium.store.protocol import Store
+from pycilium.store.protocol import Selection, Store
 from pycilium.store.sqlite import SqliteStore
 from pycilium.store.urls import hide_password
 
@@ -16,12 +16,12 @@ _SQLITE = "sqlite://"
 _KUBERNETES = "kubernetes:"
 
 
-def open_store(url: str, *, fields: Mapping[type[Resource], str] | None = None) -> Store:
+def open_store(url: str, *, only: Mapping[type[Resource], Selection] | None = None) -> Store:
     """The store at `url`: `sqlite:////var/lib/cilium/store.db` (four slashes), `etcd://HOST:PORT`, `kubernetes:`.
 
     ConfigError if the URL names no store; StoreUnavailable if a file cannot be used. Servers are not asked yet.
-    `fields` are field selectors of kinds of which only a part concerns us: an API server gives what they select to
-    those who list and watch. Other stores know no such thing and give everything.
+    `only` says of which kinds only a part concerns us: listing and watching those, an API server gives what is
+    selected. Other stores know no such thing and give everything.
     """
     if url.startswith(("etcd://", "etcds://", "etcd+unix://")):
         from pycilium.store.etcd import EtcdStore, parse_address  # gRPC takes its time to load
@@ -30,7 +30,7 @@ def open_store(url: str, *, fields: Mapping[type[Resource], str] | None = None) 
     if url.startswith(_KUBERNETES):
         from pycilium.store.kubernetes import ApiClient, KubernetesStore, machine_access  # HTTP takes its time to load
 
-        return KubernetesStore(ApiClient(machine_access(url)), fields=fields)
+        return KubernetesStore(ApiClient(machine_access(url)), only=only)
     if not url.startswith(_SQLITE):
         raise ConfigError(
             f"{hide_password(url)!r} is not the URL of a store; known: sqlite:////PATH, etcd://HOST:PORT, kubernetes: "

@@ -51,6 +51,16 @@ def readable(found: R | Unreadable) -> R:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Of a kind the part that concerns who opens a store, in Kubernetes' words; empty: all."""
+
+    fields: str = ""
+    """As `spec.nodeName=node1`."""
+    labels: str = ""
+    """As `k8s-app=kube-dns`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceList(Generic[R_co]):
     """What `list` found, ordered by namespace and name, and the version to watch from."""
 

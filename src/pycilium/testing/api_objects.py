@@ -50,7 +50,7 @@ ALL_KINDS = (
         ApiKind(name, api_version, f"{name.lower()}s", namespaced, name in ("Node", "DaemonSet", "Deployment"))
         for api_version, namespaced, names in (
             ("v1", False, ("Node",)),
-            ("v1", True, ("ConfigMap", "Secret", "ServiceAccount", "Event")),
+            ("v1", True, ("ConfigMap", "Event", "Secret", "ServiceAccount")),
             ("apps/v1", True, ("DaemonSet", "Deployment")),
             ("rbac.authorization.k8s.io/v1", False, ("ClusterRole", "ClusterRoleBinding")),
             ("rbac.authorization.k8s.io/v1", True, ("Role", "RoleBinding")),

@@ -60,7 +60,10 @@ class Cluster:
 
     def make(self, plain: dict[str, Any]) -> None:
         namespace = plain["metadata"].get("namespace", "")
-        self._do(lambda objects: objects.create(kind_named(plain["kind"]), namespace, plain))
+        kind, name, status = kind_named(plain["kind"]), plain["metadata"]["name"], plain.get("status")
+        self._do(lambda objects: objects.create(kind, namespace, plain))
+        if kind.status_apart and status:
+            self._do(lambda objects: objects.patch(kind, namespace, name, {"status": status}, status=True))
 
     def got(self, kind: str, name: str, namespace: str = "") -> Any:
         return msgspec.json.decode(self._do(lambda objects: objects.get(kind_named(kind), namespace, name)))

@@ -15,6 +15,7 @@ import pytest
 from pycilium.identity import MARK
 from pycilium.install.kubernetes_names import NOT_READY_TAINT
 from pycilium.lab import namespaces, processes
+from pycilium.operator import unmanaged_pods
 from pycilium.testing.api_server import serving
 from tests.integration.agent.cluster import AGENT, NAMESPACE, NODE, Cluster, Operator
 from tests.integration.agent.conftest import Place, plumbed
@@ -28,6 +29,7 @@ OPERATOR = {
     "node_grace_s": 6,
     "identity_grace_s": 2,
     "identity_gc_interval_s": 1,
+    "unmanaged_pod_interval_s": 1,
 }
 
 
@@ -43,6 +45,7 @@ def cluster(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("cluster")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as ending:
         patch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        patch.setattr(unmanaged_pods, "GRACE_S", 2.0)
         made = Cluster(folder, place.node)
         ending.callback(namespaces.unmount_below, folder)
         ending.enter_context(serving(made.double, unix_socket=made.socket))
@@ -137,6 +140,10 @@ def live(cluster: Cluster, place: str, ending: ExitStack) -> None:
 def test_each_can_do_what_it_must_and_no_right_is_granted_in_vain(cluster: Cluster, place: Place) -> None:
     read = cluster.run_in_pod(["pycilium.cli.cilium_dbg", "build-config", f"--dest={cluster.folder}/config"], AGENT)
     networking = {"addressing": [{"ipv4": "10.9.0.1"}], "node": "203.0.113.99"}
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "dns", "uid": "1", "controller": True}
+    unmanaged = plain("Pod", "dns", "v1", "kube-system", spec={"nodeName": NODE}, status={"phase": "Running"})
+    unmanaged["metadata"] |= {"labels": {"k8s-app": "kube-dns"}, "ownerReferences": [owner]}
+    cluster.make(unmanaged)
     lost = plain("CiliumEndpoint", "lost", "cilium.io/v2", "default", status={"networking": networking})
     cluster.make(lost)
     with ExitStack() as ending:
@@ -146,6 +153,7 @@ def test_each_can_do_what_it_must_and_no_right_is_granted_in_vain(cluster: Clust
         until(lambda: not there(cluster, "CiliumEndpoint", name="lost"), "endpoints of nobody are removed")
         until(lambda: len(cluster.all("CiliumIdentity")) == 1, "identities of nobody are removed")
         cluster.detach("c1")
+        until(lambda: cluster.all("Event"), "the pod that started without us is restarted")
 
     rights = cluster.double.rights
     assert read.returncode == 0, read.stderr

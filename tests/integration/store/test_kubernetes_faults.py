@@ -24,7 +24,7 @@ from pycilium.errors import (
 )
 from pycilium.model.resources import CiliumNetworkPolicy, CiliumNode, Namespace, ObjectMeta, Pod
 from pycilium.model.resources.cilium_objects import NodeAddress, NodeSpec
-from pycilium.store import ResourceList, follow, open_store
+from pycilium.store import ResourceList, Selection, follow, open_store
 from pycilium.store.kubernetes.client import ApiClient
 from pycilium.store.kubernetes.credentials import Access, Fixed, Proof
 from pycilium.store.kubernetes.store import KubernetesStore
@@ -35,7 +35,8 @@ WRITES = ("create", "update", "patch", "delete")
 
 
 def pod_on(node_name: str, name: str) -> Pod:
-    return msgspec.structs.replace(pod(name), spec={"nodeName": node_name} if node_name else {})
+    made = pod(name).with_metadata(labels={"tier": "front"})
+    return msgspec.structs.replace(made, spec={"nodeName": node_name} if node_name else {})
 
 
 def node(name: str) -> CiliumNode:
@@ -51,7 +52,9 @@ class TestSelections:
     @pytest.fixture
     async def narrow(self, double):
         store = KubernetesStore(
-            ApiClient(Access(double.url, Fixed(Proof(), "nobody"))), page=2, fields={Pod: "spec.nodeName=here"}
+            ApiClient(Access(double.url, Fixed(Proof(), "nobody"))),
+            page=2,
+            only={Pod: Selection("spec.nodeName=here", "tier=front")},
         )
         yield store
         await store.close()
@@ -66,13 +69,16 @@ class TestSelections:
         assert names(listed) == ["default/pod1", "default/pod3"]
         assert names(await narrow.list(Namespace)) == ["/whole"]
 
-    async def test_a_pod_is_heard_of_from_when_it_is_bound_to_the_node_until_it_leaves(self, store, narrow):
+    async def test_a_pod_is_heard_of_from_when_it_is_bound_to_the_node_until_it_is_selected_no_longer(
+        self, store, narrow
+    ):
         version = (await narrow.list(Pod)).resource_version
         elsewhere = await store.create(pod_on("elsewhere", "other"))
         waiting = await store.create(pod_on("", "bound"))
         bound = await store.replace(msgspec.structs.replace(waiting, spec={"nodeName": "here"}))
         await store.delete(Pod, elsewhere.metadata.name, "default")
-        await store.replace(bound.with_metadata(labels={"a": "b"}))
+        await store.replace(bound.with_metadata(labels={"tier": "front", "a": "b"}))
+        await store.replace(bound.with_metadata(resource_version="", labels={"tier": "back"}))
         await store.delete(Pod, "bound", "default")
 
         async with aclosing(narrow.watch(Pod, version)) as events:

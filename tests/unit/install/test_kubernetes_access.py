@@ -50,7 +50,7 @@ def test_agents_may_read_what_they_follow():
 
 def test_operators_may_read_what_they_follow():
     assert len(followed("operator")) > 3
-    assert missing("operator", "cilium-operator") == {("", "pods")}  # where no API server collects what is theirs
+    assert missing("operator", "cilium-operator") == set()
 
 
 def test_no_rule_is_for_everything_and_each_has_its_reason():

@@ -39,6 +39,10 @@ class Pod(Resource, frozen=True, kw_only=True):
         return bool(self.spec.get("hostNetwork"))
 
     @property
+    def phase(self) -> str:
+        return str(self.status.get("phase") or "")
+
+    @property
     def pod_ips(self) -> tuple[str, ...]:
         """The addresses in its status, the first one first."""
         several = tuple(entry["ip"] for entry in self.status.get("podIPs") or () if entry.get("ip"))

@@ -21,7 +21,7 @@ from pycilium.store.kubernetes.client import ApiClient, Patience
 from pycilium.store.kubernetes.failures import Call
 from pycilium.store.kubernetes.objects import as_sent, read_or_set_aside, to_be_made, version_of
 from pycilium.store.kubernetes.watches import watched
-from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent
+from pycilium.store.protocol import Applied, ResourceList, Selection, Unreadable, WatchEvent
 
 R = TypeVar("R", bound=Resource)
 
@@ -40,15 +40,15 @@ class KubernetesStore:
     Args:
         client: the API server, and how it is reached.
         page: resources per answer to `list`.
-        fields: field selectors, by kind: of those, `list` and `watch` give what the server selects.
+        only: selections, by kind: of those, `list` and `watch` give what the server selects.
     """
 
     def __init__(
-        self, client: ApiClient, *, page: int = PAGE, fields: Mapping[type[Resource], str] | None = None
+        self, client: ApiClient, *, page: int = PAGE, only: Mapping[type[Resource], Selection] | None = None
     ) -> None:
         self._client = client
         self._page = page
-        self._fields = dict(fields or {})
+        self._only = dict(only or {})
 
     async def list(self, kind: type[R], namespace: str | None = None) -> ResourceList[R]:
         known = kind_of(kind)
@@ -137,8 +137,9 @@ class KubernetesStore:
 
     def _selection(self, kind: type[Resource]) -> dict[str, str]:
         """As a query says it."""
-        fields = self._fields.get(kind)
-        return {"fieldSelector": fields} if fields else {}
+        selection = self._only.get(kind, Selection())
+        said = {"fieldSelector": selection.fields, "labelSelector": selection.labels}
+        return {name: terms for name, terms in said.items() if terms}
 
     async def _get(self, kind: Kind[R], namespace: str, name: str) -> R:
         call = Call("get", kind, namespace, _named(kind, namespace, name))
