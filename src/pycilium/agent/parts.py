@@ -19,6 +19,7 @@ from pycilium.agent.map_fill import MapFill
 from pycilium.agent.nodes.operator_lease import OperatorLease
 from pycilium.agent.nodes.publishing import NodePublisher
 from pycilium.agent.plumbing import Plumbing
+from pycilium.agent.runtimes.cni_folder import CniFolder
 from pycilium.agent.services.node import NodeServices
 from pycilium.agent.sources import Source
 from pycilium.datapath.loader import Datapath
@@ -45,6 +46,8 @@ class Parts:
     explainer: Explainer
     health: NodeHealth
     operator_lease: OperatorLease
+    cni: CniFolder | None
+    """None: somebody else writes the runtime's configuration."""
     deadman: Deadman
     fill: MapFill
     sizes: Mapping[str, int]

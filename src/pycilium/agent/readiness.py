@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import time
 from typing import Any
 
@@ -22,11 +21,11 @@ from pycilium.agent.loop import ControlLoop
 from pycilium.agent.nodes.heartbeat import Heartbeat
 from pycilium.agent.nodes.kubernetes_node import announce_node
 from pycilium.agent.nodes.publishing import NodePublisher
+from pycilium.agent.runtimes.cni_folder import CniFolder
 from pycilium.agent.services.node import NodeServices
 from pycilium.agent.sources import Source
 from pycilium.datapath import process
 from pycilium.hubble.server import HubbleServer
-from pycilium.install import cni_configuration
 from pycilium.model.resources import CiliumEndpoint
 
 log = structlog.get_logger()
@@ -44,6 +43,7 @@ async def become_ready(
     health: NodeHealth,
     deadman: Deadman,
     node_services: NodeServices | None,
+    cni: CniFolder | None,
     started: float,
 ) -> None:
     """Once every source has been read: settle what was restored, let the kernel follow, then keep up with labels."""
@@ -61,11 +61,6 @@ async def become_ready(
     gc.freeze()
     gc.enable()
     process.return_free_memory()
-    if config.cni_configuration is not None:
-        aside = cni_configuration.install(
-            config.cni_configuration, os.path.join(config.run_dir, "cilium.sock"), exclusive=config.cni_exclusive
-        )
-        log.info("CNI configuration is in place", path=config.cni_configuration, set_aside=" ".join(aside))
     log.info("ready", node=config.node_name, seconds=round(time.monotonic() - started, 3))
     publisher = Publisher(config, intent, store, hubble.agent_events, node)
     for source in sources:
@@ -73,8 +68,10 @@ async def become_ready(
             source.listed = publisher.endpoints_listed
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(node.run(), name="node")
+        if cni is not None:
+            tasks.create_task(cni.run(), name="CNI folder")
         if config.kubernetes_node:
-            tasks.create_task(announce_node(config), name="Node")
+            tasks.create_task(_announce(config, cni), name="Node")
         tasks.create_task(publisher.run(), name="publisher")
         tasks.create_task(follow_labels(intent, endpoints), name="labels")
         tasks.create_task(health.run(), name="health")
@@ -90,3 +87,10 @@ async def become_ready(
             renew=not config.kubernetes_node,
         )
         tasks.create_task(heartbeat.run(), name="heartbeat")
+
+
+async def _announce(config: AgentConfig, cni: CniFolder | None) -> None:
+    """Pods may come once the runtime knows whom to call."""
+    if cni is not None:
+        await cni.in_place.wait()
+    await announce_node(config)

@@ -89,6 +89,7 @@ class AgentStatus:
         parts = self._parts
         problems = self.store_errors()
         problems += [parts.node.problem] if parts.node.problem else []
+        problems += [parts.cni.problem] if parts.cni is not None and parts.cni.problem else []
         problems += parts.endpoints.ipam.exhausted()
         problems += [f"{name} does not tell labels: {why}" for name, why in parts.endpoints.runtime_problems().items()]
         problems += _few([f"{key}: {why}" for source in parts.sources for key, why in source.rejected.items()])

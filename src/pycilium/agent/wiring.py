@@ -66,6 +66,7 @@ from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.readiness import become_ready
 from pycilium.agent.route_operations import RouteOperations
 from pycilium.agent.runtimes import Runtimes, open_runtimes
+from pycilium.agent.runtimes.cni_folder import make_cni_folder
 from pycilium.agent.service import Service
 from pycilium.agent.services.acceleration import acceleration_of, desire_acceleration
 from pycilium.agent.services.controller import tell_all
@@ -214,6 +215,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         # Who asks.
         resources: dict[ResourceKey, Any] = {}
         sources = make_sources(intent, resources, identities.marks, config)
+        cni = make_cni_folder(config)
         operator_lease = OperatorLease(store, config.operator_lease_name, needed=config.ipam == "cluster-pool")
         service = Service(
             Parts(
@@ -233,6 +235,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
                 explainer=explainer,
                 health=health,
                 operator_lease=operator_lease,
+                cni=cni,
                 deadman=deadman,
                 sizes=datapath.sizes(),
                 fill=fill,
@@ -285,6 +288,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
                     health,
                     deadman,
                     node_services,
+                    cni,
                     started,
                 ),
                 name="ready",

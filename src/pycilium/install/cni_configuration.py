@@ -22,16 +22,18 @@ def text(socket: str) -> str:
     return json.dumps({"cniVersion": "1.0.0", "name": "cilium", "plugins": [plugin]}, indent=2) + "\n"
 
 
-def install(path: str | Path, socket: str, *, exclusive: bool) -> list[str]:
-    """Write ours, then set the others aside if it is to be the only one; the names of those. Idempotent.
+def install(path: str | Path, socket: str, *, exclusive: bool) -> tuple[bool, list[str]]:
+    """Write ours, then set the others aside if it is to be the only one. Idempotent.
+
+    Gives whether ours was written, as it was not there or another, and the names of those that were set aside.
 
     ConfigError says which file could not be written, and why: a full disk, a folder that is read-only.
     """
     file = Path(path)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(file, text(socket))
-        return _set_aside(file) if exclusive else []
+        wrote = _write_whole(file, text(socket))
+        return wrote, _set_aside(file) if exclusive else []
     except OSError as error:
         raise ConfigError(f"{error.filename or file}: cannot be written: {error.strerror or error}") from error
 
@@ -51,9 +53,10 @@ def remove(path: str | Path) -> list[str]:
     return back
 
 
-def _write_whole(file: Path, wanted: str) -> None:
-    if file.exists() and file.read_text(encoding="utf-8") == wanted:
-        return
+def _write_whole(file: Path, wanted: str) -> bool:
+    """Whether it had to be."""
+    if file.exists() and file.read_bytes() == wanted.encode():
+        return False
     new = file.with_name(f"{file.name}.{os.getpid()}.new")
     try:
         with new.open("w", encoding="utf-8") as writing:
@@ -61,6 +64,7 @@ def _write_whole(file: Path, wanted: str) -> None:
             writing.flush()
             os.fsync(writing.fileno())
         new.replace(file)
+        return True
     finally:
         new.unlink(missing_ok=True)
 

@@ -26,8 +26,8 @@ def names(folder):
 def test_others_are_set_aside_and_put_back(folder):
     ours = folder / "05-cilium.conflist"
 
-    assert cni_configuration.install(ours, "/run/s", exclusive=True) == ["10-flannel.conflist"]
-    assert cni_configuration.install(ours, "/run/s", exclusive=True) == []
+    assert cni_configuration.install(ours, "/run/s", exclusive=True) == (True, ["10-flannel.conflist"])
+    assert cni_configuration.install(ours, "/run/s", exclusive=True) == (False, [])
     assert names(folder) == ["05-cilium.conflist", "10-flannel.conflist.cilium_bak", "README"]
     assert json.loads(ours.read_text())["plugins"] == [{"type": "cilium-cni", "socket": "/run/s"}]
 
@@ -37,7 +37,7 @@ def test_others_are_set_aside_and_put_back(folder):
 
 
 def test_others_stay_where_ours_is_not_to_be_the_only_one(folder):
-    assert cni_configuration.install(folder / "05-cilium.conflist", "/run/s", exclusive=False) == []
+    assert cni_configuration.install(folder / "05-cilium.conflist", "/run/s", exclusive=False) == (True, [])
 
     assert "10-flannel.conflist" in names(folder)
 
