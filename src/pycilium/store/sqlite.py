@@ -35,9 +35,10 @@ from pycilium.model.resources import (
 )
 from pycilium.model.resources.kinds import kind_for_word
 from pycilium.store import admission
+from pycilium.store.kind_news import KindNews, Newest
 from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent, readable
 from pycilium.store.service_admission import KnownServices, ServiceAdmission
-from pycilium.store.sqlite_file import ChangeRow, EventType, SqliteFile, Transaction
+from pycilium.store.sqlite_file import ChangeBatch, ChangeRow, EventType, SqliteFile, Transaction
 from pycilium.store.wakeups import Wakeups
 
 R = TypeVar("R", bound=Resource)
@@ -67,7 +68,7 @@ class SqliteStore:
     ) -> None:
         self._file = SqliteFile(path, history=history, lock_timeout_s=lock_timeout_s)
         self._clock = clock
-        self._wakeups = Wakeups(path)
+        self._news = KindNews(Wakeups(path), self._newest)
         self._reader = ThreadPoolExecutor(1, "store-reader")
         self._writer = ThreadPoolExecutor(1, "store-writer")
         self._closed = False
@@ -144,25 +145,28 @@ class SqliteStore:
     async def watch(self, kind: type[R], from_version: str) -> AsyncGenerator[WatchEvent[R] | Unreadable, None]:
         known, version = kind_of(kind), admission.version_number(from_version)
 
-        def changed() -> tuple[list[WatchEvent[R] | Unreadable], int]:
+        def changed() -> tuple[list[WatchEvent[R] | Unreadable], ChangeBatch]:
             batch = self._file.changes(known.name, version)
-            return [_event(known, row) for row in batch.rows], batch.up_to
+            return [_event(known, row) for row in batch.rows], batch
 
-        with self._wakeups.subscribed() as wake:
+        with self._news.subscribed(known.name, version) as sleeper:
             while True:
-                wake.clear()
-                before = version
-                events, version = await self._run(self._reader, changed)
+                sleeper.wake.clear()
+                events, batch = await self._run(self._reader, changed)
                 for event in events:
                     yield event
-                if version == before:
-                    await wake.wait()
+                version = batch.up_to
+                if not batch.more:
+                    version = await sleeper.sleep(version)
 
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._wakeups.wake_all()
+            self._news.wake_all()
             await asyncio.to_thread(self._shut_down)
+
+    async def _newest(self, after: int) -> Newest:
+        return await self._run(self._reader, lambda: self._file.newest(after))
 
     def _shut_down(self) -> None:
         self._reader.shutdown()

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pycilium.errors import PermissionRequired, StoreUnavailable, WatchExpired
 from pycilium.model.resources import ResourceKey
+from pycilium.store.kind_news import Newest
 from pycilium.store.wakeups import waking_watchers
 
 T = TypeVar("T")
@@ -70,6 +71,8 @@ class ChangeBatch:
 
     rows: Sequence[ChangeRow]
     up_to: int
+    more: bool = False
+    """Whether there may be others after that already."""
 
 
 class Transaction:
@@ -155,7 +158,17 @@ class SqliteFile:
                 (kind, after, BATCH),
             )
             rows = [ChangeRow(*row) for row in found]
-        return ChangeBatch(rows, rows[-1].version if len(rows) == BATCH else version)
+        full = len(rows) == BATCH
+        return ChangeBatch(rows, rows[-1].version if full else version, more=full)
+
+    def newest(self, after: int) -> Newest:
+        """Which kinds changed after a version, as far as that is still kept."""
+        with self._reading() as connection:
+            version, compacted = connection.execute("SELECT version, compacted FROM state").fetchone()
+            found = connection.execute(
+                "SELECT kind, max(version) FROM changes WHERE version > ? GROUP BY kind", (after,)
+            )
+            return Newest(version, compacted, dict(found))
 
     def write(self, change: Callable[[Transaction], T]) -> T:
         """Runs `change` in a transaction: all of it or, if it raises, nothing."""
