@@ -6,22 +6,23 @@ of the table. Until then the tables, and with them the kernel, keep what was las
 list has been taken in; the agent programs nothing before every source is synced, so that a restart never takes an empty
 intent for the truth.
 
-One resource that cannot be read or converted is set aside by its name; whatever was last known of it stays.
+One resource that cannot be read or converted is set aside by its name; whatever was last known of it stays. Of each
+resource only what the tables keep is in memory: a list is converted while it is read, and taken in when it is whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import structlog
 
 from pycilium.errors import InvalidResource, StoreError
 from pycilium.model.resources import Resource, ResourceKey
-from pycilium.store import ResourceList, Store, Unreadable, WatchEvent, follow
+from pycilium.store import ResourceList, Store, Unreadable, WatchEvent, follow_as
 from pycilium.tables import Database, Table, WriteTransaction
 
 R = TypeVar("R", bound=Resource)
@@ -34,6 +35,14 @@ RETRY_FIRST_S, RETRY_MOST_S = 0.2, 10.0
 def retry_delay_s(longest_s: float) -> float:
     """Up to `longest_s`, by chance: thousands of agents must not come back to a store in the same instant."""
     return longest_s * random.uniform(0.5, 1.0)  # noqa: S311  no secret
+
+
+class Converted(NamedTuple):
+    """What a resource is to a table: an object, nothing, or a problem."""
+
+    key: Hashable
+    object: Any | None
+    problem: str = ""
 
 
 @dataclass(slots=True)
@@ -63,9 +72,8 @@ class Source(Generic[R, T]):
         delay = RETRY_FIRST_S
         while True:
             try:
-                async for step in follow(store, self.kind):
-                    for each in (self, *self.beside):
-                        each.take_in(db, step)
+                async for step in follow_as(store, self.kind, self.convert_for_all):
+                    self.take_in(db, step)
                     if isinstance(step, ResourceList):
                         self.error, delay = "", RETRY_FIRST_S
                         self.synced.set()
@@ -78,29 +86,44 @@ class Source(Generic[R, T]):
             await asyncio.sleep(retry_delay_s(delay))
             delay = min(delay * 2, RETRY_MOST_S)
 
-    def take_in(self, db: Database, step: ResourceList[R] | WatchEvent[R] | Unreadable) -> None:
-        """What the store told: all there is, or one change."""
-        if isinstance(step, ResourceList):
-            self._replace(db, step)
-        else:
-            self._apply(db, step)
+    def convert_for_all(self, resource: R) -> tuple[Converted, ...]:
+        """What a resource is to this source's table and to those beside it."""
+        return tuple(each.converted(resource) for each in (self, *self.beside))
 
-    def _replace(self, db: Database, listed: ResourceList[R]) -> None:
-        wanted = {self.key(resource.key) for resource in listed.items}
-        wanted |= {self.key(unreadable.key) for unreadable in listed.unreadable}
+    def converted(self, resource: R) -> Converted:
+        """What a resource is to this source's table alone."""
+        key = self.key(resource.key)
+        try:
+            return Converted(key, self.convert(resource))
+        except InvalidResource as error:
+            return Converted(key, None, str(error))
+
+    def take_in(self, db: Database, step: ResourceList[tuple[Converted, ...]] | WatchEvent[R] | Unreadable) -> None:
+        """What the store told, here and beside: all there is, or one change."""
+        for place, each in enumerate((self, *self.beside)):
+            if isinstance(step, ResourceList):
+                each.replace(db, [converted[place] for converted in step.items], step.unreadable)
+            else:
+                each.apply(db, step)
+
+    def replace(self, db: Database, listed: Sequence[Converted], unreadable: Sequence[Unreadable]) -> None:
+        """Make these all that the table has from here."""
+        wanted = {found.key for found in listed}
+        wanted |= {self.key(each.key) for each in unreadable}
         self.rejected = {key: why for key, why in self.rejected.items() if key in wanted}
-        for unreadable in listed.unreadable:
-            self._set_aside(unreadable.key, str(unreadable))
+        for each in unreadable:
+            self._set_aside(self.key(each.key), str(each))
         with db.write() as txn:
             for key in [self.table.key(obj) for obj in txn.all(self.table) if self.owns(obj)]:
                 if key not in wanted:
                     txn.delete(self.table, key)
-            for resource in listed.items:
-                self._take(txn, resource)
+            for found in listed:
+                self._take(txn, found)
 
-    def _apply(self, db: Database, event: WatchEvent[R] | Unreadable) -> None:
+    def apply(self, db: Database, event: WatchEvent[R] | Unreadable) -> None:
+        """Take in one change."""
         if isinstance(event, Unreadable):
-            self._set_aside(event.key, str(event))
+            self._set_aside(self.key(event.key), str(event))
             return
         with db.write() as txn:
             if event.type == "DELETED":
@@ -108,29 +131,25 @@ class Source(Generic[R, T]):
                 self.rejected.pop(key, None)
                 self._drop(txn, key)
             else:
-                self._take(txn, event.object)
+                self._take(txn, self.converted(event.object))
 
-    def _take(self, txn: WriteTransaction, resource: R) -> None:
+    def _take(self, txn: WriteTransaction, found: Converted) -> None:
         """Put into the table what a resource says. One that turned invalid keeps its last valid form."""
-        key = self.key(resource.key)
-        try:
-            converted = self.convert(resource)
-        except InvalidResource as error:
-            self._set_aside(resource.key, str(error))
+        if found.problem:
+            self._set_aside(found.key, found.problem)
             return
-        self.rejected.pop(key, None)
-        if converted is None:
-            self._drop(txn, key)
+        self.rejected.pop(found.key, None)
+        if found.object is None:
+            self._drop(txn, found.key)
         else:
-            txn.insert(self.table, converted)
+            txn.insert(self.table, found.object)
 
     def _drop(self, txn: WriteTransaction, key: Hashable) -> None:
         known = txn.get(self.table, key)
         if known is not None and self.owns(known):
             txn.delete(self.table, key)
 
-    def _set_aside(self, named: ResourceKey, reason: str) -> None:
-        key = self.key(named)
+    def _set_aside(self, key: Hashable, reason: str) -> None:
         if self.rejected.get(key) != reason:
             log.warning("resource set aside", kind=self.kind.__name__, key=str(key), reason=reason)
         self.rejected[key] = reason

@@ -18,7 +18,7 @@ backend keeps, and the conformance suite checks:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -27,6 +27,8 @@ from pycilium.model.resources import Resource, ResourceKey
 
 R = TypeVar("R", bound=Resource)
 R_co = TypeVar("R_co", bound=Resource, covariant=True)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ def readable(found: R | Unreadable) -> R:
     return found
 
 
+def whole(resource: R) -> R:
+    """For `list_as`: the resource itself."""
+    return resource
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Of a kind the part that concerns who opens a store, in Kubernetes' words; empty: all."""
@@ -61,10 +68,10 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class ResourceList(Generic[R_co]):
+class ResourceList(Generic[T_co]):
     """What `list` found, ordered by namespace and name, and the version to watch from."""
 
-    items: tuple[R_co, ...]
+    items: tuple[T_co, ...]
     resource_version: str
     unreadable: tuple[Unreadable, ...] = ()
 
@@ -90,6 +97,14 @@ class Store(Protocol):
 
     async def list(self, kind: type[R], namespace: str | None = None) -> ResourceList[R]:
         """All resources of a kind, in one namespace or (None) in all."""
+        ...
+
+    async def list_as(self, kind: type[R], keep: Callable[[R], T], namespace: str | None = None) -> ResourceList[T]:
+        """The same list, with what `keep` makes of each resource in its place.
+
+        It is called while the list is read, in the caller's task, so that never more than some hundreds of the
+        resources themselves are in memory; and anew for all if the list must be begun again.
+        """
         ...
 
     async def get(self, kind: type[R], name: str, namespace: str = "") -> R:

@@ -36,9 +36,9 @@ from pycilium.model.resources import (
 from pycilium.model.resources.kinds import kind_for_word
 from pycilium.store import admission
 from pycilium.store.kind_news import KindNews, Newest
-from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent, readable
+from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent, readable, whole
 from pycilium.store.service_admission import KnownServices, ServiceAdmission
-from pycilium.store.sqlite_file import ChangeBatch, ChangeRow, EventType, SqliteFile, Transaction
+from pycilium.store.sqlite_file import ChangeBatch, ChangeRow, EventType, Pages, SqliteFile, Transaction
 from pycilium.store.wakeups import Wakeups
 
 R = TypeVar("R", bound=Resource)
@@ -74,16 +74,27 @@ class SqliteStore:
         self._closed = False
 
     async def list(self, kind: type[R], namespace: str | None = None) -> ResourceList[R]:
-        def listed() -> ResourceList[R]:
-            known = kind_of(kind)
-            found, version = self._file.rows(
-                known.name, namespace, lambda row: _decoded(known, row.body, row.namespace, row.name)
-            )
-            unreadable = tuple(each for each in found if isinstance(each, Unreadable))
-            items = tuple(each for each in found if not isinstance(each, Unreadable))
-            return ResourceList(items, str(version), unreadable)
+        return await self.list_as(kind, whole, namespace)
 
-        return await self._run(self._reader, listed)
+    async def list_as(self, kind: type[R], keep: Callable[[R], T], namespace: str | None = None) -> ResourceList[T]:
+        known = kind_of(kind)
+        pages = await self._run(self._reader, lambda: self._file.pages(known.name, namespace))
+
+        def read() -> list[R | Unreadable]:
+            return [_decoded(known, row.body, row.namespace, row.name) for row in pages.read()]
+
+        items: list[T] = []
+        unreadable: list[Unreadable] = []
+        try:
+            while page := await self._run(self._reader, read):
+                for found in page:
+                    if isinstance(found, Unreadable):
+                        unreadable.append(found)
+                    else:
+                        items.append(keep(found))
+        finally:
+            await self._finish(pages)
+        return ResourceList(tuple(items), str(pages.version), tuple(unreadable))
 
     async def get(self, kind: type[R], name: str, namespace: str = "") -> R:
         def found() -> R:
@@ -167,6 +178,13 @@ class SqliteStore:
 
     async def _newest(self, after: int) -> Newest:
         return await self._run(self._reader, lambda: self._file.newest(after))
+
+    async def _finish(self, pages: Pages) -> None:
+        """After what the reader is at with them, if this was cancelled meanwhile."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._reader, pages.close)
+        except RuntimeError:  # the store was closed, and the reader with it
+            pages.close()
 
     def _shut_down(self) -> None:
         self._reader.shutdown()

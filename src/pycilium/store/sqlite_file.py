@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -36,6 +36,8 @@ FILE_MODE = 0o600
 """Resources are nobody's business but root's: they say who may talk to whom."""
 BATCH = 1000
 """How many changes a watch reads at once."""
+PAGE = 500
+"""How many resources a list reads at once."""
 
 _SCHEMA = """
 CREATE TABLE state (only INTEGER PRIMARY KEY CHECK (only = 0), version INTEGER NOT NULL, compacted INTEGER NOT NULL);
@@ -108,6 +110,40 @@ class Transaction:
             self._connection.execute("UPDATE state SET compacted = ?", (oldest,))
 
 
+class Pages:
+    """The resources of a kind at one version, read a page at a time over a connection of their own.
+
+    All bodies at once would take memory that a process does not get rid of. Used by one thread at a time.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        errors: Callable[[], AbstractContextManager[None]],
+        kind: str,
+        namespace: str | None,
+    ) -> None:
+        self._connection, self._errors = connection, errors
+        where, values = ("AND namespace = ?", (kind, namespace)) if namespace is not None else ("", (kind,))
+        try:
+            connection.execute("BEGIN DEFERRED")
+            (self.version,) = connection.execute("SELECT version FROM state").fetchone()
+            statement = f"SELECT namespace, name, body FROM resources WHERE kind = ? {where} ORDER BY namespace, name"  # noqa: S608
+            self._rows = connection.execute(statement, values)
+        except BaseException:
+            connection.close()
+            raise
+
+    def read(self) -> list[Row]:
+        """The next ones; none if that was all."""
+        with self._errors():
+            return [Row(*row) for row in self._rows.fetchmany(PAGE)]
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+
 class SqliteFile:
     """The file, with a connection to read and one to write; each may be used from any thread, one at a time."""
 
@@ -131,16 +167,11 @@ class SqliteFile:
         with self._reading() as connection:
             return _read(connection, key)
 
-    def rows(self, kind: str, namespace: str | None, made: Callable[[Row], T]) -> tuple[list[T], int]:
-        """What is `made` of each resource of a kind, in order, and the version at which they were so.
-
-        Made while reading: thousands of bodies at once would take memory that a process does not get rid of.
-        """
-        where, values = ("AND namespace = ?", (kind, namespace)) if namespace is not None else ("", (kind,))
-        with self._reading() as connection:
-            (version,) = connection.execute("SELECT version FROM state").fetchone()
-            statement = f"SELECT namespace, name, body FROM resources WHERE kind = ? {where} ORDER BY namespace, name"  # noqa: S608
-            return [made(Row(*row)) for row in connection.execute(statement, values)], version
+    def pages(self, kind: str, namespace: str | None) -> Pages:
+        """Each resource of a kind, in order, as they are now; some hundreds at a time. To be closed."""
+        with self._errors():
+            self._check_same_file()
+            return Pages(self._connect(), self._errors, kind, namespace)
 
     def changes(self, kind: str, after: int) -> ChangeBatch:
         """The next changes of a kind after a version; WatchExpired if some of those are no longer kept."""

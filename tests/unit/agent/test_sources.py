@@ -19,6 +19,12 @@ def resource(name: str) -> CiliumIdentity:
     return CiliumIdentity(metadata=ObjectMeta(name=name), security_labels={"k8s:app": "web"})
 
 
+def take_list(
+    source: Source, intent: Intent, resources: list[CiliumIdentity], unreadable: tuple[Unreadable, ...] = ()
+) -> None:
+    source.take_in(intent.db, ResourceList(tuple(map(source.convert_for_all, resources)), "1", unreadable))
+
+
 @pytest.fixture
 def intent():
     intent = Intent.new()
@@ -40,11 +46,11 @@ def source(intent):
 class TestIdentities:
     @pytest.mark.parametrize("name", ["9", "1", "0300", "65536", "16777217"])
     def test_one_that_redefines_a_number_the_cluster_does_not_give_out_is_set_aside(self, intent, source, name):
-        source._replace(intent.db, ResourceList((resource(name), resource("300")), "1"))
-        source._apply(intent.db, WatchEvent("MODIFIED", resource(name)))
+        take_list(source, intent, [resource(name), resource("300")])
+        source.apply(intent.db, WatchEvent("MODIFIED", resource(name)))
         rejected = dict(source.rejected)
         if int(name) != 300:
-            source._apply(intent.db, WatchEvent("DELETED", resource(name)))
+            source.apply(intent.db, WatchEvent("DELETED", resource(name)))
 
         assert set(intent.db.snapshot().all(intent.identities)) == {
             *RESERVED_IDENTITIES,
@@ -54,21 +60,21 @@ class TestIdentities:
         assert "not the number of an identity of the cluster" in rejected[int(name)]
 
     def test_one_that_cannot_be_read_is_set_aside_and_what_was_known_of_it_stays(self, intent, source):
-        source._replace(intent.db, ResourceList((resource("300"), resource("301")), "1"))
+        take_list(source, intent, [resource("300"), resource("301")])
         unreadable = Unreadable(ResourceKey("CiliumIdentity", "", "301"), "damaged")
 
-        source._apply(intent.db, unreadable)
-        source._replace(intent.db, ResourceList((resource("300"),), "2", (unreadable,)))
+        source.apply(intent.db, unreadable)
+        take_list(source, intent, [resource("300")], (unreadable,))
 
         known = {identity.number for identity in intent.db.snapshot().all(intent.identities)}
         assert {300, 301} <= known
         assert list(source.rejected) == [301]
 
     def test_a_list_that_says_nothing_new_is_no_change_of_the_table(self, intent, source):
-        source._replace(intent.db, ResourceList((resource("300"),), "1"))
+        take_list(source, intent, [resource("300")])
         before = intent.db.revision
 
-        source._replace(intent.db, ResourceList((resource("300"),), "2"))
+        take_list(source, intent, [resource("300")])
 
         assert intent.db.revision == before
 
@@ -116,9 +122,9 @@ def test_a_source_beside_another_fills_its_table_from_the_same_steps(intent):
         CiliumIdentity, intent.identities, identity_of_resource, lambda key: int(key.name), beside=(numbers,)
     )
 
-    for each in (source, *source.beside):
-        each.take_in(intent.db, ResourceList((resource("300"), resource("301")), "1"))
-        each.take_in(intent.db, WatchEvent("DELETED", resource("301")))
+    listed = ResourceList(tuple(source.convert_for_all(resource(name)) for name in ("300", "301")), "1")
+    source.take_in(intent.db, listed)
+    source.take_in(intent.db, WatchEvent("DELETED", resource("301")))
 
     snapshot = intent.db.snapshot()
     assert [node.name for node in snapshot.all(intent.own_node)] == ["300"]

@@ -25,7 +25,7 @@ from pycilium.model.resources import (
     ResourceKey,
     decode_documents,
 )
-from pycilium.store import Leases, ResourceList, Store, WatchEvent, follow
+from pycilium.store import Leases, ResourceList, Store, WatchEvent, follow, follow_as
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 CHECKED_OTHERWISE = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
@@ -349,6 +349,14 @@ class StoreConformance:
         assert isinstance(second, ResourceList)
         assert second.items[0].metadata.labels == {"turn": "49"}
         await store.close()
+
+    async def test_a_follower_may_keep_of_each_resource_what_it_needs(self, store):
+        await store.apply([pod("web", labels={"app": "web"}), pod("db", labels={"app": "db"})])
+        async with aclosing(follow_as(store, Pod, lambda each: each.metadata.labels["app"])) as following:
+            first = await anext(following)
+
+        assert isinstance(first, ResourceList)
+        assert first.items == ("db", "web")
 
     async def test_closing_ends_watches_and_refuses_further_calls(self, backend):
         store = backend.open()

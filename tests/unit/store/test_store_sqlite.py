@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import sqlite3
@@ -411,3 +412,43 @@ class TestBlocking:
             assert made.metadata.name == "web"
             with pytest.raises(NotFound):
                 store.get(Pod, "web", "default")
+
+
+class TestLongLists:
+    async def test_few_of_the_resources_are_in_memory_at_once(self, backend, monkeypatch):
+        monkeypatch.setattr("pycilium.store.sqlite_file.PAGE", 10)
+        store = backend.open()
+        await store.apply([pod(f"pod-{number:03}") for number in range(100)])
+        alive = []
+
+        def counted(each: Pod) -> str:
+            alive.append(sum(type(found) is Pod for found in gc.get_objects()))
+            return each.metadata.name
+
+        gc.collect()
+        listed = await store.list_as(Pod, counted)
+
+        assert len(listed.items) == 100
+        assert max(alive) <= min(alive) + 20
+        await store.close()
+
+    async def test_what_is_written_while_a_list_is_read_is_not_in_it_but_in_the_watch_after_it(
+        self, backend, monkeypatch
+    ):
+        monkeypatch.setattr("pycilium.store.sqlite_file.PAGE", 1)
+        store, other = backend.open(), backend.open()
+        await store.apply([pod("a"), pod("z")])
+        writes = []
+
+        def meanwhile(each: Pod) -> str:
+            writes.append(asyncio.ensure_future(other.create(pod(f"{each.metadata.name}{len(writes)}"))))
+            return each.metadata.name
+
+        listed = await store.list_as(Pod, meanwhile)
+        await asyncio.gather(*writes)
+
+        assert listed.items == ("a", "z")
+        async with watching(store, Pod, listed.resource_version) as next_event:
+            assert {(await next_event()).object.metadata.name for _ in writes} == {"a0", "z1"}
+        await store.close()
+        await other.close()

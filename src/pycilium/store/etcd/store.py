@@ -32,10 +32,11 @@ from pycilium.store.etcd.keyspace import Keyspace, decoded
 from pycilium.store.etcd.proto import etcd_pb2 as etcd
 from pycilium.store.etcd.transactions import MAX_OPERATIONS, Found, Resources, Transactions, WitnessMoved
 from pycilium.store.etcd.watches import Watches
-from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent, readable
+from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent, readable, whole
 from pycilium.store.service_admission import KnownServices, ServiceAdmission
 
 R = TypeVar("R", bound=Resource)
+T = TypeVar("T")
 
 PAGE = 1000
 """How many resources a list asks for at a time, all at one revision."""
@@ -67,10 +68,13 @@ class EtcdStore:
         self._clock = clock
 
     async def list(self, kind: type[R], namespace: str | None = None) -> ResourceList[R]:
+        return await self.list_as(kind, whole, namespace)
+
+    async def list_as(self, kind: type[R], keep: Callable[[R], T], namespace: str | None = None) -> ResourceList[T]:
         known = kind_of(kind)
         for _ in range(_LIST_ATTEMPTS):
             try:
-                return await self._listed(known, namespace)
+                return await self._listed(known, keep, namespace)
             except RevisionCompacted:  # between two pages: begin anew at the present revision
                 continue
         raise StoreUnavailable(f"{self._connection.address} is compacted faster than a list of {known.plural} takes")
@@ -164,23 +168,26 @@ class EtcdStore:
         await self._watches.close()
         await self._connection.close()
 
-    async def _listed(self, kind: Kind[R], namespace: str | None) -> ResourceList[R]:
+    async def _listed(self, kind: Kind[R], keep: Callable[[R], T], namespace: str | None) -> ResourceList[T]:
         first, end = self._keyspace.span(kind.name, namespace)
-        found: list[R | Unreadable] = []
+        kept: list[tuple[str, str, T]] = []
+        unreadable: list[Unreadable] = []
         revision = 0
         while True:
             request = etcd.RangeRequest(key=first, range_end=end, limit=PAGE, revision=revision)
             page = await self._connection.range(request, self._connection.deadline())
             revision = revision or page.header.revision
-            found += [decoded(kind, pair) for pair in page.kvs]
+            for found in (decoded(kind, pair) for pair in page.kvs):
+                if isinstance(found, Unreadable):
+                    unreadable.append(found)
+                else:
+                    kept.append((found.metadata.namespace, found.metadata.name, keep(found)))
             if not page.more:
                 break
             first = page.kvs[-1].key + b"\0"
             await asyncio.sleep(0)
-        items = [each for each in found if not isinstance(each, Unreadable)]
-        items.sort(key=lambda item: (item.metadata.namespace, item.metadata.name))  # keys sort "a-b/x" before "a/x"
-        unreadable = tuple(each for each in found if isinstance(each, Unreadable))
-        return ResourceList(tuple(items), str(revision), unreadable)
+        kept.sort(key=lambda each: each[:2])  # keys sort "a-b/x" before "a/x"
+        return ResourceList(tuple(item for *_, item in kept), str(revision), tuple(unreadable))
 
     async def _change(self, key: ResourceKey, decide: Callable[[Found], R], *, expect_nothing: bool = False) -> R:
         _, (after,) = await self._transactions.change(

@@ -7,7 +7,7 @@ the other and are not all-or-nothing, and a change whose answer was lost raises 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -21,9 +21,10 @@ from pycilium.store.kubernetes.client import ApiClient, Patience
 from pycilium.store.kubernetes.failures import Call
 from pycilium.store.kubernetes.objects import as_sent, read_or_set_aside, to_be_made, version_of
 from pycilium.store.kubernetes.watches import watched
-from pycilium.store.protocol import Applied, ResourceList, Selection, Unreadable, WatchEvent
+from pycilium.store.protocol import Applied, ResourceList, Selection, Unreadable, WatchEvent, whole
 
 R = TypeVar("R", bound=Resource)
+T = TypeVar("T")
 
 PAGE = 500
 """Resources per answer to `list`: bounds what one answer costs the server, and us."""
@@ -51,10 +52,13 @@ class KubernetesStore:
         self._only = dict(only or {})
 
     async def list(self, kind: type[R], namespace: str | None = None) -> ResourceList[R]:
+        return await self.list_as(kind, whole, namespace)
+
+    async def list_as(self, kind: type[R], keep: Callable[[R], T], namespace: str | None = None) -> ResourceList[T]:
         known = kind_of(kind)
         for attempt in range(_WHOLE_AFTER + 1):
             try:
-                return await self._list(known, namespace, self._page if attempt < _WHOLE_AFTER else 0)
+                return await self._list(known, keep, namespace, self._page if attempt < _WHOLE_AFTER else 0)
             except WatchExpired:  # the pages' version was compacted before the last one
                 continue
         raise StoreUnavailable(f"{self._client.server} gives up its own list of {known.plural} as expired")
@@ -117,9 +121,9 @@ class KubernetesStore:
     async def close(self) -> None:
         await self._client.close()
 
-    async def _list(self, kind: Kind[R], namespace: str | None, limit: int) -> ResourceList[R]:
+    async def _list(self, kind: Kind[R], keep: Callable[[R], T], namespace: str | None, limit: int) -> ResourceList[T]:
         query = {**self._selection(kind.resource), **({"limit": str(limit)} if limit else {})}
-        items: list[R] = []
+        kept: list[tuple[str, str, T]] = []
         unreadable: list[Unreadable] = []
         while True:
             call = Call("list", kind, namespace)
@@ -129,11 +133,11 @@ class KubernetesStore:
                 if isinstance(found, Unreadable):
                     unreadable.append(found)
                 else:
-                    items.append(found)
+                    kept.append((found.metadata.namespace, found.metadata.name, keep(found)))
             query["continue"] = page["metadata"].get("continue") or ""
             if not query["continue"]:
-                items.sort(key=lambda item: (item.metadata.namespace, item.metadata.name))
-                return ResourceList(tuple(items), version_of(page), tuple(unreadable))
+                kept.sort(key=lambda each: each[:2])
+                return ResourceList(tuple(item for *_, item in kept), version_of(page), tuple(unreadable))
 
     def _selection(self, kind: type[Resource]) -> dict[str, str]:
         """As a query says it."""

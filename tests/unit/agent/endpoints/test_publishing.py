@@ -129,7 +129,7 @@ async def test_what_was_lost_while_nobody_watched_and_before_it_was_ever_seen_is
         await published(store, lambda found: "web" in found)
         await asyncio.sleep(0.05)
         await store.delete(CiliumEndpoint, "web", "default")
-        node.endpoints.take_in(node.intent.db, await store.list(CiliumEndpoint))
+        node.endpoints.take_in(node.intent.db, await store.list_as(CiliumEndpoint, node.endpoints.convert_for_all))
         node.endpoints.listed()
         await published(store, lambda found: "web" in found)
 
