@@ -10,7 +10,7 @@ PARALLEL := --numprocesses $(shell nproc) --dist loadfile
 GENERATORS := tools/gen_chart.py tools/gen_layouts.py tools/gen_proto.py tools/gen_docs.py
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check lint unit bench kernels bpf gen programs format wheel clean
+.PHONY: help build demo test check lint unit bench kernels bpf gen programs format wheel image test-image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,14 @@ wheel: build ## dist/pycilium-*.whl, with the compiled eBPF objects
 	rm -rf build
 	$(BIN)/python -m pip --quiet wheel . --no-deps --no-build-isolation --wheel-dir dist
 	@ls dist/*.whl
+
+image: ## as root: dist/pycilium-*.oci.tar, the image of agent and operator, and what is in it
+	@tools/prepare.sh packages image
+	@$(MAKE) --no-print-directory build
+	@$(BIN)/python tools/build_image.py
+
+test-image: ## as root: what the manifests call is in the image, and starts; needs `make image`
+	$(BIN)/pytest tests/image $(PYTEST_OPTIONS)
 
 clean: ## remove what was built
 	rm -rf $(VENV) build dist src/*.egg-info src/pycilium/datapath/objects .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -2,8 +2,8 @@
 # Gets this machine ready, as far as a target needs it: system packages (Debian, Ubuntu; as root) and the virtual
 # environment .venv. Does nothing, quickly, when everything is there. Used by the Makefile.
 #
-#   tools/prepare.sh packages [run|test|bench]   programs and libraries that the target uses
-#   tools/prepare.sh venv                        .venv with the package (editable) and the development tools
+#   tools/prepare.sh packages [run|test|bench|image]   programs and libraries that the target uses
+#   tools/prepare.sh venv                              .venv with the package (editable) and the development tools
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -51,8 +51,12 @@ packages() {
         lacks containerd containerd
         lacks runc runc
         ;;
+    image)
+        lacks mmdebstrap mmdebstrap
+        lacks podman podman
+        ;;
     esac
-    if [ "$1" != run ]; then
+    if [ "$1" = test ] || [ "$1" = bench ]; then
         [ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
     fi
     # shellcheck disable=SC2086 # a list of words
@@ -110,5 +114,5 @@ print("\n".join([*project["dependencies"], *project["optional-dependencies"]["de
 case "${1:-}" in
 packages) packages "${2:-run}" ;;
 venv) venv ;;
-*) die "usage: tools/prepare.sh packages [run|test|bench] | venv" ;;
+*) die "usage: tools/prepare.sh packages [run|test|bench|image] | venv" ;;
 esac
