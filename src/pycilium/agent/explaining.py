@@ -190,8 +190,9 @@ class Rules:
         )
 
     def _implicit(self, decision: hubble.Decision, endpoint: Endpoint | None) -> hubble.DecisionRules | None:
-        if endpoint is None:
-            return None
+        entry = self._engine.policy_entry(endpoint.labels) if endpoint is not None else None
+        if endpoint is None or (decision.revision and entry and entry.revision != decision.revision):
+            return None  # who restricted then is not known any more
         address = ip_address(decision.peer_address)
         if isinstance(address, IPv6Address):
             address = address.ipv4_mapped or address

@@ -26,6 +26,7 @@ _COMMANDS = {
     "status": "pycilium.cli.status:status",
     "config": "pycilium.cli.config:config",
     "sysdump": "pycilium.cli.sysdump.command:sysdump",
+    "connectivity": "pycilium.cli.connectivity:connectivity",
     "policy": "pycilium.cli.policy:policy",
     "version": "pycilium.cli.version:version",
 }

@@ -73,6 +73,8 @@ class Decision(NamedTuple):
     protocol: int
     port: int
     """The destination port; the type for ICMP."""
+    revision: int = 0
+    """Of the policy that decided; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,7 +283,8 @@ class FlowConverter:
         return said
 
     def _rules_of(self, row: Row, direction: int, outcome: Outcome) -> _Rules | None:
-        # A matched rule depends on row and selector alone; which rule comes nearest depends on the packet too.
+        # A matched rule depends on row and selector alone; which rule comes nearest depends on the packet
+        # and on the policy of that moment too.
         key: tuple[object, ...] = (
             (direction, outcome, row.egress_row, row.egress_selector)
             if direction == EGRESS
@@ -361,6 +362,7 @@ def _decision(row: Row, direction: int, outcome: Outcome) -> Decision:
         else address_text(row.source_high, row.source_low, row.family),
         protocol=row.protocol,
         port=_decided_port(row, forward=forward),
+        revision=row.egress_revision if egress else row.ingress_revision,
     )
 
 
