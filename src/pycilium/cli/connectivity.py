@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pycilium.cli.placement import KUBECONFIGS
 from pycilium.cli.render import output_option, print_json, print_table, progress
-from pycilium.cli.target import Target, lab_option, pass_target
+from pycilium.cli.target import Target, lab_option, pass_target, place_options
 from pycilium.connectivity.selection import Selection
 from pycilium.errors import ConfigError
 
@@ -53,12 +52,9 @@ def connectivity() -> None:
 )
 @click.option("--timeout", "answer_s", default=5.0, show_default=True, metavar="SECONDS", help="For expected answers.")
 @click.option("--cleanup", is_flag=True, help="Only take away what an earlier run left.")
-@click.option("--context", default="", metavar="NAME", help="A cluster: the kubeconfig's context.")
-@click.option("--kubeconfig", default="", metavar="FILE", help="A cluster: if not KUBECONFIG or ~/.kube/config.")
-@click.option("-n", "--namespace", default="kube-system", show_default=True, help="A cluster: where its agents are.")
-@click.option("--image", default="", help="A cluster: the pods' image, if not the agents' own.")
+@click.option("--image", default="", help="Of a cluster: the pods' image, if not the agents' own.")
 @output_option("json")
-@lab_option
+@place_options
 @pass_target
 def connectivity_test(
     target: Target,
@@ -69,16 +65,12 @@ def connectivity_test(
     answer_s: float,
     cleanup: bool,
     output: str | None,
-    context: str,
-    kubeconfig: str,
-    namespace: str,
     image: str,
 ) -> None:
     """Make pods, apply policies, and see who reaches whom and what Hubble says of it; then take all of it away.
 
     In a lab, or in a cluster. Exit code 1: something is not as it should be.
     """
-    cluster = {"context": context, "kubeconfig": kubeconfig, "namespace": namespace, "image": image}
     selection = Selection.of(patterns)
     chosen = _chosen(selection)
     if only_list:
@@ -88,10 +80,10 @@ def connectivity_test(
         _check_writable(junit_file)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     if cleanup:
-        _interruptible(lambda: _cleared(target, cluster))
+        _interruptible(lambda: _cleared(target, image))
         return
     quiet = output == "json"
-    report = _interruptible(lambda: _run(target, cluster, selection, quiet, flow_validation == "strict", answer_s))
+    report = _interruptible(lambda: _run(target, image, selection, quiet, flow_validation == "strict", answer_s))
     if junit_file:
         from pycilium.connectivity.junit import render
 
@@ -104,13 +96,13 @@ def connectivity_test(
 
 
 async def _run(
-    target: Target, cluster: dict[str, str], selection: Selection, quiet: bool, with_flows: bool, answer_s: float
+    target: Target, image: str, selection: Selection, quiet: bool, with_flows: bool, answer_s: float
 ) -> Report:
     """Progress goes to stderr; each test's line to stdout, unless that is for JSON alone."""
     from pycilium.connectivity.catalogue import tests
     from pycilium.connectivity.running import Patience, Run
 
-    async with _ground(target, cluster) as ground:
+    async with _ground(target, image) as ground:
         if not quiet:
             click.echo(f"Testing {ground.name}, {len(ground.nodes)} {'nodes' if len(ground.nodes) > 1 else 'node'}.\n")
         with progress("connectivity test") as tell:
@@ -126,8 +118,8 @@ async def _run(
             return await run.run()
 
 
-async def _cleared(target: Target, cluster: dict[str, str]) -> None:
-    async with _ground(target, cluster) as ground:
+async def _cleared(target: Target, image: str) -> None:
+    async with _ground(target, image) as ground:
         with progress("cleaning up") as tell:
             await ground.clear(tell)
 
@@ -149,33 +141,23 @@ def _interruptible(run: Any) -> Any:
 
 
 @asynccontextmanager
-async def _ground(target: Target, cluster: dict[str, str]) -> AsyncIterator[Ground]:
-    """1. A lab that was named. 2. A cluster that was. 3. The lab that is up. 4. The cluster of a kubeconfig."""
-    named = bool(cluster["context"] or cluster["kubeconfig"])
-    if target.named and named:
-        raise click.UsageError("--lab and --context or --kubeconfig exclude each other")
-    if target.named or (not named and target.lab is not None):
-        from pycilium.connectivity.grounds.lab import LabGround
-        from pycilium.lab import labs
+async def _ground(target: Target, image: str) -> AsyncIterator[Ground]:
+    """The cluster or the lab that is meant."""
+    if place := target.cluster:
+        from pycilium.connectivity.grounds.kubernetes import KubernetesGround
 
-        labs.require_root("cilium connectivity test")
-        async with LabGround(*target.lab_and_record()) as lab:
-            yield lab
+        async with place.opened() as cluster, KubernetesGround(cluster, place.namespace, image) as ground:
+            yield ground
         return
-    if not named and not _has_kubeconfig():
-        raise ConfigError(
-            "no lab is up and no kubeconfig is found: `cilium lab up` makes a lab; --kubeconfig names a cluster"
-        )
-    from pycilium.cli.install import cluster_access
-    from pycilium.connectivity.grounds.kubernetes import KubernetesGround
+    from pycilium.connectivity.grounds.lab import LabGround
+    from pycilium.lab import labs
 
-    access = cluster_access(cluster["kubeconfig"], cluster["context"])
-    async with KubernetesGround(access, cluster["namespace"], cluster["image"]) as ground:
-        yield ground
-
-
-def _has_kubeconfig() -> bool:
-    return bool(os.environ.get("KUBECONFIG")) or any(os.path.exists(os.path.expanduser(path)) for path in KUBECONFIGS)
+    if target.machine_option:
+        raise ConfigError("a machine of its own has no pods to test with; use a lab (`cilium lab up`) or a cluster")
+    layout, record = target.lab_and_record()
+    labs.require_root("cilium connectivity test")
+    async with LabGround(layout, record) as lab:
+        yield lab
 
 
 def _chosen(selection: Selection) -> list[tuple[ConnectivityTest, tuple[str, ...]]]:

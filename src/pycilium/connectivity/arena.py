@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 NAMESPACE = "cilium-test-1"
@@ -127,3 +127,12 @@ def service_of(pod: PodPlan, families: tuple[str, ...]) -> dict[str, object]:
             "ports": [{"name": "http", "port": PORT, "targetPort": PORT, "protocol": "TCP"}],
         },
     }
+
+
+def by_family(addresses: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Addresses by `ipv4` and `ipv6`; a family that has none is left out."""
+    found = {
+        "ipv4": tuple(address for address in addresses if ":" not in address),
+        "ipv6": tuple(address for address in addresses if ":" in address),
+    }
+    return {family: of_it for family, of_it in found.items() if of_it}

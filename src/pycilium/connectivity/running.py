@@ -72,6 +72,7 @@ class Run:
         began = time.monotonic()
         chosen = [(test, self.selection.scenarios(test.name, test.scenarios)) for test in self.tests]
         chosen = [(test, scenarios) for test, scenarios in chosen if scenarios]
+        await self.ground.claim()
         try:
             self._arena = await self.ground.prepare(self.tell)
             await self._settled()

@@ -14,7 +14,8 @@ import msgspec
 
 from pycilium.errors import NotFound
 from pycilium.install.templates import Plain
-from pycilium.model.resources import Kind, Resource
+from pycilium.model.resources import CiliumNetworkPolicy, Kind, NetworkPolicy, Resource
+from pycilium.model.resources import kind_of as kind_of_resource
 from pycilium.store.kubernetes.client import ApiClient
 from pycilium.store.kubernetes.credentials import Access
 from pycilium.store.kubernetes.failures import Call, Verb
@@ -50,6 +51,8 @@ KINDS = {
         _kind("Role", _RBAC),
         _kind("RoleBinding", _RBAC),
         CRD,
+        kind_of_resource(CiliumNetworkPolicy),
+        kind_of_resource(NetworkPolicy),
     )
 }
 _ACCESS_REVIEW = _kind("SelfSubjectAccessReview", "authorization.k8s.io/v1", namespaced=False)
@@ -126,9 +129,11 @@ class Cluster:
             return False
         return True
 
-    async def may(self, verb: str, kind: Kind[Any], namespace: str | None = None) -> bool:
+    async def may(self, verb: str, kind: Kind[Any], namespace: str | None = None, subresource: str = "") -> bool:
         """Whether the server would let us."""
         attributes = {"verb": verb, "group": kind.api_version.rpartition("/")[0], "resource": kind.plural}
+        if subresource:
+            attributes["subresource"] = subresource
         if namespace and kind.namespaced:
             attributes["namespace"] = namespace
         review = {

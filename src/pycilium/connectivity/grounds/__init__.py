@@ -1,7 +1,7 @@
 """Where connectivity tests run: what a ground can do, whichever it is.
 
 A ground makes pods, applies policies and starts probes; it decides nothing. Invariant: `clear` takes away everything
-that `prepare` and `apply` made, also what an earlier run left, and may be called at any stage and again.
+that `claim`, `prepare` and `apply` made, also what an earlier run left, and may be called at any stage and again.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class Ground(Protocol):
     @property
     def nodes(self) -> Sequence[str]:
         """Those that have an agent."""
+        ...
+
+    async def claim(self) -> None:
+        """Before all else; CiliumError if another run is under way here, or this one has not the rights."""
         ...
 
     async def prepare(self, tell: Tell) -> Arena:

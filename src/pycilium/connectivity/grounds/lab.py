@@ -25,6 +25,7 @@ from pycilium.connectivity.arena import (
     Peer,
     PodPlan,
     ServiceInFront,
+    by_family,
     pods_for,
     service_of,
 )
@@ -99,8 +100,6 @@ class LabGround:
             await store.delete(Namespace, NAMESPACE)
 
     async def __aenter__(self) -> Self:
-        """CiliumError if another run is under way there."""
-        self._claim()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -146,7 +145,7 @@ class LabGround:
             found += [f"{node}: {line}" for line in lines if any(mark in line for mark in _ERRORS)]
         return found
 
-    def _claim(self) -> None:
+    async def claim(self) -> None:
         lock = self._layout.folder.joinpath("connectivity.lock").open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,18 +190,18 @@ class LabGround:
             pods.remove(self._layout, self._record, pod.namespace, pod.name)
 
     def _peer(self, plan: PodPlan, pod: PodRecord) -> Peer:
-        return Peer(plan.name, plan.labels, _by_family(pod.addresses), pod.node, host_port=plan.serves)
+        return Peer(plan.name, plan.labels, by_family(pod.addresses), pod.node, host_port=plan.serves)
 
     async def _make_service(self, plan: PodPlan, backend: Peer) -> ServiceInFront:
         store = self._opened()
         await store.apply([decode_object(service_of(plan, self._record.ip_families))])
         kept = await store.get(Service, plan.name, NAMESPACE)
-        addresses = {family: found[0] for family, found in _by_family(kept.spec.cluster_ips).items() if found}
+        addresses = {family: found[0] for family, found in by_family(kept.spec.cluster_ips).items() if found}
         return ServiceInFront(plan.name, backend, addresses, kept.spec.ports[0].node_port or 0)
 
     def _hosts(self) -> list[Peer]:
         return [
-            Peer(node.name, {"kind": "host", "name": node.name}, _by_family(node.addresses), node.name)
+            Peer(node.name, {"kind": "host", "name": node.name}, by_family(node.addresses), node.name)
             for node in self._record.nodes
         ]
 
@@ -262,14 +261,6 @@ class LabGround:
                 ]
         except grpc.RpcError as error:
             raise CiliumError(f"Hubble of {node} does not answer: {error.details()}") from error
-
-
-def _by_family(addresses: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    found = {
-        "ipv4": tuple(address for address in addresses if ":" not in address),
-        "ipv6": tuple(address for address in addresses if ":" in address),
-    }
-    return {family: of_it for family, of_it in found.items() if of_it}
 
 
 def _kinds() -> list[Any]:
