@@ -21,6 +21,7 @@ class Peer:
         addresses: by family, `ipv4` and `ipv6`.
         node: where it is; "" for a world that all nodes reach.
         host_port: whether its node's port leads to it.
+        asks: whether it can try to reach others.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Peer:
     addresses: Mapping[str, tuple[str, ...]]
     node: str = ""
     host_port: bool = False
+    asks: bool = True
 
     @property
     def kind(self) -> str:
@@ -66,12 +68,15 @@ class Arena:
     def of_kind(self, kind: str) -> list[Peer]:
         return [peer for peer in self.peers if peer.kind == kind]
 
+    def asking(self, kind: str) -> list[Peer]:
+        return [peer for peer in self.of_kind(kind) if peer.asks]
+
     def node(self, name: str) -> Peer:
         return next(peer for peer in self.of_kind("host") if peer.node == name)
 
     def pairs(self, sources: str, destinations: str) -> Iterator[tuple[Peer, Peer]]:
         """Every source of a kind with every other destination of a kind."""
-        for source in self.of_kind(sources):
+        for source in self.asking(sources):
             for destination in self.of_kind(destinations):
                 if source != destination and not _apart(source, destination):
                     yield source, destination

@@ -5,7 +5,7 @@ Only what judging needs is taken over; the rest stays out, so that a flow of ano
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,14 +86,13 @@ def flow_of(plain: Mapping[str, Any]) -> Flow:
     )
 
 
-def of_connection(flows: Iterable[Flow], protocol: str, source: tuple[str, int]) -> list[Flow]:
-    """Those of one connection, both ways, found by the side that began it."""
-    address, port = source
+def of_connection(flows: Iterable[Flow], protocol: str, sources: Container[tuple[str, int]]) -> list[Flow]:
+    """Those of one connection, both ways, found by the side that began it: addresses and ports it had on the way."""
     return [
         flow
         for flow in flows
         if flow.protocol == protocol
-        and ((flow.source, flow.ports[0]) == (address, port) or (flow.destination, flow.ports[1]) == (address, port))
+        and ((flow.source, flow.ports[0]) in sources or (flow.destination, flow.ports[1]) in sources)
     ]
 
 

@@ -58,11 +58,12 @@ def judge(
 
 
 def flows_of(action: Action, result: ProbeResult, flows: Iterable[Flow]) -> list[Flow]:
-    """Those that the action caused, by its own address and port."""
+    """Those that the action caused, by its own address and port, and by those that the other side saw."""
     address, port = result.local
     if action.probe.protocol == "icmp":
         return of_echo(flows, address or action.own_address, action.probe.address)
-    return of_connection(flows, action.probe.protocol, (address or action.own_address, port)) if port else []
+    sides = {end for end in ((address or action.own_address, port), result.seen) if end[1]}
+    return of_connection(flows, action.probe.protocol, sides)
 
 
 def _wrong_result(outcome: Outcome, result: ProbeResult) -> Iterable[str]:

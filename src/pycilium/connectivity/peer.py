@@ -81,7 +81,7 @@ def _ask_http(family: int, address: str, port: int, deadline: float, said: dict[
             connection.settimeout(_left_s(deadline))
         if not answer.startswith(b"HTTP/1."):
             raise ConnectionResetError(errno.ECONNRESET, "the answer is no HTTP")
-    return {"answered": True, "seen_as": _seen_as(answer.rpartition(b"\r\n\r\n")[2])}
+    return {"answered": True, **_seen(answer.rpartition(b"\r\n\r\n")[2])}
 
 
 def _wait_connected(connection: socket.socket) -> None:
@@ -102,7 +102,7 @@ def _ask_datagram(family: int, address: str, port: int, deadline: float, said: d
         said["local"] = client.getsockname()[:2]
         client.send(b"who")
         client.settimeout(_left_s(deadline))
-        return {"answered": True, "seen_as": _seen_as(client.recv(512))}
+        return {"answered": True, **_seen(client.recv(512))}
 
 
 def _ask_echo(family: int, address: str, _port: int, deadline: float, said: dict[str, Any]) -> dict[str, Any]:
@@ -136,13 +136,13 @@ def _left_s(deadline: float) -> float:
     return left_s
 
 
-def _seen_as(body: bytes) -> str:
-    """What one of our servers says of us; others say nothing that we know."""
+def _seen(body: bytes) -> dict[str, Any]:
+    """Whom one of our servers says it saw; others say nothing that we know."""
     with contextlib.suppress(ValueError):
         value = json.loads(body)
-        if isinstance(value, dict):
-            return str(value.get("seen", ""))
-    return ""
+        if isinstance(value, dict) and "seen" in value:
+            return {"seen": value["seen"]}
+    return {}
 
 
 # == the server ==
@@ -178,10 +178,10 @@ def _bound(port: int, kind: int) -> socket.socket:
 def _accept(listening: socket.socket, name: str) -> None:
     while True:
         connection, seen = listening.accept()
-        threading.Thread(target=_answer, args=(connection, name, seen[0]), daemon=True).start()
+        threading.Thread(target=_answer, args=(connection, name, seen), daemon=True).start()
 
 
-def _answer(connection: socket.socket, name: str, seen: str) -> None:
+def _answer(connection: socket.socket, name: str, seen: tuple[Any, ...]) -> None:
     with contextlib.suppress(OSError), connection:
         connection.settimeout(10)
         asked = b""
@@ -195,11 +195,11 @@ def _answer_datagrams(bound: socket.socket, name: str) -> None:
     while True:
         with contextlib.suppress(OSError):
             _, seen = bound.recvfrom(512)
-            bound.sendto(_described(name, seen[0]), seen)
+            bound.sendto(_described(name, seen), seen)
 
 
-def _described(name: str, seen: str) -> bytes:
-    return json.dumps({"peer": name, "seen": seen.removeprefix("::ffff:")}).encode()
+def _described(name: str, seen: tuple[Any, ...]) -> bytes:
+    return json.dumps({"peer": name, "seen": (seen[0].removeprefix("::ffff:"), seen[1])}).encode()
 
 
 # == where it runs ==

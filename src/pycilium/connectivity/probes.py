@@ -43,23 +43,23 @@ class ProbeResult:
         answered: whether the other side answered.
         error: why not, as the system calls it: `ETIMEDOUT`, `ECONNREFUSED`.
         local: own address and port, as far as known: by it flows are found.
-        seen_as: the address that the other side saw.
+        seen: address and port that the other side saw, if it said so: others than its own if they were translated.
     """
 
     answered: bool
     error: str = ""
     local: tuple[str, int] = ("", 0)
-    seen_as: str = ""
+    seen: tuple[str, int] = ("", 0)
     took_s: float = 0.0
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> ProbeResult:
-        address, port = plain.get("local") or ("", 0)
+        (address, port), (seen, seen_port) = plain.get("local") or ("", 0), plain.get("seen") or ("", 0)
         return cls(
             answered=bool(plain["answered"]),
             error=str(plain.get("error", "")),
             local=(str(address), int(port)),
-            seen_as=str(plain.get("seen_as", "")),
+            seen=(str(seen), int(seen_port)),
             took_s=float(plain.get("took_s", 0.0)),
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -130,9 +130,7 @@ class Run:
             results = await self.ground.probe(planned[indexes[0]][0].source, probes)
             found.update(zip(indexes, results, strict=True))
 
-        async with asyncio.TaskGroup() as group:
-            for indexes in of_source.values():
-                group.create_task(probe(indexes))
+        await _all(map(probe, of_source.values()))
         return [found[index] for index in range(len(planned))]
 
     def _patient(self, action: Action, outcome: Outcome) -> Any:
@@ -184,7 +182,8 @@ class Run:
     ) -> None:
         """Until nothing is missing on any node; CiliumError, in words, when patience is at an end."""
         deadline = time.monotonic() + self.patience.settling_s
-        for node in self.ground.nodes:
+
+        async def wait(node: str) -> None:
             while found := missing(await self.ground.ask(node, question)):
                 if time.monotonic() > deadline:
                     raise CiliumError(
@@ -192,6 +191,8 @@ class Run:
                         f"`cilium status` and its log may say why"
                     )
                 await asyncio.sleep(_POLL_S)
+
+        await _all(wait(node) for node in self.ground.nodes)
 
     async def _checked(self, name: str) -> list[str]:
         """What a check finds, in words."""
@@ -207,3 +208,13 @@ class Run:
                 more = agents.unexpected_drops(self._drops.get(node, {}), now)
                 found += [f"{node} dropped {count} packets: {reason}" for reason, count in more.items()]
         return found
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """At once; the first error, by itself, ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each in work:
+                group.create_task(each)
+    except* CiliumError as errors:
+        raise errors.exceptions[0] from None

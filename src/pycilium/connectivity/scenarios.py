@@ -94,7 +94,7 @@ def _to_node_port(sources: str, *, own: bool | None) -> Callable[[str, Arena], I
     """Of the source's own node (True), of others (False), of all (None)."""
 
     def find(name: str, arena: Arena) -> Iterator[Action]:
-        for source in arena.of_kind(sources):
+        for source in arena.asking(sources):
             for service in arena.services:
                 for node in arena.of_kind("host"):
                     if not service.node_port or own not in (None, node.node == source.node):

@@ -66,11 +66,26 @@ def add(
     return pod
 
 
-def start_existing(layout: LabLayout, record: LabRecord, *, name: str, namespace: str, node: str) -> PodRecord:
+def start_existing(
+    layout: LabLayout,
+    record: LabRecord,
+    *,
+    name: str,
+    namespace: str,
+    node: str,
+    host_ports: Iterable[HostPort] = (),
+) -> PodRecord:
     """Starts a pod whose Pod is in the store already, as a kubelet does; also while the store is away."""
     check_pod_name(namespace, name)
     netns = layout.pod_netns(namespace, name)
-    pod = PodRecord(name=name, namespace=namespace, node=node, netns=netns, container_id=secrets.token_hex(16))
+    pod = PodRecord(
+        name=name,
+        namespace=namespace,
+        node=node,
+        netns=netns,
+        container_id=secrets.token_hex(16),
+        host_ports=tuple(map(str, host_ports)),
+    )
     _claim(layout, pod)
     try:
         _bind(layout, pod)

@@ -246,6 +246,7 @@ class KubernetesGround:
                 {"kind": "world", "name": name},
                 {family: (objects.WORLD[family][index],) for family in families},
                 node,
+                asks=not index,
             )
             for index, name in enumerate(("world", "other-world"))
         ]

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 from pycilium.connectivity.agents import Question
 from pycilium.connectivity.arena import (
@@ -37,9 +38,9 @@ from pycilium.errors import CiliumError, NotFound
 from pycilium.lab import agents, cgroups, labs, namespaces, pods, processes
 from pycilium.lab.layout import WORLD_IPV4, WORLD_IPV6, LabLayout, LabRecord, PodRecord
 from pycilium.model.host_port import HostPort
-from pycilium.model.resources import Namespace, ResourceKey, Service, decode_object
-from pycilium.store import Store, open_store
+from pycilium.model.resources import CiliumNetworkPolicy, NetworkPolicy, Resource, ResourceKey, Service, decode_object
 
+T = TypeVar("T")
 _PEER = (sys.executable, "-m", "pycilium.connectivity.peer")
 _READY_S, _PROBES_S = 20.0, 30.0
 _ERRORS = ("level=error", "level=critical")
@@ -57,7 +58,7 @@ class LabGround:
     def __init__(self, layout: LabLayout, record: LabRecord) -> None:
         self._layout, self._record = layout, record
         self._lock: IO[bytes] | None = None
-        self._store: Store | None = None
+        self._worker = ThreadPoolExecutor(1, "lab")
         self._log_sizes: dict[str, int] = {}
 
     @property
@@ -75,11 +76,10 @@ class LabGround:
         await self.clear(_silent)
         plans = pods_for(len(self.nodes))
         tell(f"making {len(plans)} pods")
-        made = await asyncio.gather(*(asyncio.to_thread(self._make_pod, plan) for plan in plans))
-        peers = [self._peer(plan, record) for plan, record in zip(plans, made, strict=True)]
+        peers = [self._peer(plan, await self._in_order(self._make_pod, plan)) for plan in plans]
         echoes = [(plan, peer) for plan, peer in zip(plans, peers, strict=True) if plan.serves]
         tell("making Services")
-        services = [await self._make_service(plan, peer) for plan, peer in echoes]
+        services = [await self._in_order(self._make_service, plan, peer) for plan, peer in echoes]
         return Arena(
             families=self._record.ip_families,
             peers=(*peers, *self._hosts(), *self._worlds()),
@@ -91,31 +91,25 @@ class LabGround:
         left = [pod for pod in labs.pod_records(self._layout) if pod.namespace == NAMESPACE]
         if left:
             tell(f"removing {len(left)} pods")
-        await asyncio.gather(*(asyncio.to_thread(self._remove_pod, pod) for pod in left))
-        store = self._opened()
-        for kind in _kinds():
-            found = await store.list(kind, NAMESPACE)
-            await store.delete_all([each.key for each in found.items])
-        with contextlib.suppress(NotFound):
-            await store.delete(Namespace, NAMESPACE)
+        for pod in left:
+            await self._in_order(self._remove_pod, pod)
+        await self._in_order(self._forget)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._store is not None:
-            await self._store.close()
+        self._worker.shutdown()
         if self._lock is not None:
             self._lock.close()
             self._layout.folder.joinpath("connectivity.lock").unlink(missing_ok=True)
 
     async def apply(self, policies: Sequence[Plain]) -> None:
-        await self._opened().apply([decode_object(plain) for plain in policies])
+        await self._in_order(self._apply, [decode_object(plain) for plain in policies])
 
     async def withdraw(self, policies: Sequence[Plain]) -> None:
-        await self._opened().delete_all(
-            [ResourceKey(plain["kind"], NAMESPACE, plain["metadata"]["name"]) for plain in policies]
-        )
+        keys = [ResourceKey(plain["kind"], NAMESPACE, plain["metadata"]["name"]) for plain in policies]
+        await self._in_order(self._delete, keys)
 
     async def ask(self, node: str, question: Question) -> Any:
         if question == "health":
@@ -154,10 +148,24 @@ class LabGround:
             raise CiliumError(f"another connectivity test runs in {self.name}; wait for its end") from error
         self._lock = lock
 
-    def _opened(self) -> Store:
-        if self._store is None:
-            self._store = open_store(self._layout.store_url)
-        return self._store
+    async def _in_order(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What touches the store runs in one thread, one after the other: gRPC's asyncio cannot take more of them."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+
+    def _apply(self, resources: Sequence[Resource]) -> None:
+        with labs.open_store(self._layout) as store:
+            store.apply(resources)
+
+    def _delete(self, keys: Sequence[ResourceKey]) -> None:
+        with labs.open_store(self._layout) as store:
+            store.delete_all(keys)
+
+    def _forget(self) -> None:
+        """Whatever is in the test's namespace, and the namespace."""
+        with labs.open_store(self._layout) as store:
+            for kind in (CiliumNetworkPolicy, NetworkPolicy, Service):
+                store.delete_all([each.key for each in store.list(kind, NAMESPACE).items])
+            store.delete_all([ResourceKey("Namespace", "", NAMESPACE)])
 
     def _agent(self, node: str) -> Any:
         from pycilium.api.client import AgentClient
@@ -192,10 +200,10 @@ class LabGround:
     def _peer(self, plan: PodPlan, pod: PodRecord) -> Peer:
         return Peer(plan.name, plan.labels, by_family(pod.addresses), pod.node, host_port=plan.serves)
 
-    async def _make_service(self, plan: PodPlan, backend: Peer) -> ServiceInFront:
-        store = self._opened()
-        await store.apply([decode_object(service_of(plan, self._record.ip_families))])
-        kept = await store.get(Service, plan.name, NAMESPACE)
+    def _make_service(self, plan: PodPlan, backend: Peer) -> ServiceInFront:
+        with labs.open_store(self._layout) as store:
+            store.apply([decode_object(service_of(plan, self._record.ip_families))])
+            kept = store.get(Service, plan.name, NAMESPACE)
         addresses = {family: found[0] for family, found in by_family(kept.spec.cluster_ips).items() if found}
         return ServiceInFront(plan.name, backend, addresses, kept.spec.ports[0].node_port or 0)
 
@@ -213,6 +221,7 @@ class LabGround:
                 name,
                 {"kind": "world", "name": name},
                 {family: (families[family][index],) for family in self._record.underlay_families},
+                asks=not index,
             )
             for index, name in enumerate(("world", "other-world"))
         ]
@@ -261,12 +270,6 @@ class LabGround:
                 ]
         except grpc.RpcError as error:
             raise CiliumError(f"Hubble of {node} does not answer: {error.details()}") from error
-
-
-def _kinds() -> list[Any]:
-    from pycilium.model.resources import CiliumNetworkPolicy, NetworkPolicy
-
-    return [CiliumNetworkPolicy, NetworkPolicy, Service]
 
 
 def _await(condition: Callable[[], bool], otherwise: str) -> None:

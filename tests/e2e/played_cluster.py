@@ -1,0 +1,176 @@
+"""A Kubernetes cluster that is played: the API server's stand-in, and a lab whose nodes and agents are real.
+
+What kubelets and the controllers of Services do is done here, for pods that name their node; commands in pods run in the
+lab's own. So everything that goes through an API server is tried with real packets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pycilium.errors import CiliumError
+from pycilium.lab import labs, pods
+from pycilium.lab.layout import LabLayout
+from pycilium.model.host_port import HostPort
+from pycilium.testing.api_cluster import KIND, agent_pod, put
+from pycilium.testing.api_objects import ApiFailure
+from pycilium.testing.api_pods import Command, Outcome
+from pycilium.testing.api_server import ApiServerDouble
+from tests.e2e.lab import BIN, inside
+
+_LOOK_EVERY_S = 0.05
+_CLUSTER_IPS = {"IPv4": "10.96.77.{}", "IPv6": "fd00:96::77:{}"}
+
+
+class PlayedCluster:
+    """Kubelets and controllers over a lab that is up on `double`."""
+
+    def __init__(self, double: ApiServerDouble, lab: str) -> None:
+        self._double, self._lab = double, lab
+        self._layout = LabLayout(lab)
+        self._record = labs.load(lab)
+        self._running: dict[tuple[str, str], subprocess.Popen[bytes] | None] = {}
+        self._numbers = iter(range(10, 250))
+        self._stopping = threading.Event()
+        for node in self._record.nodes:
+            addresses = [{"type": "InternalIP", "address": address} for address in node.addresses]
+            put(double, "Node", node.name, status={"addresses": addresses})
+            agent_pod(double, node.name)
+            log = ("kube-system", f"cilium-{node.name}", "cilium-agent", False)
+            double.pods.logs[log] = ""
+        double.pods.on_command = self._run
+        self._thread = threading.Thread(target=self._play, daemon=True)
+        self._thread.start()
+
+    def kubeconfig(self, folder: Path) -> Path:
+        """A file that names the stand-in."""
+        path = folder / "kubeconfig"
+        cluster = {"name": "played", "cluster": {"server": self._double.url}}
+        context = {"name": "played", "context": {"cluster": "played", "user": ""}}
+        path.write_text(yaml.safe_dump({"clusters": [cluster], "contexts": [context], "current-context": "played"}))
+        return path
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        for key in list(self._running):
+            self._end(key)
+
+    def _play(self) -> None:
+        while not self._stopping.wait(_LOOK_EVERY_S):
+            wanted = {(pod["metadata"]["namespace"], pod["metadata"]["name"]): pod for pod in self._listed("Pod")}
+            for key, pod in wanted.items():
+                if key not in self._running and not pod.get("status"):
+                    self._start(key, pod)
+            for key in self._running.keys() - wanted.keys():
+                self._end(key)
+            for service in self._listed("Service"):
+                self._serve(service)
+
+    def _listed(self, kind: str) -> list[dict[str, Any]]:
+        page = self._double.objects.list(KIND[kind], "", 0, "", lambda _: True)
+        return [json.loads(body) for body in page.bodies]
+
+    def _start(self, key: tuple[str, str], pod: dict[str, Any]) -> None:
+        """Sandbox and command, and then what a kubelet says of them."""
+        spec = pod["spec"]
+        (container,) = spec["containers"]
+        if spec.get("hostNetwork"):
+            addresses = list(self._record.node(spec["nodeName"]).addresses)
+            place = ["--node", spec["nodeName"]]
+        else:
+            ports = [
+                HostPort.parse(f"{port['hostPort']}:{port['containerPort']}/TCP")
+                for port in container.get("ports", ())
+                if port.get("hostPort")
+            ]
+            namespace, name = key
+            made = pods.start_existing(
+                self._layout, self._record, name=name, namespace=namespace, node=spec["nodeName"], host_ports=ports
+            )
+            addresses = list(made.addresses)
+            place = ["-n", namespace, name]
+        process = self._command(place, container["command"], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        self._running[key] = process
+        ready = process.stdout.readline() == b"ready\n"
+        status = {
+            "phase": "Running" if ready else "Failed",
+            "podIPs": [{"ip": address} for address in addresses],
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+        }
+        with suppress(ApiFailure):
+            self._double.objects.patch(KIND["Pod"], key[0], key[1], {"status": status}, status=True)
+
+    def _end(self, key: tuple[str, str]) -> None:
+        process = self._running.pop(key)
+        if process is not None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+        with suppress(CiliumError):
+            pods.remove(self._layout, self._record, *key)
+
+    def _serve(self, service: dict[str, Any]) -> None:
+        """Cluster IPs and node port as an API server gives them, and the slices that a controller makes."""
+        metadata, spec = service["metadata"], service["spec"]
+        if not spec.get("clusterIPs"):
+            return
+        for family, address in zip(spec["ipFamilies"], spec["clusterIPs"], strict=True):
+            del address
+            selected = [
+                next(ip["ip"] for ip in pod["status"]["podIPs"] if (":" in ip["ip"]) == (family == "IPv6"))
+                for pod in self._listed("Pod")
+                if pod.get("status", {}).get("podIPs")
+                and spec["selector"].items() <= pod["metadata"].get("labels", {}).items()
+            ]
+            put(
+                self._double,
+                "EndpointSlice",
+                f"{metadata['name']}-{family.lower()}",
+                namespace=metadata["namespace"],
+                metadata={"labels": {"kubernetes.io/service-name": metadata["name"]}},
+                addressType=family,
+                endpoints=[{"addresses": [address], "conditions": {"ready": True}} for address in selected],
+                ports=[{"name": port["name"], "port": port["targetPort"], "protocol": "TCP"} for port in spec["ports"]],
+            )
+
+    def _run(self, command: Command) -> Outcome:
+        """In the lab's pod; in an agent's pod what talks to the agent, else on its node."""
+        words = list(command.words)
+        if command.namespace == "kube-system":
+            node = command.pod.removeprefix("cilium-")
+            if words[0] in ("cilium-dbg", "cilium-health", "hubble"):
+                environment = {**os.environ, "CILIUM_LAB": self._lab, "CILIUM_NODE": node}
+                done = subprocess.run([BIN / words[0], *words[1:]], env=environment, capture_output=True)
+                return Outcome(done.stdout, done.stderr, done.returncode)
+            place = ["--node", node]
+        elif command.pod == "world":
+            world = self._running[command.namespace, command.pod]
+            assert world is not None
+            words = [word.replace("/proc/1/", f"/proc/{world.pid}/") for word in words]
+            place = ["--node", self._record.nodes[0].name]
+        else:
+            place = ["-n", command.namespace, command.pod]
+        process = self._command(place, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        output, complaints = process.communicate(timeout=60)
+        return Outcome(output, complaints, process.returncode)
+
+    def _command(self, place: list[str], words: list[str], **streams: Any) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "CILIUM_LAB": self._lab, "PATH": f"{BIN}:{os.environ['PATH']}"}
+        return subprocess.Popen([BIN / "cilium", "lab", "exec", *place, "--", *words], env=environment, **streams)
+
+
+_ = (Callable, inside, sys)
