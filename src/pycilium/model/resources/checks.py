@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from pycilium.errors import InvalidResource
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MAX_ANNOTATIONS_BYTES = 256 << 10
@@ -145,7 +146,7 @@ def network_of(value: str, path: str) -> Network:
     written = _PREFIX.fullmatch(value)
     if not written:
         hint = ""
-        if _is_address(value):
+        if _address_in(value) is not None:
             hint = f"; for the one address write {value}/{128 if ':' in value else 32}"
         refuse(path, f"{value!r} is not a CIDR such as 10.0.0.0/8 or fd00::/8{hint}")
     try:
@@ -165,26 +166,30 @@ def check_excepted(excepted: Iterable[str], network: Network, path: str, *, stri
             refuse(here, f"{value} excepts all of {network}: nothing would be left")
 
 
-def check_address(value: str, path: str) -> None:
-    if not _is_address(value):
+def check_address(value: str, path: str) -> Address:
+    """The address that it is."""
+    address = _address_in(value)
+    if address is None:
         refuse(path, f"{value!r} is not an IP address")
+    return address
 
 
-def check_reachable_address(value: str, path: str) -> None:
+def check_reachable_address(value: str, path: str) -> Address:
     """An address to which packets can be sent from another machine."""
-    check_address(value, path)
-    address = ipaddress.ip_address(value)
+    address = check_address(value, path)
     if address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local:
         refuse(
             path, f"{value} cannot be reached from other machines: it is unspecified, loopback, link-local or multicast"
         )
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         refuse(path, f"{value} is IPv4 in IPv6's clothes: write {address.ipv4_mapped}")
+    return address
 
 
-def _is_address(value: str) -> bool:
+def _address_in(value: str) -> Address | None:
+    if "%" in value:
+        return None
     try:
-        ipaddress.ip_address(value)
+        return ipaddress.ip_address(value)
     except ValueError:
-        return False
-    return "%" not in value
+        return None

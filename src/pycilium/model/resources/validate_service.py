@@ -7,7 +7,6 @@ judged where all of them are known.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from ipaddress import ip_address
 
 from pycilium.model.resources import checks
 from pycilium.model.resources.checks import refuse
@@ -95,9 +94,10 @@ def _check_cluster_ips(spec: ServiceSpec) -> None:
         if spec.type != "ClusterIP":
             refuse("spec.clusterIP", f"a Service of type {spec.type} cannot be headless: it needs an address")
         return
-    for index, address in enumerate(addresses):
-        checks.check_reachable_address(address, _cluster_ip_path(spec, index))
-    families = tuple(f"IPv{ip_address(address).version}" for address in addresses)
+    families = tuple(
+        f"IPv{checks.check_reachable_address(address, _cluster_ip_path(spec, index)).version}"
+        for index, address in enumerate(addresses)
+    )
     if len(families) > 2 or len(families) != len(set(families)):
         refuse("spec.clusterIPs", "at most one address of each family is possible")
     for index, (given, asked) in enumerate(zip(families, spec.ip_families, strict=False)):

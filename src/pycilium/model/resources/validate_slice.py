@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 from pycilium.model.resources import checks
 from pycilium.model.resources.checks import refuse
 from pycilium.model.resources.endpoint_slice import EndpointHints, EndpointPort, EndpointSlice, SliceEndpoint
@@ -35,8 +33,7 @@ def _check_endpoint(endpoint: SliceEndpoint, family: str, path: str) -> None:
         if family == "FQDN":
             checks.check_dns_subdomain(address, here)
             continue
-        checks.check_reachable_address(address, here)
-        if f"IPv{ip_address(address).version}" != family:
+        if f"IPv{checks.check_reachable_address(address, here).version}" != family:
             refuse(here, f"{address} is not {family}, the addressType of this slice: put it into a slice of its own")
     if endpoint.node_name is not None:
         checks.check_dns_subdomain(endpoint.node_name, f"{path}.nodeName")
