@@ -13,7 +13,7 @@ from pycilium.agent.intent import Intent
 from pycilium.agent.nodes.cidrs import PodCidrRequest, PodCidrs
 from pycilium.agent.nodes.heartbeat import NODE_LEASES, Heartbeat
 from pycilium.agent.waiting import WaitingService
-from pycilium.errors import AgentUnavailable, StoreUnavailable
+from pycilium.errors import AgentUnavailable, InvalidResource, StoreUnavailable
 from pycilium.identity import MARK
 from pycilium.model.identity import Identity
 from pycilium.model.labels import Labels, pod_labels
@@ -95,6 +95,18 @@ class TestHeartbeat:
 
         assert await beats(store, [nothing, remove, nothing, nothing], renew=False) == ["published"]
         assert not (await store.list(Lease)).items
+
+    async def test_a_sign_of_life_that_the_store_refuses_ends_no_agent(self, store):
+        async def refuse(resource):
+            raise InvalidResource('namespaces "kube-node-lease" not found', source=resource.metadata.name)
+
+        async def refuse_from_now_on() -> None:
+            store.replace = refuse
+
+        async def nothing() -> None:
+            return
+
+        assert await beats(store, [refuse_from_now_on, nothing, nothing]) == []
 
 
 class TestMarks:

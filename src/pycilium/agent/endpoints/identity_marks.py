@@ -11,7 +11,7 @@ import asyncio
 import structlog
 
 from pycilium.agent.intent import Intent
-from pycilium.errors import Conflict, InvalidResource, NotFound, StoreError
+from pycilium.errors import CiliumError, Conflict, InvalidResource, NotFound
 from pycilium.identity import MARK
 from pycilium.model.identity import Identity, cluster_identity_number
 from pycilium.model.labels import Labels
@@ -80,7 +80,7 @@ class IdentityMarks:
             return False
         except Conflict:
             return await self.take_off(number)
-        except StoreError as error:
+        except CiliumError as error:
             log.warning("identity's mark stays", identity=number, error=str(error))
             return True
         self._marked.discard(number)

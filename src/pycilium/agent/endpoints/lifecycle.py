@@ -254,7 +254,7 @@ class Endpoints:
                 labels = self._labelling.of_pod(pod)
             try:
                 number = await self._identities.number_for(labels)
-            except StoreError as error:
+            except CiliumError as error:
                 log.warning("endpoint keeps its identity", endpoint=str(endpoint), reason=str(error))
                 continue
             changed = replace(endpoint, labels=labels, sec_identity=number)

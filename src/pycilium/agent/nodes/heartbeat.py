@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from pycilium.errors import StoreError
+from pycilium.errors import CiliumError
 from pycilium.store import Leases, Store
 
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ class Heartbeat:
         while True:
             try:
                 await self._beat()
-            except StoreError as error:
+            except CiliumError as error:  # also that the store does not take such a lease
                 log.warning("no sign of life can be given", error=str(error))
             await self._sleep(self._duration_s / BEATS_PER_DURATION)
 

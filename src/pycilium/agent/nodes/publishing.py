@@ -18,7 +18,7 @@ from pycilium.agent.config import AgentConfig
 from pycilium.agent.intent import HostAddress, Intent, health_endpoint
 from pycilium.agent.nodes.cluster import GATEWAY_DEVICE, is_underlay
 from pycilium.agent.sources import retry_delay_s
-from pycilium.errors import AlreadyExists, Conflict, NotFound, StoreError
+from pycilium.errors import AlreadyExists, CiliumError, Conflict, NotFound
 from pycilium.model.node import GATEWAY_IP, INTERNAL_IP
 from pycilium.model.peer import Address
 from pycilium.model.resources import CiliumNode, Lease, ObjectMeta
@@ -106,7 +106,7 @@ class NodePublisher:
         """Whether the store has it; `problem` says why not."""
         try:
             problem = await self._write()
-        except StoreError as error:
+        except CiliumError as error:  # also that the store does not take it as it is
             problem = str(error)
         if problem and problem != self.problem:
             log.warning("node not published yet", node=self._config.node_name, reason=problem)
@@ -116,7 +116,7 @@ class NodePublisher:
         return not problem
 
     async def _write(self) -> str:
-        """What keeps the node from being published, "" if it is. StoreError if the store does."""
+        """What keeps the node from being published, "" if it is. CiliumError if the store does."""
         name = self._config.node_name
         try:
             present = await self._store.get(CiliumNode, name)

@@ -28,7 +28,7 @@ from pycilium.agent.sources import retry_delay_s
 from pycilium.datapath import layouts
 from pycilium.datapath.codec import MapSpec
 from pycilium.datapath.maps import AnyMap, MapOperations, Translation
-from pycilium.errors import CiliumError, StoreError
+from pycilium.errors import CiliumError
 from pycilium.model.peer import Address
 from pycilium.reconcile import Reconciler
 from pycilium.store import Leases
@@ -168,7 +168,7 @@ class L2Announcer:
         try:
             async with asyncio.timeout(self._retry_s):
                 await self._leases.release(name, self._node_name)
-        except (StoreError, TimeoutError) as error:
+        except (CiliumError, TimeoutError) as error:
             log.warning("lease not given back: it runs out by itself", lease=name, error=str(error))
 
     async def _stand(self, name: str) -> None:
@@ -190,11 +190,11 @@ class L2Announcer:
             await self._sleep(retry_delay_s(self._retry_s))
 
     async def _ask(self, name: str) -> bool | None:
-        """Whether the lease is ours; None if the store does not say."""
+        """Whether the lease is ours; None if the store does not say, or does not take a lease of that name."""
         try:
             async with asyncio.timeout(self._answered_s):
                 lease = await self._leases.acquire(name, self._node_name, self._duration_s)
-        except (StoreError, TimeoutError) as error:
+        except (CiliumError, TimeoutError) as error:
             reason = str(error) or "the store does not answer"
             if self._errors.get(name) != reason:
                 log.warning("lease cannot be read or written", lease=name, error=reason)

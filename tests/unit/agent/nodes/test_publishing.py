@@ -12,6 +12,7 @@ import pytest
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.intent import HostAddress, Intent
 from pycilium.agent.nodes.publishing import LEASE_S, NODE_LEASES, NodePublisher, node_ip
+from pycilium.errors import InvalidResource
 from pycilium.model.node import node_of
 from pycilium.model.resources import CiliumNode, Lease, LeaseSpec, ObjectMeta
 from pycilium.model.resources.cilium_objects import AddressPair, IpamSpec, NodeAddress, NodeSpec
@@ -46,6 +47,20 @@ class Publishing:
 
 async def stored(store: SqliteStore) -> CiliumNode:
     return await store.get(CiliumNode, "one")
+
+
+async def test_a_node_that_the_store_refuses_says_why_and_ends_no_agent(store):
+    async def refuse(resource):
+        raise InvalidResource("spec.health: not as the CustomResourceDefinition has it", source=resource.metadata.name)
+
+    publishing = Publishing(store)
+    create, store.create = store.create, refuse
+    assert not await publishing.publisher.try_to_publish()
+    assert publishing.publisher.problem == "one: spec.health: not as the CustomResourceDefinition has it"
+
+    store.create = create
+    assert await publishing.publisher.try_to_publish()
+    assert not publishing.publisher.problem
 
 
 async def test_it_says_where_it_is_reached_and_what_its_pods_have(store):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pycilium.agent.services.l2_announcements import L2Announcer, LinkDevice, make_target
 from pycilium.agent.services.l2_policy import L2Intent
 from pycilium.datapath import layouts
+from pycilium.errors import InvalidResource
 from pycilium.store import Leases
 from pycilium.testing.fake_map import FakeMap
 from tests.unit.agent.services.test_l2_policy import policy, service
@@ -188,6 +189,27 @@ async def test_while_the_store_is_away_the_answers_end_and_come_back_with_it():
     for node in nodes:
         assert not node.announcer.problems
         node.kill()
+
+
+@virtual
+async def test_a_lease_that_the_store_refuses_is_named_and_asked_for_again_and_the_agent_goes_on():
+    (node,) = machines("a")
+    create = node.line.create
+
+    async def refuse(lease):
+        raise InvalidResource('namespaces "kube-system" not found', source=lease.metadata.name)
+
+    node.line.create = refuse
+    node.start()
+    await asyncio.sleep(DURATION_S)
+    assert node.announcer.problems == ['cilium-l2announce-default-web: namespaces "kube-system" not found']
+    assert not node.agent.done()
+
+    node.line.create = create
+    await until([node], ["a"], within_s=DURATION_S)
+
+    assert not node.announcer.problems
+    node.kill()
 
 
 @virtual
