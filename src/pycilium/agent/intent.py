@@ -17,7 +17,7 @@ from pycilium.model.node import Node
 from pycilium.model.policy import Policy
 from pycilium.model.remote_endpoint import RemoteEndpoint
 from pycilium.model.resources import CiliumL2AnnouncementPolicy, Namespace, Pod, Service
-from pycilium.services import PodEndpoint, SliceView
+from pycilium.services import SliceView
 from pycilium.tables import Database, Table
 
 
@@ -53,8 +53,6 @@ class Intent:
     """What the store says of this node; empty or one."""
     services: Table[Service]
     slices: Table[SliceView]
-    pod_endpoints: Table[PodEndpoint]
-    """Of all nodes, as far as Services may select them; empty where others make EndpointSlices."""
     l2_policies: Table[CiliumL2AnnouncementPolicy]
 
     @classmethod
@@ -82,7 +80,6 @@ class Intent:
             own_node=db.table("own-node", key=lambda node: node.name),
             services=db.table("services", key=lambda service: (service.metadata.namespace, service.metadata.name)),
             slices=db.table("endpoint-slices", key=lambda view: (view.namespace, view.name)),
-            pod_endpoints=db.table("pod-endpoints", key=lambda pod: pod.key),
             l2_policies=db.table("l2-policies", key=lambda policy: policy.metadata.name),
         )
 

@@ -28,7 +28,7 @@ from pycilium.model.resources import (
     Service,
 )
 from pycilium.policy import parse_policy
-from pycilium.services import pod_endpoint, slice_view
+from pycilium.services import slice_view
 
 _HEEDED = ("service.cilium.io/", "service.kubernetes.io/")
 POLICY_KINDS = (NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy)
@@ -44,7 +44,6 @@ def make_sources(
 ) -> list[Source[Any, Any]]:
     """One source per kind that decides something here."""
     cluster, node_name, services = config.cluster_name, config.node_name, config.services
-    select_endpoints = services and selects_endpoints(config)
 
     def other_node(resource: CiliumNode) -> Node | None:
         return node_of(resource) if resource.metadata.name != node_name else None
@@ -86,10 +85,7 @@ def make_sources(
         Source(
             CiliumEndpoint,
             intent.remote_endpoints,
-            remote_endpoint_of,
-            beside=(Source(CiliumEndpoint, intent.pod_endpoints, pod_endpoint, _namespace_and_name),)
-            if select_endpoints
-            else (),
+            partial(remote_endpoint_of, selectable=services and selects_endpoints(config)),
         ),
         *(service_sources(intent) if services else ()),
     ]

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from sys import intern
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
+from weakref import WeakValueDictionary
 
 ANY_SOURCE = "any"
 K8S_SOURCE = "k8s"
@@ -73,10 +74,17 @@ def _shared(name: str, value: str) -> Label:
     return Label(*split_key(name), intern(value))
 
 
+@lru_cache(maxsize=16384)
+def _shared_text(text: str) -> Label:
+    """The label that `name=value` writes, the same one."""
+    name, _, value = text.partition("=")
+    return _shared(name, value)
+
+
 class Labels:
     """A label set: sorted, immutable, hashable."""
 
-    __slots__ = ("_hash", "_items")
+    __slots__ = ("__weakref__", "_hash", "_items")
 
     def __init__(self, labels: Iterable[Label] = ()) -> None:
         self._items: tuple[Label, ...] = tuple(sorted(set(labels)))
@@ -90,7 +98,16 @@ class Labels:
     @classmethod
     def from_map(cls, labels: Mapping[str, str]) -> Self:
         """Labels from `source:key` → value, the form of CiliumIdentity's security-labels."""
-        return cls(_shared(name, value) for name, value in labels.items())
+        return cls(_shared(name, value) for name, value in labels.items())._one()
+
+    @classmethod
+    def of_texts(cls, texts: Iterable[str]) -> Self:
+        """Labels from texts `source:key=value`, the form of CiliumEndpoint's identity."""
+        return cls(map(_shared_text, texts))._one()
+
+    def _one(self) -> Self:
+        """The one object for these labels: an identity and all its endpoints hold it."""
+        return cast("Self", _ONE_OF_EACH.setdefault(self._items, self))
 
     def to_map(self) -> dict[str, str]:
         """`source:key` → value."""
@@ -137,6 +154,12 @@ class Labels:
 
     def __repr__(self) -> str:
         return f"<Labels {self}>"
+
+
+_ONE_OF_EACH: WeakValueDictionary[tuple[Label, ...], Labels] = WeakValueDictionary()
+"""Label sets that came from the store, for as long as anybody has them."""
+
+NO_LABELS = Labels()
 
 
 @lru_cache(maxsize=65536)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 from pycilium.errors import InvalidResource
-from pycilium.model.peer import Address, Network
+from pycilium.model.peer import Address, Network, ipv4_address
 from pycilium.model.resources import CiliumNode
 from pycilium.model.resources.checks import network_of
 
@@ -67,7 +67,7 @@ def node_of(resource: CiliumNode) -> Node:
 def usable_address(text: str, path: str) -> Address:
     """An address that a node or a pod can have; InvalidResource for any other text."""
     try:
-        address = ip_address(text)
+        address: Address = IPv6Address(text) if ":" in text else ipv4_address(text)
     except ValueError:
         raise InvalidResource(f"{text!r} is not an IP address", path=path) from None
     if isinstance(address, IPv6Address) and (address.scope_id or address.ipv4_mapped):

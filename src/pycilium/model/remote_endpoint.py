@@ -1,6 +1,6 @@
 """The remote endpoint: a pod of another node, as its CiliumEndpoint tells of it. There are tens of thousands: slim.
 
-Owns the conversion from the resource. Texts that many have in common are shared.
+Owns the conversion from the resource. Invariant: of what many have in common (texts, label sets) there is one copy.
 """
 
 from __future__ import annotations
@@ -8,15 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from sys import intern
 
+from pycilium.model.endpoint import EndpointState
+from pycilium.model.l4 import Protocol
+from pycilium.model.labels import NO_LABELS, Labels
 from pycilium.model.node import usable_address
 from pycilium.model.peer import Address
 from pycilium.model.resources import CiliumEndpoint
 from pycilium.model.resources.base import ResourceKey
+from pycilium.model.service import NamedTarget
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteEndpoint:
-    """Who has which addresses, and where."""
+    """Who has which addresses, and where; and what Services select it by."""
 
     namespace: str
     name: str
@@ -25,8 +29,12 @@ class RemoteEndpoint:
     """0: not known yet."""
     node: str
     """What the endpoint calls its node: an address or a name, "" for nothing."""
-    created_s: int
+    created_s: int = 0
     """When the resource was made; of two that claim one address the newer has it."""
+    labels: Labels = NO_LABELS
+    """Those of its identity; none where nobody here selects by them."""
+    targets: tuple[NamedTarget, ...] = ()
+    leaving: bool = False
 
     @property
     def key(self) -> ResourceKey:
@@ -36,8 +44,11 @@ class RemoteEndpoint:
         return f"{self.namespace}/{self.name}"
 
 
-def remote_endpoint_of(resource: CiliumEndpoint) -> RemoteEndpoint | None:
-    """What a CiliumEndpoint says, None if it has no addresses; InvalidResource names the field that cannot be."""
+def remote_endpoint_of(resource: CiliumEndpoint, *, selectable: bool = False) -> RemoteEndpoint | None:
+    """What a CiliumEndpoint says, None if it has no addresses; InvalidResource names the field that cannot be.
+
+    With `selectable` it has what Services may select it by.
+    """
     status = resource.status
     if status is None or status.networking is None:
         return None
@@ -50,11 +61,21 @@ def remote_endpoint_of(resource: CiliumEndpoint) -> RemoteEndpoint | None:
     )
     if not addresses:
         return None
+    identity = status.identity
     return RemoteEndpoint(
         namespace=intern(resource.metadata.namespace),
         name=resource.metadata.name,
         addresses=tuple(dict.fromkeys(addresses)),
-        sec_identity=status.identity.id if status.identity is not None else 0,
+        sec_identity=identity.id if identity is not None else 0,
         node=intern(networking.node),
         created_s=int(created.timestamp()) if created is not None else 0,
+        labels=Labels.of_texts(identity.labels) if selectable and identity is not None else NO_LABELS,
+        targets=tuple(
+            NamedTarget(intern(port.name), Protocol[port.protocol], port.port)
+            for port in status.named_ports
+            if port.name and port.protocol in ("TCP", "UDP", "SCTP")
+        )
+        if selectable
+        else (),
+        leaving=status.state is not None and EndpointState(status.state).is_leaving,
     )

@@ -4,7 +4,7 @@ resources, endpoints, host ports ──► catalogue ──► frontends ──�
 """
 
 from pycilium.services.addresses import ServiceAddresses
-from pycilium.services.candidates import NamedTarget, PodEndpoint, SliceView, pod_endpoint, slice_view
+from pycilium.services.candidates import SliceView, slice_view
 from pycilium.services.catalogue import Catalogue, CatalogueChanges, all_frontends
 from pycilium.services.frontends import HostPortMapping
 from pycilium.services.map_values import (
@@ -29,10 +29,8 @@ __all__ = [
     "FrontendEntry",
     "HostPortMapping",
     "MapContents",
-    "NamedTarget",
     "NodePlace",
     "Plan",
-    "PodEndpoint",
     "Retired",
     "Run",
     "ServiceAddresses",
@@ -41,6 +39,5 @@ __all__ = [
     "SliceView",
     "SourceRange",
     "all_frontends",
-    "pod_endpoint",
     "slice_view",
 ]

@@ -11,14 +11,15 @@ Invariant: the frontends are those that a catalogue would have that was given ev
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from pycilium.model.remote_endpoint import RemoteEndpoint
 from pycilium.model.resources import EndpointSlice, Service
 from pycilium.model.service import BackendState, Frontend, FrontendKind, L4Address
 from pycilium.services import frontends
-from pycilium.services.candidates import PodEndpoint, SliceView, slice_view
+from pycilium.services.candidates import SliceView, slice_view
 from pycilium.services.frontends import NOTHING, HostPortMapping, Reached
 from pycilium.services.selection import Selection
 from pycilium.services.settings import ServiceSettings
@@ -44,11 +45,11 @@ _NO_RANK: Rank = (True, 0.0, "", "")
 
 @dataclass(frozen=True, slots=True)
 class CatalogueChanges:
-    """What changed since the last update, None for what is gone. Pods' keys are those of their CiliumEndpoints."""
+    """What changed since the last update, None for what is gone. A pod's key is whatever names it."""
 
     services: Mapping[Name, Service | None] = field(default_factory=dict)
     slices: Mapping[Name, EndpointSlice | SliceView | None] = field(default_factory=dict)
-    pods: Mapping[Name, PodEndpoint | None] = field(default_factory=dict)
+    pods: Mapping[Hashable, RemoteEndpoint | None] = field(default_factory=dict)
     host_ports: Mapping[Name, tuple[HostPortMapping, ...]] = field(default_factory=dict)
     """By pod; none at all for one that is gone."""
     settings: ServiceSettings | None = None
@@ -143,8 +144,8 @@ class Catalogue:
             self._selection.set_selector(name, service.spec.selector if service is not None else None)
         for name, resource in changes.slices.items():
             touched.update(self._take_in_slice(name, resource))
-        for name, pod in changes.pods.items():
-            touched.update(self._selection.set_pod(name, pod))
+        for key, pod in changes.pods.items():
+            touched.update(self._selection.set_pod(key, pod))
         for name, mappings in changes.host_ports.items():
             if mappings:
                 self._host_ports[name] = mappings

@@ -12,12 +12,13 @@ from ipaddress import ip_network
 
 from pycilium.model.l4 import Protocol
 from pycilium.model.peer import Address, Network
+from pycilium.model.remote_endpoint import RemoteEndpoint
 from pycilium.model.resources import Service
 from pycilium.model.resources.load_balancing import LOAD_BALANCER_CLASSES
 from pycilium.model.resources.service import ServicePort, ServiceSpec
 from pycilium.model.service import Algorithm, Backend, ForwardingMode, Frontend, FrontendKind, L4Address, SourceRanges
 from pycilium.services.annotations import TOPOLOGY_MODE, Wishes, wishes_of
-from pycilium.services.candidates import NO_NAMES, Candidate, PodEndpoint, SliceView, candidate_of_pod
+from pycilium.services.candidates import NO_NAMES, Candidate, SliceView, candidate_of_pod
 from pycilium.services.choice import Viewpoint, of_cluster, of_node
 from pycilium.services.exposure import exposures, families_of, host_addresses, is_served
 from pycilium.services.settings import ServiceSettings
@@ -47,7 +48,7 @@ NOTHING = Reached()
 
 
 def of_service(
-    service: Service, slices: Iterable[SliceView], pods: Iterable[PodEndpoint], settings: ServiceSettings
+    service: Service, slices: Iterable[SliceView], pods: Iterable[RemoteEndpoint], settings: ServiceSettings
 ) -> Reached:
     """The frontends of a Service. `pods` are the endpoints that its selector selects."""
     if not is_served(service):
@@ -115,7 +116,7 @@ class _Behind:
         self,
         spec: ServiceSpec,
         slices: Sequence[SliceView],
-        pods: Sequence[PodEndpoint],
+        pods: Sequence[RemoteEndpoint],
         settings: ServiceSettings,
         problems: list[str],
     ) -> None:
@@ -171,7 +172,7 @@ class _Behind:
             elif address is not None:
                 yield self._candidate(pod, L4Address(address, number, protocol))
 
-    def _candidate(self, pod: PodEndpoint, at: L4Address) -> Candidate:
+    def _candidate(self, pod: RemoteEndpoint, at: L4Address) -> Candidate:
         """With the hints that Kubernetes' controller would write into slices for trafficDistribution."""
         place = self._settings.place(pod.node)
         distribution = self._spec.traffic_distribution
@@ -180,7 +181,7 @@ class _Behind:
         return candidate_of_pod(pod, at, place.name, place.zone, for_zones=zones, for_nodes=nodes)
 
 
-def _target(port: ServicePort, protocol: Protocol, pod: PodEndpoint) -> int | None:
+def _target(port: ServicePort, protocol: Protocol, pod: RemoteEndpoint) -> int | None:
     wanted = port.target_port
     if not isinstance(wanted, str):
         return wanted or port.port

@@ -195,3 +195,10 @@ def test_a_container_s_labels_are_of_source_container_and_without_those_of_tools
 )
 def test_a_container_cannot_claim_to_belong_elsewhere_by_a_label(key):
     assert container_labels({key: "elsewhere"}, "shop") == pod_labels({}, "shop")
+
+
+def test_label_sets_from_the_store_are_one_object_for_an_identity_and_its_endpoints():
+    of_identity = Labels.from_map({"k8s:app": "web", "k8s:tier": ""})
+
+    assert Labels.of_texts(["k8s:tier=", "k8s:app=web"]) is of_identity
+    assert Labels.of_texts(["k8s:app=web"]) != of_identity

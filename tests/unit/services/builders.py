@@ -8,9 +8,11 @@ from ipaddress import ip_address
 import yaml
 
 from pycilium.model.l4 import Protocol
+from pycilium.model.labels import Labels
+from pycilium.model.remote_endpoint import RemoteEndpoint
 from pycilium.model.resources import decode_object
-from pycilium.model.service import BackendState, L4Address
-from pycilium.services import NamedTarget, PodEndpoint, ServiceSettings
+from pycilium.model.service import BackendState, L4Address, NamedTarget
+from pycilium.services import ServiceSettings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = ServiceSettings(node="n1", zone="a", addresses=(ip_address("192.0.2.1"), ip_address("2001:db8::1")))
@@ -67,7 +69,8 @@ def ep(address, state="ready", *, node=None, zone=None, for_zones=(), for_nodes=
 def pod(name="web-1", address="10.0.0.1", labels="{app: web}", *, namespace="default", node="n1", ports=(), **rest):
     addresses = tuple(ip_address(each) for each in address.split(","))
     targets = tuple(NamedTarget(name, Protocol(protocol), port) for name, protocol, port in ports)
-    return PodEndpoint(namespace, name, yaml.safe_load(labels), addresses, targets, node, **rest)
+    own = Labels.from_map({f"k8s:{key}": value for key, value in yaml.safe_load(labels).items()})
+    return RemoteEndpoint(namespace, name, addresses, 1, node, labels=own, targets=targets, **rest)
 
 
 def at(text):

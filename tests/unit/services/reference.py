@@ -91,14 +91,18 @@ def _candidates(service, port, family, slices, pods, settings):
                         said.setdefault((endpoint.addresses[0], target.port), []).append(what)
     for pod in pods:
         wanted = service.spec.selector or {}
-        if pod.namespace == service.metadata.namespace and wanted and wanted.items() <= pod.labels.items():
+        if pod.namespace == service.metadata.namespace and wanted and _labelled(wanted) <= pod.labels.to_map().items():
             for address in pod.addresses:
                 if address.version == family:
                     place = settings.place(pod.node)
                     zones = {place.zone} - {""} if service.spec.traffic_distribution else set()
-                    what = (pod.ready, False, place.name, zones)
+                    what = (not pod.leaving, False, place.name, zones)
                     said.setdefault((str(address), port.target_port or port.port), []).append(what)
     return said
+
+
+def _labelled(wanted):
+    return {(f"k8s:{key}", value) for key, value in wanted.items()}
 
 
 def _chosen(said, service, settings, *, local):

@@ -171,8 +171,8 @@ some_slice = st.builds(
     st.lists(some_endpoint, max_size=4, unique_by=lambda each: each["addresses"][0]),
 )
 some_pod = st.builds(
-    lambda number, labels, node, ready: pod(
-        f"p{number}", f"10.0.1.{number},fd00::{number}", labels, node=node, ready=ready
+    lambda number, labels, node, leaving: pod(
+        f"p{number}", f"10.0.1.{number},fd00::{number}", labels, node=node, leaving=leaving
     ),
     st.integers(1, 3),
     st.sampled_from(["{app: web}", "{app: web, tier: x}", "{app: db}"]),

@@ -8,9 +8,11 @@ from ipaddress import ip_address, ip_network
 import pytest
 from msgspec.structs import replace as replace_part
 
+from pycilium.model.labels import NO_LABELS, Labels
+from pycilium.model.remote_endpoint import remote_endpoint_of
 from pycilium.model.resources import decode_object
 from pycilium.model.service import Algorithm, ForwardingMode, FrontendKind, SourceRanges
-from pycilium.services import CatalogueChanges, HostPortMapping, NodePlace, all_frontends, pod_endpoint
+from pycilium.services import CatalogueChanges, HostPortMapping, NodePlace, all_frontends
 from pycilium.services.catalogue import Catalogue
 from tests.unit.services.builders import SETTINGS, at, ep, pod, service, slice_of, words
 
@@ -385,7 +387,7 @@ def test_where_somebody_makes_slices_selectors_are_theirs():
 
 
 def test_a_pod_that_leaves_gets_nothing_new():
-    leaving = pod("b", "10.0.0.2", ready=False, terminating=True)
+    leaving = pod("b", "10.0.0.2", leaving=True)
 
     assert words(only(service(spec=SELECTING), pod(), leaving).inside) == ["10.0.0.1:8080", "10.0.0.2:8080 kept"]
 
@@ -444,21 +446,16 @@ def test_an_endpoint_says_what_a_selector_needs():
         }
     )
 
-    assert pod_endpoint(resource) == pod(
-        "web-1",
-        "10.0.0.1,fd00::1",
-        "{app: web, empty: ''}",
-        node="192.0.2.1",
-        ports=[("http", 6, 80)],
-        ready=False,
-        terminating=True,
-    )
+    labels = Labels.parse("k8s:app=web", "k8s:empty=", "reserved:x")
+    expected = pod("web-1", "10.0.0.1,fd00::1", node="192.0.2.1", ports=[("http", 6, 80)], leaving=True)
+    assert remote_endpoint_of(resource, selectable=True) == replace(expected, labels=labels)
+    assert remote_endpoint_of(resource) == replace(expected, labels=NO_LABELS, targets=())
 
 
 def test_an_endpoint_without_addresses_is_no_candidate():
     bare = {"apiVersion": "cilium.io/v2", "kind": "CiliumEndpoint", "metadata": {"name": "web-1"}}
 
-    assert pod_endpoint(decode_object(bare)) is None
+    assert remote_endpoint_of(decode_object(bare), selectable=True) is None
 
 
 @pytest.mark.parametrize(

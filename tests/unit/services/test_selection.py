@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pycilium.services import PodEndpoint
 from pycilium.services.selection import Selection
+from tests.unit.services.builders import pod
 
 NAMESPACES = ["a", "b"]
 some_labels = st.dictionaries(st.sampled_from(["app", "tier", "x"]), st.sampled_from("12"))
@@ -28,18 +28,23 @@ def test_a_selector_selects_what_has_all_its_labels(steps):
             before = {service: found(selectors, pods, service) for service in selectors}
             pods.pop(name, None)
             if labels is not None:
-                pods[name] = PodEndpoint(namespace, name[1], labels, ())
+                pods[name] = pod(name[1], "10.0.0.1", str(labels), namespace=namespace)
             touched = selection.set_pod(name, pods.get(name))
             changed = {service for service in selectors if found(selectors, pods, service) != before[service]}
             assert changed <= touched
     for service in selectors:
-        assert {pod.key for pod in selection.selected(service)} == set(found(selectors, pods, service))
+        assert {(each.namespace, each.name) for each in selection.selected(service)} == set(
+            found(selectors, pods, service)
+        )
 
 
 def found(selectors, pods, service):
     wanted = selectors[service]
     if not wanted:
         return {}
+    asked = {(f"k8s:{key}", value) for key, value in wanted.items()}
     return {
-        name: pod.labels for name, pod in pods.items() if name[0] == service[0] and wanted.items() <= pod.labels.items()
+        name: each.labels
+        for name, each in pods.items()
+        if name[0] == service[0] and asked <= each.labels.to_map().items()
     }

@@ -74,7 +74,7 @@ class Services:
         self._intent, self._targets, self._settings = intent, targets, settings
         self._services = intent.services.changes()
         self._slices = intent.slices.changes()
-        self._pods = intent.pod_endpoints.changes()
+        self._pods = intent.remote_endpoints.changes()
         self._endpoints = intent.endpoints.changes()
         self._nodes = intent.nodes.changes()
         self._own_node = intent.own_node.changes()
@@ -207,11 +207,11 @@ class Services:
         if hosts or own or (nodes and self._settings.select_endpoints):
             settings = self._settings = self._settings_now()
         services, slices = _by_name(self._services.drain()), _by_name(self._slices.drain())
-        pods = _by_name(self._pods.drain())
+        pods = self._pods.drain()
         return CatalogueChanges(
             services=services,
             slices=slices,
-            pods=pods,
+            pods={change.key: change.new for change in pods} if self._settings.select_endpoints else {},
             host_ports=dict(_host_ports(self._endpoints.drain())),
             settings=settings,
         )

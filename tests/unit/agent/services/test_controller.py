@@ -12,9 +12,9 @@ from pycilium.datapath import layouts
 from pycilium.model.host_port import HostPort
 from pycilium.model.l4 import Protocol
 from pycilium.model.node import Node as NodeResource
-from pycilium.services import PodEndpoint
 from tests.unit.agent.service_node import NODE_ADDRESS, SETTINGS, Kernel, Node, service, slice_of
 from tests.unit.agent.test_controller import ENDPOINTS
+from tests.unit.services.builders import pod
 
 WEB = service("web")
 WEB_SLICE = slice_of("web", "10.0.0.5", "10.0.0.6")
@@ -83,10 +83,10 @@ def test_two_endpoints_whose_pods_nobody_knows_yet_keep_their_host_ports():
 
 def test_endpoints_that_a_selector_selects_are_backends_and_lie_where_their_node_says():
     node = Node(Kernel())
-    pod = PodEndpoint("default", "web-1", {"app": "web"}, (ip_address("10.0.1.5"),), node="192.168.0.2")
+    web = pod("web-1", "10.0.1.5", node="192.168.0.2")
     with node.intent.db.write() as txn:
         txn.insert(node.intent.nodes, NodeResource("two", (ip_address("192.168.0.2"),), zone="b"))
-        txn.insert(node.intent.pod_endpoints, pod)
+        txn.insert(node.intent.remote_endpoints, web)
 
     node.change(service("web", selector={"app": "web"}))
 
@@ -212,14 +212,14 @@ def test_changes_name_frontends_with_their_service_ids():
 def test_another_zone_of_this_node_is_heeded_at_once():
     node = Node(Kernel(), replace(SETTINGS, nodes={}))
     pods = [
-        PodEndpoint("default", f"web-{zone}", {"app": "web"}, (ip_address(address),), node=host)
+        pod(f"web-{zone}", address, node=host)
         for zone, address, host in (("a", "10.0.0.5", "192.168.0.1"), ("b", "10.0.1.5", "two"))
     ]
     with node.intent.db.write() as txn:
         txn.insert(node.intent.nodes, NodeResource("two", (ip_address("192.168.0.2"),), zone="b"))
         txn.insert(node.intent.own_node, NodeResource("one", zone="a"))
-        for pod in pods:
-            txn.insert(node.intent.pod_endpoints, pod)
+        for each in pods:
+            txn.insert(node.intent.remote_endpoints, each)
 
     node.change(service("web", selector={"app": "web"}, traffic_distribution="PreferClose"))
     in_a = node.kernel.chosen()
