@@ -21,6 +21,7 @@ from rich.console import Console
 from tests.benchmark import (
     machine,
     report,
+    row_api,
     row_cni,
     row_flows,
     row_identity,
@@ -49,6 +50,7 @@ ROWS = {
     "services": row_services.measure,
     "nodeport": row_node_port.measure,
     "programming": row_programming.measure,
+    "api": row_api.measure,
 }
 QUICK = Options(turns=1, seconds=0.3, quick=True)
 

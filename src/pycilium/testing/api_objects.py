@@ -133,7 +133,8 @@ class ApiObjects:
     def __init__(self, *, history: int = 10_000, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.history = history
         self.version = 1
-        self.on_change: Callable[[], None] = lambda: None
+        self.on_change: Callable[[ApiKind | None], None] = lambda _: None
+        """Told the kind that changed; now and then None, so that whoever follows a quiet kind keeps up."""
         self._clock = clock
         self._objects: dict[str, dict[tuple[str, str], Stored]] = {kind.plural: {} for kind in ALL_KINDS}
         self._changes: list[Change] = []
@@ -327,7 +328,7 @@ class ApiObjects:
         self._changes.append(Change(self.version, kind, namespace, before, now, body))
         if len(self._changes) > 2 * self.history:
             self._forget(len(self._changes) - self.history)
-        self.on_change()
+        self.on_change(kind if self.version % max(1, self.history // 2) else None)
 
 
 def check_preconditions(kind: ApiKind, present: Plain, wanted: Mapping[str, Any]) -> None:

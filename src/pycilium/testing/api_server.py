@@ -15,6 +15,7 @@ import os
 import socket
 import ssl
 import threading
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -52,7 +53,19 @@ class Fault:
 
 
 @dataclass(eq=False, slots=True)
+class Traffic:
+    """Of one verb and kind."""
+
+    requests: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    """Of bodies: heads and TLS come to them."""
+
+
+@dataclass(eq=False, slots=True)
 class _Watch:
+    kind: ApiKind
+    traffic: Traffic
     news: asyncio.Event = field(default_factory=asyncio.Event)
     cut: Literal["", "clean", "half line"] = ""
 
@@ -68,6 +81,7 @@ class ApiServerDouble:
         missing: plurals that are not served, as if their CRDs were not installed.
         faults: what will go wrong, in this order.
         asked: all requests that were let in.
+        traffic: what went over the wire, by verb and plural.
         expired_as: how a watch from a forgotten version is refused: in the answer's status, or by an event in it.
     """
 
@@ -81,6 +95,7 @@ class ApiServerDouble:
         self.missing: set[str] = set()
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
+        self.traffic: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
         self.expired_as: Literal["status", "event"] = "event"
         self.bookmark_s = bookmark_s
         self.url = ""
@@ -128,10 +143,12 @@ class ApiServerDouble:
         """How many watches are open."""
         return len(self._watches)
 
-    def _wake(self) -> None:
+    def _wake(self, kind: ApiKind | None = None) -> None:
+        """The watches of `kind`, or all."""
         if self._loop is not None and not self._loop.is_closed():
             for watch in list(self._watches):
-                self._loop.call_soon_threadsafe(watch.news.set)
+                if kind is None or watch.kind is kind:
+                    self._loop.call_soon_threadsafe(watch.news.set)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if request.path in ("/livez", "/readyz", "/healthz"):
@@ -142,6 +159,9 @@ class ApiServerDouble:
                 return told
             asked = parsed(request, self.missing)
             self.asked.append(asked)
+            traffic = self.traffic[asked.rights_verb, asked.kind.plural]
+            traffic.requests += 1
+            traffic.bytes_in += request.content_length or 0
             fault = self._fault(asked.verb)
             if fault is not None:
                 await asyncio.sleep(fault.delay_s)
@@ -153,6 +173,8 @@ class ApiServerDouble:
                     return web.Response(body=fault.body, content_type="application/json")
             self._authorize(asked, user)
             response = await self._answer(request, asked, user)
+            if isinstance(response, web.Response) and isinstance(response.body, bytes):
+                traffic.bytes_out += len(response.body)
             return _hung_up(request) if fault is not None and fault.lose == "answer" else response
         except ApiFailure as failure:
             return web.json_response(failure.status, status=failure.code)
@@ -254,7 +276,7 @@ class ApiServerDouble:
             self.objects.changes_after(version)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
-        watch = _Watch()
+        watch = _Watch(kind, self.traffic["watch", kind.plural])
         self._watches.add(watch)
         try:
             await response.prepare(request)
@@ -290,9 +312,13 @@ class ApiServerDouble:
                 if change.kind is what[0] and what[1] in ("", change.namespace)
             )
             if lines:
+                watch.traffic.bytes_out += len(lines)
                 await response.write(lines)
             if not await _happens(watch.news.wait(), min(self.bookmark_s, end - loop.time())):
-                await response.write(_bookmark(what[0], self.objects.version))
+                version = self.objects.version  # nothing of this kind has happened since
+                bookmark = _bookmark(what[0], version)
+                watch.traffic.bytes_out += len(bookmark)
+                await response.write(bookmark)
         if watch.cut == "half line":
             await response.write(_bookmark(what[0], version)[:20])
             _hang_up(request)

@@ -19,7 +19,7 @@ from pycilium.agent.config import AgentConfig
 from pycilium.agent.intent import Intent
 from pycilium.agent.nodes.publishing import NodePublisher, node_ip
 from pycilium.agent.sources import retry_delay_s
-from pycilium.errors import InvalidResource, NotFound, ResourceUnreadable, StoreError
+from pycilium.errors import AlreadyExists, InvalidResource, NotFound, ResourceUnreadable, StoreError
 from pycilium.hubble.agent_events import AgentEventLog
 from pycilium.hubble.directories import EndpointName
 from pycilium.model.endpoint import Endpoint
@@ -181,8 +181,9 @@ class Publisher:
         return True
 
     async def _apply(self, wanted: CiliumEndpoint) -> None:
+        is_new = self._intent.db.snapshot().get(self._intent.remote_endpoints, wanted.key) is None
         try:
-            await self._store.apply([wanted])
+            await published(self._store, wanted, is_new=is_new)
         except ResourceUnreadable:  # ours by its name, and of no use to anybody as it is
             await self._store.delete(CiliumEndpoint, wanted.metadata.name, wanted.metadata.namespace)
             await self._store.apply([wanted])
@@ -211,6 +212,15 @@ class Publisher:
         )
         metadata = ObjectMeta(name=endpoint.pod_name, namespace=endpoint.namespace, owner_references=_owners(pod))
         return CiliumEndpoint(metadata=metadata, status=status)
+
+
+async def published(store: Store, wanted: CiliumEndpoint, *, is_new: bool) -> None:
+    """Write it; with `is_new` nobody knows of one of this name, so that it is made without asking for it first."""
+    if is_new:
+        with contextlib.suppress(AlreadyExists):
+            await store.create(wanted)
+            return
+    await store.apply([wanted])
 
 
 def _named_ports(pod: Pod | None) -> tuple[NamedPort, ...]:
