@@ -28,6 +28,7 @@ _COMMANDS = {
     "sysdump": "pycilium.cli.sysdump.command:sysdump",
     "connectivity": "pycilium.cli.connectivity:connectivity",
     "policy": "pycilium.cli.policy:policy",
+    "hubble": "pycilium.cli.cluster_hubble:hubble",
     "version": "pycilium.cli.version:version",
 }
 if not in_kubernetes(sys.argv[1:]):

@@ -40,10 +40,11 @@ class ClusterPlace:
     namespace: str = NAMESPACE
     release: str = "cilium"
 
-    def opened(self) -> Cluster:
+    def opened(self, *, patience_s: float = 30.0) -> Cluster:
+        """The way there; ConfigError if there is none."""
         from pycilium.install.kubernetes_cluster import Cluster
 
-        return Cluster(access(self.kubeconfig, self.context))
+        return Cluster(access(self.kubeconfig, self.context), patience_s=patience_s)
 
 
 def access(kubeconfig: str, context: str) -> Access:

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from pycilium.store.kubernetes.credentials import Access
 
 
+_NOT_GIVEN = {
+    **dict.fromkeys(("files", "sets", "strings"), ()),
+    **dict.fromkeys(("dry_run", "dry_run_helm_values", "wait", "skip_preflight", "reset_values"), False),
+    "version": "",
+}
+
+
 def _value_options(command: Any) -> Any:
     for option in (
         click.option("--set", "sets", multiple=True, metavar="A.B=C", help="A value; again for more."),
@@ -55,7 +62,7 @@ def install(list_versions: bool, **asked: Any) -> None:
     if list_versions:
         click.echo("\n".join(listed()))
         return
-    asyncio.run(_change(upgrading=False, **asked))
+    asyncio.run(change(upgrading=False, **asked))
 
 
 @click.command()
@@ -64,7 +71,7 @@ def install(list_versions: bool, **asked: Any) -> None:
 @click.option("--reset-values", is_flag=True, help="Begin with the defaults, not with what is installed.")
 def upgrade(**asked: Any) -> None:
     """Change what is installed: values, or its release. Packets flow on."""
-    asyncio.run(_change(upgrading=True, **asked))
+    asyncio.run(change(upgrading=True, **asked))
 
 
 @click.command()
@@ -131,11 +138,13 @@ def preflight(
     sys.exit(1 if any(each.level == "error" for each in found) else 0)
 
 
-async def _change(*, upgrading: bool, **asked: Any) -> None:
+async def change(*, upgrading: bool, **given_options: Any) -> None:
+    """Install, or upgrade; the options are those of the commands, as far as they were given."""
     from pycilium.install.kubernetes import Installer, manifest_of
     from pycilium.install.kubernetes_manifests import objects
     from pycilium.install.kubernetes_waiting import wait
 
+    asked = {**_NOT_GIVEN, **given_options}
     release, dry = chosen(asked["version"]), asked["dry_run"] or asked["dry_run_helm_values"]
     given = _given(asked["files"], asked["sets"], asked["strings"])
     settings.values_of(given)

@@ -65,3 +65,21 @@ def test_what_cannot_be_changes_nothing(cilium, double, installed):
 
 def test_a_cluster_without_an_installation_says_so(cilium):
     assert "`cilium install` makes it" in cilium("config", "view").stderr
+
+
+def test_hubble_is_switched_off_and_on_again_by_upgrades_that_keep_other_values(cilium, double):
+    assert cilium("install", "--set", "debug.enabled=true").returncode == 0
+
+    assert cilium("hubble", "disable").stdout.endswith("Hubble is off.\n")
+    assert (data(double)["enable-hubble"], data(double)["debug"]) == ("false", "true")
+    refused = cilium("hubble", "port-forward")
+    assert "`cilium hubble enable` switches it on" in refused.stderr
+    assert "There is no relay yet" in cilium("hubble", "enable").stdout
+    assert (data(double)["enable-hubble"], data(double)["debug"]) == ("true", "true")
+
+
+def test_the_version_of_what_runs(cilium, double):
+    assert "image (running): unknown (Cilium is not installed" in cilium("version").stdout
+    assert cilium("install", "--set", "image.tag=v9").returncode == 0
+
+    assert cilium("version").stdout.splitlines()[-1] == "cilium image (running): localhost/pycilium:v9"

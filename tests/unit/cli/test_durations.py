@@ -17,5 +17,5 @@ def test_a_number_and_its_unit(text, expected):
 
 @pytest.mark.parametrize("text", ["", "5x", "m", "-1", "5 m"])
 def test_what_is_no_time_is_refused(text):
-    with pytest.raises(click.BadParameter, match="is no time such as"):
+    with pytest.raises(click.BadParameter, match=r"is not a duration|is before now"):
         seconds(text)
