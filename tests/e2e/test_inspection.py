@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import zipfile
 from collections.abc import Iterator
 
 import pytest
@@ -144,3 +145,21 @@ def test_monitor_shows_events_as_they_happen(lab, pods):
         assert line.startswith("xx drop (Policy denied)")
         assert f"-> {pods[1].address[4]}:{PORT} tcp SYN" in line
     assert monitor.returncode in (0, 130)
+
+
+def test_a_lab_is_dumped_into_one_archive(lab, pods, tmp_path):
+    """Its node's agent, kernel and log, in the node's own namespace."""
+    name = str(tmp_path / "dump")
+
+    done = lab.cilium("sysdump", "--output-filename", name)
+
+    assert done.stdout.startswith(f"{name}.zip")
+    with zipfile.ZipFile(f"{name}.zip") as archive:
+        read = {each.partition("/")[2]: archive.read(each).decode() for each in archive.namelist()}
+    assert json.loads(read["node1/agent/status.json"])["cilium"]["state"] == "Ok"
+    assert "server" in read["node1/agent/policy.json"]
+    assert '"pod_name":"server"' in read["node1/agent/flows.jsonl"].replace(" ", "")
+    assert "cilium_host" in read["node1/kernel/links.txt"]
+    assert "/links/" in read["node1/kernel/links-of-programs.json"]
+    assert "ready" in read["node1/logs/agent.log"]
+    assert {"lab.json", "operators/operator1.log"} < read.keys()

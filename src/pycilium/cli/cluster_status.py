@@ -13,7 +13,7 @@ from pycilium.cli.cluster import ClusterPlace
 from pycilium.cli.render import print_json, progress
 from pycilium.cli.status import HONEYCOMB
 from pycilium.install.kubernetes_names import AGENT, OPERATOR
-from pycilium.install.kubernetes_status import Count, Message, Verdict, verdict
+from pycilium.install.kubernetes_status import Assessment, Count, Message, assessed
 from pycilium.install.kubernetes_survey import ENVOY, MESH, RELAY, Survey, survey
 from pycilium.install.templates import Plain
 
@@ -32,7 +32,7 @@ def run(place: ClusterPlace, wait_s: float | None, *, ignore_warnings: bool, out
     sys.exit(0 if seen.ok(ignore_warnings=ignore_warnings or wait_s is None) else 1)
 
 
-async def _awaited(place: ClusterPlace, wait_s: float | None, *, ignore_warnings: bool) -> tuple[Survey, Verdict]:
+async def _awaited(place: ClusterPlace, wait_s: float | None, *, ignore_warnings: bool) -> tuple[Survey, Assessment]:
     """Until all is well, time is up or waiting cannot help; without `wait_s` what is now."""
     async with place.opened() as cluster:
         loop, said = asyncio.get_running_loop(), ""
@@ -40,7 +40,7 @@ async def _awaited(place: ClusterPlace, wait_s: float | None, *, ignore_warnings
         with progress("waiting for Cilium") as tell:
             while True:
                 found = await survey(cluster, place.namespace, place.release)
-                seen = verdict(found)
+                seen = assessed(found)
                 if wait_s is None or seen.ok(ignore_warnings=ignore_warnings) or loop.time() >= deadline:
                     return found, seen
                 said = _tell(seen, said, tell)
@@ -49,7 +49,7 @@ async def _awaited(place: ClusterPlace, wait_s: float | None, *, ignore_warnings
                 await asyncio.sleep(_POLL_S)
 
 
-def _tell(seen: Verdict, said: str, tell: Callable[[str], None]) -> str:
+def _tell(seen: Assessment, said: str, tell: Callable[[str], None]) -> str:
     """Says what is waited for, if it is not what was said before."""
     missing = [f"{each.pod}: {each.text}" for each in (*seen.errors, *seen.warnings)] + list(seen.failures)
     now = f"{missing[0]}{f' (and {len(missing) - 1} more)' if missing[1:] else ''}" if missing else ""
@@ -58,7 +58,7 @@ def _tell(seen: Verdict, said: str, tell: Callable[[str], None]) -> str:
     return now
 
 
-def lines(seen: Verdict) -> Iterator[str]:
+def lines(seen: Assessment) -> Iterator[str]:
     """For people."""
     box = [(f"{title}:", _summary(seen, name)) for name, title in _BOX.items()]
     for picture, (title, summary) in zip(HONEYCOMB, [("", ""), *box], strict=True):
@@ -77,7 +77,7 @@ def lines(seen: Verdict) -> Iterator[str]:
     yield from _rows("Not looked at:", [(text, "") for text in seen.failures])
 
 
-def as_json(found: Survey, seen: Verdict) -> Plain:
+def as_json(found: Survey, seen: Assessment) -> Plain:
     """With the names that Cilium's command has."""
     messages: dict[str, dict[str, Plain]] = {}
     for kind, told in (("Errors", seen.errors), ("Warnings", seen.warnings)):
@@ -113,7 +113,7 @@ def _pod_state(count: Count) -> Plain:
     }
 
 
-def _summary(seen: Verdict, name: str) -> str:
+def _summary(seen: Assessment, name: str) -> str:
     if name in seen.disabled:
         return "disabled (using embedded mode)" if name == ENVOY else "disabled"
     parts = [_number(seen.errors, name, "error"), _number(seen.warnings, name, "warning")]

@@ -1,6 +1,6 @@
 """Whether an installation works: errors and warnings by workload and pod, by the rules of Cilium's own command.
 
-Pure: a Survey in, a Verdict out. Invariant: whatever keeps `cilium status --wait` waiting is named, with its pod.
+Pure: a Survey in, a Assessment out. Invariant: whatever keeps `cilium status --wait` waiting is named, with its pod.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Assessment:
     """What is to be seen of an installation."""
 
     counts: Mapping[str, Count]
@@ -63,7 +63,7 @@ class Verdict:
         return not self.errors and (ignore_warnings or not (self.warnings or self.failures))
 
 
-def verdict(found: Survey) -> Verdict:
+def assessed(found: Survey) -> Assessment:
     errors, warnings = list(_workload_errors(found)), list(_workload_warnings(found))
     for workload, pods in found.pods.items():
         for pod in pods:
@@ -74,7 +74,7 @@ def verdict(found: Survey) -> Verdict:
         errors += [Message(AGENT, answer.pod, text) for text in agent_errors(answer)]
         warnings += [Message(AGENT, answer.pod, text) for text in _agent_warnings(answer)]
     candidates, managed = _managed(found)
-    return Verdict(
+    return Assessment(
         counts={name: _count(name, plain) for name, plain in found.workloads.items() if plain is not None},
         phases={name: Counter(map(phase, pods)) for name, pods in found.pods.items() if _shown(found, name)},
         images={name: images for name, pods in found.pods.items() if (images := Counter(_images(pods)))},

@@ -20,7 +20,6 @@ POD = ("kube-system", "cilium-1", 4244)
 @pytest.fixture
 async def echoing(double):
     """The pod's port echoes what it hears."""
-
     at_work = []
 
     async def echo(reader, writer):

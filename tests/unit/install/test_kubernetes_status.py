@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pycilium.install.kubernetes_status import Count, Message, verdict
+from pycilium.install.kubernetes_status import Count, Message, assessed
 from pycilium.install.kubernetes_survey import DAEMON_SETS, DEPLOYMENTS, SELECTORS, AgentAnswer, Survey
 
 AGENT_ROLLED = {
@@ -55,12 +55,12 @@ WELL = Survey(
 
 
 def messages(survey):
-    seen = verdict(survey)
+    seen = assessed(survey)
     return [("error", each.text) for each in seen.errors] + [("warning", each.text) for each in seen.warnings]
 
 
 def test_all_is_well():
-    seen = verdict(WELL)
+    seen = assessed(WELL)
 
     assert seen.ok()
     assert (seen.errors, seen.warnings) == ([], [])
@@ -78,7 +78,7 @@ def test_pods_are_managed_that_have_an_endpoint_and_those_of_the_nodes_network_d
         endpoints=[named("with"), named("of-no-pod")],
     )
 
-    assert (verdict(survey).managed, verdict(survey).pods) == (1, 2)
+    assert (assessed(survey).managed, assessed(survey).pods) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_an_agents_pod_that_does_not_run(status, said, hopeless):
     [(level, text)] = messages(survey)
     assert level == said[0]
     assert text.startswith(said[1])
-    assert verdict(survey).hopeless is hopeless
+    assert assessed(survey).hopeless is hopeless
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_what_an_agent_says_of_itself(answer, said):
 def test_an_agent_that_does_not_answer_is_an_error_with_its_pod():
     survey = replace(WELL, answers=[AgentAnswer("cilium-1", "node1", {}, [], "it hangs")])
 
-    assert verdict(survey).errors == [Message("cilium", "cilium-1", "unable to retrieve cilium status: it hangs")]
+    assert assessed(survey).errors == [Message("cilium", "cilium-1", "unable to retrieve cilium status: it hangs")]
 
 
 def test_endpoints_that_are_not_ready_are_a_warning():
@@ -164,7 +164,7 @@ def test_endpoints_that_are_not_ready_are_a_warning():
 
 
 def test_what_could_not_be_looked_at_keeps_from_saying_that_all_is_well():
-    seen = verdict(replace(WELL, failures=["may not list pods"]))
+    seen = assessed(replace(WELL, failures=["may not list pods"]))
 
     assert not seen.ok()
     assert seen.ok(ignore_warnings=True)
@@ -173,4 +173,4 @@ def test_what_could_not_be_looked_at_keeps_from_saying_that_all_is_well():
 def test_errors_in_the_config_map_are_shown():
     config = {"metadata": {"annotations": {"config.cilium.io/x": "x is wrong", "other": "y"}}}
 
-    assert verdict(replace(WELL, config=config)).config_errors == ["x is wrong"]
+    assert assessed(replace(WELL, config=config)).config_errors == ["x is wrong"]

@@ -27,7 +27,7 @@ from pycilium.install.kubernetes_cluster import (
 from pycilium.install.kubernetes_exec import execute
 from pycilium.install.kubernetes_names import AGENT, AGENT_CONTAINER, CONFIG, OPERATOR
 from pycilium.install.kubernetes_pods import runs
-from pycilium.install.kubernetes_status import verdict
+from pycilium.install.kubernetes_status import assessed
 from pycilium.install.kubernetes_survey import SELECTORS, survey
 from pycilium.install.templates import Plain
 from pycilium.model.resources.kinds import KINDS, Kind
@@ -66,7 +66,7 @@ async def _status(place: ClusterPlace, cluster: Cluster, archive: Archive) -> No
     except CiliumError as error:
         archive.failed("status", error)
         return
-    seen = verdict(found)
+    seen = assessed(found)
     archive.add("status.txt", "\n".join(lines(seen)))
     archive.add("status.json", as_json(found, seen))
 

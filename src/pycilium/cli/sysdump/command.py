@@ -106,8 +106,8 @@ def _of_nodes(target: Target, archive: Archive, tell: Callable[[str], None]) -> 
         return
     layout, record = target.lab_and_record()
     archive.attempt("lab.json", layout.record.read_text)
-    for path in sorted((layout.folder / "operators").rglob("*.log")):
-        archive.attempt(f"operators/{path.parent.name}/{path.name}", path.read_text)
+    for path in sorted((layout.folder / "operators").glob("*.log")):
+        archive.attempt(f"operators/{path.name}", path.read_text)
     for name in target.nodes:
         node.dump(_of_lab(target, name, record.node(name).namespace), archive, name, tell)
 
