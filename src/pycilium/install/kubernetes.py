@@ -15,15 +15,17 @@ from typing import Any
 from pycilium.errors import CiliumError, InstallRefused
 from pycilium.install import kubernetes_cleaning as cleaning
 from pycilium.install import kubernetes_release as releases
-from pycilium.install.kubernetes_cluster import KINDS, NAMESPACE, SECRET, Cluster, kind_of
+from pycilium.install.kubernetes_cluster import KINDS, NAMESPACE, NODE, SECRET, Cluster, kind_of
 from pycilium.install.kubernetes_manifests import objects
 from pycilium.install.kubernetes_names import AGENT, RELEASE
 from pycilium.install.kubernetes_release import Release
+from pycilium.install.kubernetes_survey import SELECTORS
 from pycilium.install.settings import values_of
 from pycilium.install.templates import Plain
 
 Tell = Callable[[str], None]
 _WORKLOADS = ("DaemonSet", "Deployment")
+_CLEANER_ENDS_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ class Installer:
         if not nodes:
             return {}
         self.tell("waiting for agents to end")
-        await cleaning.wait_for_end(self.cluster, self.namespace, AGENT, nodes, patience_s, self.sleep)
+        agents = SELECTORS[AGENT]
+        await cleaning.wait_for_end(self.cluster, self.namespace, agents, nodes, patience_s, self.sleep)
         cleaner = cleaning.daemon_set(values, self.namespace)
         await self._refuse_others([cleaner])
         await self._apply([cleaner], record)
@@ -122,6 +125,14 @@ class Installer:
             )
         finally:
             await self._delete(cleaner)
+
+    async def _end_cleaning(self) -> None:
+        """What an uninstallation that broke off left must not work beside new agents."""
+        if await self._delete(cleaning.daemon_set(values_of(), self.namespace)):
+            nodes = await self.cluster.listed(NODE)
+            await cleaning.wait_for_end(
+                self.cluster, self.namespace, cleaning.SELECTOR, nodes, _CLEANER_ENDS_S, self.sleep
+            )
 
     async def _revise(
         self, pending: str, config: Mapping[str, Any], wanted: list[Plain], history: list[Release]
@@ -138,7 +149,7 @@ class Installer:
         await self._refuse_others(wanted)
         await self._ensure_namespace()
         await self._keep(record)
-        await self._delete(cleaning.daemon_set(values_of(), self.namespace))  # of an uninstallation that broke off
+        await self._end_cleaning()
         try:
             await self._apply(wanted, record)
             await self._prune(wanted, history)
@@ -189,13 +200,14 @@ class Installer:
         for each in reversed(list(stale.values())):
             await self._delete(each)
 
-    async def _delete(self, plain: Plain) -> None:
-        """Take an object away if it is this release's."""
+    async def _delete(self, plain: Plain) -> bool:
+        """Take an object away if it is this release's; whether it was."""
         kind, name, namespace = kind_of(plain), plain["metadata"]["name"], _namespace(plain)
         present = await self.cluster.get(kind, name, namespace)
         if present is not None and releases.owner(present) == (self.name, self.namespace):
             self.tell(f"deleting {kind.name} {name}")
-            await self.cluster.delete(kind, name, namespace)
+            return await self.cluster.delete(kind, name, namespace)
+        return False
 
     async def _keep(self, record: Release) -> None:
         await self.cluster.apply(releases.secret(record, self.clock()))

@@ -1,6 +1,7 @@
 """Cleaning nodes when an installation goes: a DaemonSet that lives for as long as that takes, and what became of it.
 
-Its pods clean as an init step, so that a pod that is ready is a node that is clean. They have no token of the API.
+Its pods clean as an init step; one that has ended well is a node that is clean, though the node has no network then and
+is not ready any more. They have no token of the API.
 Invariant: it never runs beside agents; the command in it refuses where one answers, and installing takes it away first.
 """
 
@@ -13,12 +14,14 @@ from typing import Any
 
 from pycilium.install.kubernetes_cluster import NODE, POD, Cluster
 from pycilium.install.kubernetes_names import CLEANUP, named
-from pycilium.install.kubernetes_pods import is_ready, node_of, waiting
-from pycilium.install.kubernetes_survey import SELECTORS
+from pycilium.install.kubernetes_pods import has_done, is_heard, node_of, waiting
 from pycilium.install.kubernetes_workloads import IMAGE, SEEN_BOTH_WAYS, of_host
 from pycilium.install.templates import Filling, Format, Plain, Text, Value, realized
 
 _LABELS = {"k8s-app": CLEANUP}
+SELECTOR = f"k8s-app={CLEANUP}"
+"""Of the pods that clean."""
+_CLEANER = "clean"
 _POLL_S = 2.0
 
 
@@ -43,7 +46,7 @@ def daemon_set(values: Mapping[str, Any], namespace: str) -> Plain:
         "--cni-bin=/host/opt/cni/bin",
     ]
     cleaner = {
-        "name": "clean",
+        "name": _CLEANER,
         **IMAGE,
         "command": ["cilium-dbg", "cleanup", *arguments],
         "securityContext": {"privileged": True},  # takes a mount away that the node is to see gone
@@ -96,10 +99,10 @@ def progress(nodes: Sequence[Plain], pods: Sequence[Plain]) -> Progress:
     clean, under_way, away = set(), {}, {}
     for node in nodes:
         name, pod = node["metadata"]["name"], by_node.get(node["metadata"]["name"])
-        if pod is not None and is_ready(pod):
+        if pod is not None and has_done(pod, _CLEANER):
             clean.add(name)
-        elif not is_ready(node):
-            away[name] = "the node is not ready"
+        elif not is_heard(node):
+            away[name] = "nothing is heard of its kubelet"
         elif pod is None:
             under_way[name] = "its pod has not been made yet"
         else:
@@ -112,17 +115,17 @@ def progress(nodes: Sequence[Plain], pods: Sequence[Plain]) -> Progress:
 async def wait_for_end(
     cluster: Cluster,
     namespace: str,
-    workload: str,
+    selector: str,
     nodes: Sequence[Plain],
     patience_s: float,
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
 ) -> None:
-    """Until no pod of a workload is left on nodes that are ready, or patience is at an end."""
-    ready = {node["metadata"]["name"] for node in nodes if is_ready(node)}
+    """Until no pod that `selector` selects is left on nodes that are heard, or patience is at an end."""
+    heard = {node["metadata"]["name"] for node in nodes if is_heard(node)}
     waited_s = 0.0
     while waited_s < patience_s:
-        pods = await cluster.listed(POD, namespace, SELECTORS[workload])
-        if not any(node_of(pod) in ready for pod in pods):
+        pods = await cluster.listed(POD, namespace, selector)
+        if not any(node_of(pod) in heard for pod in pods):
             return
         await sleep(_POLL_S)
         waited_s += _POLL_S
@@ -139,7 +142,7 @@ async def wait_until_clean(
     """The nodes that are not clean when nothing is under way any more or patience is at an end, and why."""
     waited_s, said = 0.0, ""
     while True:
-        now = progress(nodes, await cluster.listed(POD, namespace, f"k8s-app={CLEANUP}"))
+        now = progress(nodes, await cluster.listed(POD, namespace, SELECTOR))
         text = f"cleaning nodes: {len(now.clean)} of {len(nodes)} are clean"
         if text != said:
             tell(text)

@@ -38,10 +38,17 @@ def runs(pod: Plain, container: str) -> bool:
     return any(each.get("name") == container and "running" in (each.get("state") or {}) for each in states)
 
 
-def is_ready(plain: Plain) -> bool:
-    """A pod or a node."""
-    conditions = (plain.get("status") or {}).get("conditions") or ()
-    return any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
+def is_heard(node: Plain) -> bool:
+    """Whether its kubelet says anything. One without a network says that it is not ready, and still runs pods."""
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    return any(each.get("type") == "Ready" and each.get("status") in ("True", "False") for each in conditions)
+
+
+def has_done(pod: Plain, container: str) -> bool:
+    """Whether that init container has ended well."""
+    states = (pod.get("status") or {}).get("initContainerStatuses") or ()
+    ends = [(each.get("state") or {}).get("terminated") for each in states if each.get("name") == container]
+    return any(end is not None and end.get("exitCode") == 0 for end in ends)
 
 
 def unscheduled(pod: Plain) -> str:

@@ -12,7 +12,7 @@ from pycilium.testing.api_cluster import KIND, NAMESPACE, got, play, put
 from pycilium.testing.api_server import Fault
 
 CLEANER = {"metadata": {"labels": {"k8s-app": "cilium-cleanup"}}}
-READY = {"conditions": [{"type": "Ready", "status": "True"}], "phase": "Running"}
+CLEANED = {"initContainerStatuses": [{"name": "clean", "state": {"terminated": {"exitCode": 0}}}]}
 
 
 class Controllers:
@@ -29,7 +29,7 @@ class Controllers:
             if got(self.double, "DaemonSet", "cilium") is None and got(self.double, "Pod", f"cilium-{node}"):
                 self.double.objects.delete(KIND["Pod"], NAMESPACE, f"cilium-{node}", {})
             if got(self.double, "DaemonSet", "cilium-cleanup"):
-                status = self.failing.get(node, READY)
+                status = self.failing.get(node, CLEANED)
                 put(self.double, "Pod", f"clean-{node}", **CLEANER, spec={"nodeName": node}, status=status)
 
 
@@ -109,8 +109,17 @@ async def test_a_node_that_is_away_is_named_and_not_waited_for(double, installed
 
     removed = await Installer(installed, sleep=controllers.sleep).uninstall(clean_within_s=600)
 
-    assert removed.unclean == {"node2": "the node is not ready"}
+    assert removed.unclean == {"node2": "nothing is heard of its kubelet"}
     assert controllers.waits < 5
+
+
+async def test_nodes_that_have_no_network_and_are_not_ready_are_cleaned_all_the_same(double, installed):
+    for node in ("node1", "node2"):
+        put(double, "Node", node, status={"conditions": [{"type": "Ready", "status": "False"}]})
+
+    removed = await Installer(installed, sleep=Controllers(double).sleep).uninstall()
+
+    assert removed == Removed(found=True, unclean={})
 
 
 async def test_an_uninstallation_that_broke_off_is_finished_by_the_same_command(double, installed):
@@ -138,8 +147,16 @@ async def test_a_cleaner_that_was_left_does_not_clean_what_is_installed_again(do
         await Installer(installed, sleep=sleep).uninstall()
     assert got(double, "DaemonSet", "cilium-cleanup") is not None
 
-    await Installer(installed).install({})
+    put(double, "Pod", "clean-node1", **CLEANER, spec={"nodeName": "node1"})
+    waits = []
 
+    async def until_it_has_ended(seconds):
+        waits.append(got(double, "DaemonSet", "cilium"))
+        double.objects.delete(KIND["Pod"], NAMESPACE, "clean-node1", {})
+
+    await Installer(installed, sleep=until_it_has_ended).install({})
+
+    assert waits == [None]  # agents are made when nothing cleans any more
     assert got(double, "DaemonSet", "cilium-cleanup") is None
     assert got(double, "DaemonSet", "cilium") is not None
 
