@@ -1,6 +1,7 @@
 """The half of tools/kernel_matrix.py that runs inside the virtual machine: the checks, and what came of each.
 
-Each check is a command whose exit code counts. One line of JSON per check goes to the console, behind a mark.
+Each check is a command whose exit code counts. What it says goes to the console as it comes, and then one line of JSON,
+behind a mark.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import time
 
 MARK = "@@check "
-PYTEST = (".venv/bin/pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib -rfE")
+PYTEST = (".venv/bin/pytest", "-v", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib -rfE")
 E2E = ("tests/e2e", "--ignore=tests/e2e/test_wheel.py", "--ignore=tests/e2e/test_readme.py")
 CHECKS: dict[str, tuple[str, ...]] = {
     # what the kernel has, and how programs are attached
@@ -38,19 +39,28 @@ def features() -> None:
 
 def try_it(check: str) -> None:
     started = time.monotonic()
-    path = f"{os.getcwd()}/.venv/bin:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": "tools", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(CHECKS[check], capture_output=True, text=True, check=False, env=environment)
-    print(done.stdout, done.stderr, sep="\n", flush=True)
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    lines: list[str] = []
+    with subprocess.Popen(
+        CHECKS[check], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=_environment()
+    ) as running:
+        for raw in running.stdout or ():
+            lines.append(raw.decode(errors="replace").rstrip())
+            print(lines[-1], flush=True)
+    said = [line for line in lines if line.strip()]
     result = {
         "check": check,
-        "passed": done.returncode == 0,
-        "summary": lines[-1] if lines else "said nothing",
+        "passed": running.returncode == 0,
+        "summary": said[-1] if said else "said nothing",
         "seconds": round(time.monotonic() - started),
-        "failures": [line for line in lines if line.startswith(("FAILED", "ERROR"))][:30],
+        "failures": [line for line in said if line.startswith(("FAILED", "ERROR"))][:30],
     }
     print(MARK + json.dumps(result), flush=True)
+
+
+def _environment() -> dict[str, str]:
+    path = f"{os.getcwd()}/.venv/bin:{os.environ['PATH']}"
+    unbuffered = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, **unbuffered, "PATH": path, "PYTHONPATH": "tools"}
 
 
 if __name__ == "__main__":
