@@ -10,9 +10,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from pycilium.testing.api_cluster import KIND, agent_pod, put
 from pycilium.testing.api_objects import ApiFailure
 from pycilium.testing.api_pods import Command, Outcome
 from pycilium.testing.api_server import ApiServerDouble
-from tests.e2e.lab import BIN, inside
+from tests.e2e.lab import BIN
 
 _LOOK_EVERY_S = 0.05
 _CLUSTER_IPS = {"IPv4": "10.96.77.{}", "IPv6": "fd00:96::77:{}"}
@@ -50,6 +48,7 @@ class PlayedCluster:
             log = ("kube-system", f"cilium-{node.name}", "cilium-agent", False)
             double.pods.logs[log] = ""
         double.pods.on_command = self._run
+        self._give_addresses()
         self._thread = threading.Thread(target=self._play, daemon=True)
         self._thread.start()
 
@@ -77,6 +76,24 @@ class PlayedCluster:
                 self._end(key)
             for service in self._listed("Service"):
                 self._serve(service)
+
+    def _give_addresses(self) -> None:
+        """Services have their addresses from the moment on in which the API server takes them."""
+        apply, objects = self._double.objects.apply, self._double.objects
+
+        def applied(kind: Any, namespace: str, name: str, plain: dict[str, Any], manager: str) -> Any:
+            if kind.name == "Service":
+                plain["spec"] |= self._addresses(plain["spec"])
+            return apply(kind, namespace, name, plain, manager)
+
+        objects.apply = applied  # type: ignore[method-assign]
+
+    def _addresses(self, spec: dict[str, Any]) -> dict[str, Any]:
+        number = next(self._numbers)
+        families = ["IPv4", "IPv6"] if spec["ipFamilyPolicy"] == "PreferDualStack" else ["IPv4"]
+        addresses = [_CLUSTER_IPS[family].format(number) for family in families]
+        ports = [{**port, "nodePort": 30_000 + number} for port in spec["ports"]]
+        return {"clusterIP": addresses[0], "clusterIPs": addresses, "ipFamilies": families, "ports": ports}
 
     def _listed(self, kind: str) -> list[dict[str, Any]]:
         page = self._double.objects.list(KIND[kind], "", 0, "", lambda _: True)
@@ -124,12 +141,9 @@ class PlayedCluster:
             pods.remove(self._layout, self._record, *key)
 
     def _serve(self, service: dict[str, Any]) -> None:
-        """Cluster IPs and node port as an API server gives them, and the slices that a controller makes."""
+        """The slices that a controller makes."""
         metadata, spec = service["metadata"], service["spec"]
-        if not spec.get("clusterIPs"):
-            return
-        for family, address in zip(spec["ipFamilies"], spec["clusterIPs"], strict=True):
-            del address
+        for family in spec["ipFamilies"]:
             selected = [
                 next(ip["ip"] for ip in pod["status"]["podIPs"] if (":" in ip["ip"]) == (family == "IPv6"))
                 for pod in self._listed("Pod")
@@ -152,10 +166,8 @@ class PlayedCluster:
         words = list(command.words)
         if command.namespace == "kube-system":
             node = command.pod.removeprefix("cilium-")
-            if words[0] in ("cilium-dbg", "cilium-health", "hubble"):
-                environment = {**os.environ, "CILIUM_LAB": self._lab, "CILIUM_NODE": node}
-                done = subprocess.run([BIN / words[0], *words[1:]], env=environment, capture_output=True)
-                return Outcome(done.stdout, done.stderr, done.returncode)
+            if words[0] == "hubble":
+                words += ["--server", str(self._layout.hubble_socket(node))]
             place = ["--node", node]
         elif command.pod == "world":
             world = self._running[command.namespace, command.pod]
@@ -170,7 +182,7 @@ class PlayedCluster:
 
     def _command(self, place: list[str], words: list[str], **streams: Any) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "CILIUM_LAB": self._lab, "PATH": f"{BIN}:{os.environ['PATH']}"}
+        if place[0] == "--node":
+            environment["CILIUM_SOCK"] = str(self._layout.agent_socket(place[1]))
+            environment["CILIUM_HEALTH_SOCK"] = str(self._layout.agent_socket(place[1]).with_name("health.sock"))
         return subprocess.Popen([BIN / "cilium", "lab", "exec", *place, "--", *words], env=environment, **streams)
-
-
-_ = (Callable, inside, sys)

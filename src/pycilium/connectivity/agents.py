@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pycilium.connectivity.arena import NAMESPACE
 
-Question = Literal["policies", "addresses", "services", "metrics", "health"]
+Question = Literal["/policy", "/ip", "/service", "/map/metrics", "health"]
+"""Targets of an agent's API; `health`: the health API, after probing every node."""
 
 _FIRST_OF_PODS = 256
 """Identities below are reserved: a pod that is not known yet is the world, or unmanaged."""

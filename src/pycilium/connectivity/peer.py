@@ -3,10 +3,11 @@
     serve NAME TCP-PORT... [udp:PORT...]    answers HTTP with who it is and whom it saw, and echoes datagrams
     probe JSON                              tries every probe of a list at once; prints one line of JSON for each
     world ADDRESS...                        serves from a network namespace of its own, tied to the node by a cable
+    ask TARGET                              prints what this node's agent answers; to `health` after it has probed
     --in-cgroup PATH, --in-netns PATH       before: moves there first
 
-It stands on the standard library alone and starts fast: it is started for every step of a test. `world` alone, which
-needs devices, takes the project's netlink. Invariant: nothing that it makes outlives it.
+It starts fast, for it is started for every step of a test: only `ask` and `world` take more than the standard library.
+Invariant: nothing that it makes outlives it.
 """
 
 from __future__ import annotations
@@ -202,6 +203,16 @@ def _described(name: str, seen: tuple[Any, ...]) -> bytes:
     return json.dumps({"peer": name, "seen": (seen[0].removeprefix("::ffff:"), seen[1])}).encode()
 
 
+# == the agent ==
+
+
+def ask(target: str) -> Any:
+    """What the agent of this node's API answers to a GET, or its health API to `health`."""
+    from pycilium.api.client import AgentClient, HealthClient
+
+    return HealthClient().probe() if target == "health" else AgentClient().get(target)
+
+
 # == where it runs ==
 
 
@@ -238,6 +249,8 @@ def main(words: list[str]) -> None:
             serve(name, ports)
         case ["probe", text]:
             _print(probe_all(json.loads(text)))
+        case ["ask", target]:
+            print(json.dumps(ask(target)))
         case ["world", *addresses]:
             from pycilium.connectivity.world import serve_world
 

@@ -76,7 +76,9 @@ class Run:
         try:
             self._arena = await self.ground.prepare(self.tell)
             await self._settled()
-            self._drops = {node: agents.drops(await self.ground.ask(node, "metrics")) for node in self.ground.nodes}
+            self._drops = {
+                node: agents.drops(await self.ground.ask(node, "/map/metrics")) for node in self.ground.nodes
+            }
             results = []
             for number, (test, scenarios) in enumerate(chosen, 1):
                 self.tell(f"{test.name} ({number} of {len(chosen)})")
@@ -159,12 +161,12 @@ class Run:
         frontends = [(address, 8080) for service in self._arena.services for address in service.addresses.values()]
         self.tell("waiting until every agent knows them")
         await self._until(
-            "addresses",
+            "/ip",
             lambda answer: agents.unknown_addresses(answer, addresses),
             lambda missing: f"does not know the pods at {', '.join(missing)}",
         )
         await self._until(
-            "services",
+            "/service",
             lambda answer: agents.frontends_without_backends(answer, frontends),
             lambda missing: f"has nobody behind {', '.join(f'{address}:{port}' for address, port in missing)}",
         )
@@ -172,7 +174,7 @@ class Run:
     async def _in_force(self, names: frozenset[str]) -> None:
         """Until every agent enforces just these of the test's policies."""
         await self._until(
-            "policies",
+            "/policy",
             lambda answer: sorted(names ^ agents.policies_in_force(answer)),
             lambda missing: f"has not taken in that these policies came or went: {', '.join(missing)}",
         )
@@ -204,7 +206,7 @@ class Run:
                 wrong = agents.unhealthy(await self.ground.ask(node, "health"), len(self.ground.nodes))
                 found += [f"{node} cannot reach everything: {each}" for each in wrong]
             else:
-                now = agents.drops(await self.ground.ask(node, "metrics"))
+                now = agents.drops(await self.ground.ask(node, "/map/metrics"))
                 more = agents.unexpected_drops(self._drops.get(node, {}), now)
                 found += [f"{node} dropped {count} packets: {reason}" for reason, count in more.items()]
         return found

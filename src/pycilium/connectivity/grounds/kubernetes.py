@@ -34,13 +34,6 @@ from pycilium.install.kubernetes_exec import execute
 from pycilium.install.kubernetes_names import AGENT_CONTAINER
 from pycilium.store.kubernetes.failures import Call
 
-_COMMANDS: dict[Question, tuple[str, ...]] = {
-    "policies": ("cilium-dbg", "policy", "get", "-o", "json"),
-    "addresses": ("cilium-dbg", "ip", "list", "-o", "json"),
-    "services": ("cilium-dbg", "service", "list", "-o", "json"),
-    "metrics": ("cilium-dbg", "map", "get", "metrics", "-o", "json"),
-    "health": ("cilium-health", "status", "--probe", "-o", "json"),
-}
 _AGENTS = "k8s-app=cilium"
 _NODE, _NAMESPACE, _SERVICE = KINDS["Node"], KINDS["Namespace"], KINDS["Service"]
 _MADE = ("CiliumNetworkPolicy", "NetworkPolicy", "Service", "Pod", "ServiceAccount")
@@ -154,7 +147,7 @@ class KubernetesGround:
             await self._cluster.delete(kind_of(policy), policy["metadata"]["name"], NAMESPACE)
 
     async def ask(self, node: str, question: Question) -> Any:
-        return json.loads(await self._on_agent(node, _COMMANDS[question]))
+        return json.loads(await self._on_agent(node, [*objects.PROGRAM, "ask", question]))
 
     async def probe(self, source: Peer, probes: Sequence[Probe]) -> list[ProbeResult]:
         text = json.dumps([probe.plain for probe in probes])

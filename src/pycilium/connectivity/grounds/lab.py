@@ -44,12 +44,6 @@ T = TypeVar("T")
 _PEER = (sys.executable, "-m", "pycilium.connectivity.peer")
 _READY_S, _PROBES_S = 20.0, 30.0
 _ERRORS = ("level=error", "level=critical")
-_TARGETS: dict[Question, str] = {
-    "policies": "/policy",
-    "addresses": "/ip",
-    "services": "/service",
-    "metrics": "/map/metrics",
-}
 
 
 class LabGround:
@@ -117,7 +111,7 @@ class LabGround:
 
             socket = self._layout.agent_socket(node).with_name("health.sock")
             return await asyncio.to_thread(HealthClient(str(socket)).probe)
-        return await asyncio.to_thread(self._agent(node).get, _TARGETS[question])
+        return await asyncio.to_thread(self._agent(node).get, question)
 
     async def probe(self, source: Peer, probes: Sequence[Probe]) -> list[ProbeResult]:
         text = json.dumps([probe.plain for probe in probes])
