@@ -12,13 +12,14 @@ import signal
 import subprocess
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pycilium.errors import CiliumError
-from pycilium.lab import labs, pods
+from pycilium.lab import cgroups, labs, pods
 from pycilium.lab.layout import LabLayout
 from pycilium.model.host_port import HostPort
 from pycilium.testing.api_cluster import KIND, agent_pod, put
@@ -29,6 +30,15 @@ from tests.e2e.lab import BIN
 
 _LOOK_EVERY_S = 0.05
 _CLUSTER_IPS = {"IPv4": "10.96.77.{}", "IPv6": "fd00:96::77:{}"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command runs."""
+
+    node: str
+    netns: str
+    cgroup: Path | None
 
 
 class PlayedCluster:
@@ -105,7 +115,7 @@ class PlayedCluster:
         (container,) = spec["containers"]
         if spec.get("hostNetwork"):
             addresses = list(self._record.node(spec["nodeName"]).addresses)
-            place = ["--node", spec["nodeName"]]
+            place = self._on(spec["nodeName"])
         else:
             ports = [
                 HostPort.parse(f"{port['hostPort']}:{port['containerPort']}/TCP")
@@ -117,7 +127,7 @@ class PlayedCluster:
                 self._layout, self._record, name=name, namespace=namespace, node=spec["nodeName"], host_ports=ports
             )
             addresses = list(made.addresses)
-            place = ["-n", namespace, name]
+            place = self._in(namespace, name)
         process = self._command(place, container["command"], stdout=subprocess.PIPE)
         assert process.stdout is not None
         self._running[key] = process
@@ -168,21 +178,29 @@ class PlayedCluster:
             node = command.pod.removeprefix("cilium-")
             if words[0] == "hubble":
                 words += ["--server", str(self._layout.hubble_socket(node))]
-            place = ["--node", node]
+            place = self._on(node)
         elif command.pod == "world":
             world = self._running[command.namespace, command.pod]
             assert world is not None
             words = [word.replace("/proc/1/", f"/proc/{world.pid}/") for word in words]
-            place = ["--node", self._record.nodes[0].name]
+            place = self._on(self._record.nodes[0].name)
         else:
-            place = ["-n", command.namespace, command.pod]
+            place = self._in(command.namespace, command.pod)
         process = self._command(place, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         output, complaints = process.communicate(timeout=60)
         return Outcome(output, complaints, process.returncode)
 
-    def _command(self, place: list[str], words: list[str], **streams: Any) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "CILIUM_LAB": self._lab, "PATH": f"{BIN}:{os.environ['PATH']}"}
-        if place[0] == "--node":
-            environment["CILIUM_SOCK"] = str(self._layout.agent_socket(place[1]))
-            environment["CILIUM_HEALTH_SOCK"] = str(self._layout.agent_socket(place[1]).with_name("health.sock"))
-        return subprocess.Popen([BIN / "cilium", "lab", "exec", *place, "--", *words], env=environment, **streams)
+    def _command(self, place: Place, words: list[str], **streams: Any) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+        socket = self._layout.agent_socket(place.node)
+        environment |= {"CILIUM_SOCK": str(socket), "CILIUM_HEALTH_SOCK": str(socket.with_name("health.sock"))}
+        enter = 'echo $$ >"$0/cgroup.procs"; netns=$1; shift; exec nsenter --net="$netns" "$@"'
+        argv = ["sh", "-c", enter, str(place.cgroup), f"/run/netns/{place.netns}", *words]
+        return subprocess.Popen(argv, env=environment, **streams)
+
+    def _on(self, node: str) -> Place:
+        return Place(node, self._record.node(node).namespace, cgroups.of_node(self._lab, node))
+
+    def _in(self, namespace: str, name: str) -> Place:
+        pod = labs.find_pod(self._layout, namespace, name)
+        return Place(pod.node, pod.netns, pods.cgroup_of(self._layout, pod))

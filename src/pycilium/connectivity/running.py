@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pycilium.connectivity import agents
-from pycilium.connectivity.arena import Arena
+from pycilium.connectivity.arena import PORT, Arena
 from pycilium.connectivity.catalogue import CHECKS, ConnectivityTest
 from pycilium.connectivity.flows import Flow
 from pycilium.connectivity.grounds import Ground, Tell
@@ -75,10 +75,8 @@ class Run:
         await self.ground.claim()
         try:
             self._arena = await self.ground.prepare(self.tell)
-            await self._settled()
-            self._drops = {
-                node: agents.drops(await self.ground.ask(node, "/map/metrics")) for node in self.ground.nodes
-            }
+            await self._settled({name for _, scenarios in chosen for name in scenarios})
+            self._drops = {node: await self._drops_of(node) for node in self.ground.nodes}
             results = []
             for number, (test, scenarios) in enumerate(chosen, 1):
                 self.tell(f"{test.name} ({number} of {len(chosen)})")
@@ -154,11 +152,16 @@ class Run:
                 return judgements
             await asyncio.sleep(_POLL_S)
 
-    async def _settled(self) -> None:
-        """Until every agent knows all pods and has somebody behind every Service."""
+    async def _drops_of(self, node: str) -> dict[str, int]:
+        return agents.drops(await self.ground.ask(node, "/map/metrics"))
+
+    async def _settled(self, scenarios: Container[str]) -> None:
+        """Until every agent knows all pods and, if one of the scenarios needs it, has somebody behind every Service."""
         pods = [peer for peer in self._arena.peers if peer.is_pod]
         addresses = [address for peer in pods for of_family in peer.addresses.values() for address in of_family]
-        frontends = [(address, 8080) for service in self._arena.services for address in service.addresses.values()]
+        wanted = any("services" in each.needs for name, each in SCENARIOS.items() if name in scenarios)
+        services = self._arena.services if wanted else ()
+        frontends = [(address, PORT) for service in services for address in service.addresses.values()]
         self.tell("waiting until every agent knows them")
         await self._until(
             "/ip",
@@ -206,8 +209,7 @@ class Run:
                 wrong = agents.unhealthy(await self.ground.ask(node, "health"), len(self.ground.nodes))
                 found += [f"{node} cannot reach everything: {each}" for each in wrong]
             else:
-                now = agents.drops(await self.ground.ask(node, "/map/metrics"))
-                more = agents.unexpected_drops(self._drops.get(node, {}), now)
+                more = agents.unexpected_drops(self._drops.get(node, {}), await self._drops_of(node))
                 found += [f"{node} dropped {count} packets: {reason}" for reason, count in more.items()]
         return found
 
