@@ -18,7 +18,7 @@ from pathlib import Path
 import pycilium
 from pycilium.errors import ConfigError
 
-PLUGIN, RUNTIME = "cilium-cni", ".cilium"
+PLUGIN, LOOPBACK, RUNTIME = "cilium-cni", "loopback", ".cilium"
 _LOADED = re.compile(r"(?:=> )?(/\S+) \(0x")
 _LEFT_OUT = (
     "site-packages",
@@ -31,6 +31,9 @@ _LEFT_OUT = (
     "lib2to3",
     "config-*",
 )
+_SCRIPT_MOST = 4096
+_EXTENSIONS = ("_json", "_socket", "_ctypes", "_struct", "fcntl")
+"""Those that an interpreter may have as files of their own."""
 _PARTS = ("__init__.py", "cni", "api")
 """Of our package: what the plugin imports."""
 
@@ -46,6 +49,7 @@ def install(to: str | Path, seen_as: str) -> Path:
             shutil.rmtree(new, ignore_errors=True)
             _fill(new)
             new.rename(whole)
+        _write_loopback(folder / LOOPBACK, f"{seen_as}/{RUNTIME}/{name}")
         _write(folder / PLUGIN, script(f"{seen_as}/{RUNTIME}/{name}"))
         for other in (folder / RUNTIME).iterdir():
             if other != whole:
@@ -57,10 +61,12 @@ def install(to: str | Path, seen_as: str) -> Path:
 
 def remove(folder: str | Path) -> bool:
     """Take the plugin away with all that was copied; whether there was one. Idempotent."""
-    plugin, runtime = Path(folder) / PLUGIN, Path(folder) / RUNTIME
+    plugin, loopback, runtime = (Path(folder) / name for name in (PLUGIN, LOOPBACK, RUNTIME))
     found = plugin.exists() or runtime.exists()
     try:
         plugin.unlink(missing_ok=True)
+        if _is_ours(loopback):
+            loopback.unlink()
         if runtime.exists():
             shutil.rmtree(runtime)
     except OSError as error:
@@ -68,17 +74,27 @@ def remove(folder: str | Path) -> bool:
     return found
 
 
-def script(runtime: str) -> str:
+def script(runtime: str, module: str = "plugin") -> str:
     """What the node's runtime starts."""
     loader = _loader().name
-    start = f"{runtime}/lib/{loader} --library-path {runtime}/lib {runtime}/bin/python3 -SsP {runtime}/plugin.py"
+    start = f"{runtime}/lib/{loader} --library-path {runtime}/lib {runtime}/bin/python3 -SsP {runtime}/{module}.py"
     return f'#!/bin/sh\nPYTHONHOME={runtime}/home exec {start} "$@"\n'
+
+
+def _write_loopback(file: Path, runtime: str) -> None:
+    """Where the node has no such plugin, which containerd starts for every pod; another's is left alone."""
+    if not file.exists() or _is_ours(file):
+        _write(file, script(runtime, "loopback"))
+
+
+def _is_ours(file: Path) -> bool:
+    return file.exists() and f"/{RUNTIME}/".encode() in file.read_bytes()[:_SCRIPT_MOST]
 
 
 def _fill(folder: Path) -> None:
     library = Path(sysconfig.get_path("stdlib"))
     interpreter = Path(sys.executable).resolve()
-    extensions = [path for path in (library / "lib-dynload").glob("*.so") if path.name.startswith(("_json", "_socket"))]
+    extensions = [path for path in (library / "lib-dynload").glob("*.so") if path.name.startswith(_EXTENSIONS)]
     for name in ("bin", "lib", "site/pycilium"):
         (folder / name).mkdir(parents=True)
     shutil.copy2(interpreter, folder / "bin" / "python3")
@@ -93,12 +109,13 @@ def _fill(folder: Path) -> None:
             shutil.copytree(source, target)
         else:
             shutil.copy2(source, target)
-    lines = (
-        "import os, sys",
-        "sys.path.append(os.path.dirname(__file__) + '/site')",
-        "from pycilium.cni.plugin import main",
-    )
-    (folder / "plugin.py").write_text("\n".join((*lines, "main()", "")), encoding="utf-8")
+    for module in ("plugin", "loopback"):
+        lines = (
+            "import os, sys",
+            "sys.path.append(os.path.dirname(__file__) + '/site')",
+            f"from pycilium.cni.{module} import main",
+        )
+        (folder / f"{module}.py").write_text("\n".join((*lines, "main()", "")), encoding="utf-8")
 
 
 def _libraries(binary: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 
 from pycilium.install import cni_plugin
+from pycilium.lab import namespaces
 
 
 def test_the_carried_plugin_answers(tmp_path):
@@ -24,4 +25,39 @@ def test_the_carried_plugin_answers(tmp_path):
     assert first == again
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1.1.0" in json.loads(done.stdout)["supportedVersions"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".cilium", "cilium-cni"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".cilium", "cilium-cni", "loopback"]
+
+
+def loopback(folder, command, namespace, *, up=True):
+    """What the plugin answers."""
+    environment = {"CNI_COMMAND": command, "CNI_CONTAINERID": "abc", "CNI_IFNAME": "lo"}
+    done = subprocess.run(
+        [folder / "loopback"],
+        input='{"cniVersion": "0.4.0", "name": "cni-loopback", "type": "loopback"}',
+        capture_output=True,
+        text=True,
+        env=environment | {"CNI_NETNS": str(namespaces.path_of(namespace))},
+        timeout=60,
+    )
+    assert (done.returncode == 0) == up, done.stdout + done.stderr
+    return json.loads(done.stdout or "{}")
+
+
+def test_pods_start_on_a_node_that_has_no_loopback_plugin(tmp_path, pod):
+    cni_plugin.install(tmp_path, str(tmp_path))
+
+    assert loopback(tmp_path, "CHECK", pod, up=False)["msg"] == f"lo in {namespaces.path_of(pod)} is down"
+    added = loopback(tmp_path, "ADD", pod)
+
+    assert added["cniVersion"] == "0.4.0"
+    assert [each["address"] for each in added["ips"]] == ["127.0.0.1/8", "::1/128"]
+    assert loopback(tmp_path, "CHECK", pod) == {}
+    assert loopback(tmp_path, "DEL", pod) == {}
+
+
+def test_a_loopback_plugin_that_is_there_is_left_alone(tmp_path):
+    (tmp_path / "loopback").write_bytes(b"\x7fELF")
+
+    cni_plugin.install(tmp_path, str(tmp_path))
+
+    assert (tmp_path / "loopback").read_bytes() == b"\x7fELF"
