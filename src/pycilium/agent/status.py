@@ -31,7 +31,7 @@ class AgentStatus:
             state, problems = "Failure", [*parts.deadman.problems.values(), *problems]
         if not parts.loop.is_open:
             state, problems = "Failure", [*self.store_errors(), "the store has not been read yet"]
-        store_errors = self.store_errors()
+        kubernetes, kvstore = stores(parts.config.store, self.store_errors())
         return messages.StatusResponse(
             cilium=messages.Status(state=state, msg="; ".join(problems) or __version__),
             version=__version__,
@@ -45,11 +45,8 @@ class AgentStatus:
                 nodes=self.nodes().nodes_added,
                 self=parts.config.node_name,
             ),
-            kvstore=messages.Status(
-                state="Failure" if store_errors else "Ok",
-                msg="; ".join(store_errors) or hide_password(parts.config.store),
-            ),
-            kubernetes=messages.Status(state="Disabled"),
+            kubernetes=kubernetes,
+            kvstore=kvstore,
             operator=parts.operator_lease.status(),
             hubble=self._hubble_status(),
             ipam=self._ipam_status(),
@@ -162,6 +159,16 @@ class AgentStatus:
             ipv6=[str(held.ipv6) for held in ipam.held.values() if held.ipv6],
             status=", ".join(used),
         )
+
+
+def stores(url: str, errors: list[str]) -> tuple[messages.Status, messages.Status]:
+    """Of Kubernetes and of the key-value store: one of the two is where resources live, the other disabled."""
+    state: messages.Health = "Failure" if errors else "Ok"
+    other = messages.Status(state="Disabled")
+    if url.startswith("kubernetes:"):
+        name = url.removeprefix("kubernetes:").removeprefix("//") or "this pod's cluster"
+        return messages.Status(state=state, msg="; ".join(errors) or name), other
+    return other, messages.Status(state=state, msg="; ".join(errors) or hide_password(url))
 
 
 def _few(problems: list[str]) -> list[str]:

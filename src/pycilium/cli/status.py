@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +158,12 @@ def _announcements(report: Report) -> list[str]:
     return lines
 
 
+def _store(answer: Mapping[str, Any]) -> Any:
+    """Where resources live: the one of the two that is in use."""
+    kubernetes = answer.get("kubernetes") or {}
+    return answer.get("kvstore") if kubernetes.get("state", "Disabled") == "Disabled" else kubernetes
+
+
 def _details(report: Report) -> list[tuple[str, str]]:
     answer = report.answer
     if not answer:
@@ -178,7 +185,7 @@ def _details(report: Report) -> list[tuple[str, str]]:
         ("Services", services_text(answer)),
         ("Controllers", f"{len(controllers) - failing}/{len(controllers)} healthy"),
         ("Flows", _flows(answer)),
-        ("Store", _state(answer.get("kvstore"))),
+        ("Store", _state(_store(answer))),
         ("Health", "" if report.health else "disabled"),
     ]
     return [(name, value) for name, value in details if value]
