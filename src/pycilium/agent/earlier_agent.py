@@ -26,16 +26,23 @@ V = TypeVar("V")
 def numbers_in_use(targets: Targets) -> NumbersInUse:
     """The numbers that the maps of an earlier agent use."""
     policies, rows, bits = _known(targets.policies), _known(targets.rows), _known(targets.bits)
-    prefixes = {network_of(key): entry for reconciler in targets.ipcache for key, entry in _known(reconciler).items()}
+    entries = set[IpcacheTarget]()
+    of_rules: dict[Network, IpcacheTarget] = {}
+    for reconciler in targets.ipcache:
+        for key, entry in reconciler.tracker.realized.items():
+            if not isinstance(entry, Uncertain):
+                entries.add(entry)
+                if _may_be_of_rule(entry):  # a few among all the addresses of pods
+                    of_rules[network_of(key)] = entry
     identities = {identity for identity, _ in bits}
-    identities |= {number for entry in prefixes.values() for number in (entry.sec_identity, entry.cidr_identity)}
+    identities |= {number for entry in entries for number in (entry.sec_identity, entry.cidr_identity)}
     banks = {bank for _, bank in bits} | {key.bank for key in rows}
     banks.update(bank for entry in policies.values() for bank in entry.banks)
     return NumbersInUse(
         policy_ids=frozenset(policies) | {key.policy_id for key in rows},
         banks=frozenset(banks),
         local_identities=frozenset(filter(is_local, identities)),
-        cidrs=_cidrs_of_rules(prefixes),
+        cidrs=_cidrs_of_rules(of_rules),
         bits=bits,
         max_revision=max((entry.revision for entry in policies.values()), default=0),
         max_row_id=max((row.row_id for row in rows.values()), default=0),
@@ -106,10 +113,18 @@ def _cidrs_of_rules(prefixes: Mapping[Network, IpcacheTarget]) -> dict[Network, 
     cidrs = {prefix: entry.sec_identity for prefix, entry in prefixes.items() if _is_outside(entry.sec_identity)}
     known = set(cidrs.values())
     for prefix, entry in prefixes.items():
-        unmanaged = entry.sec_identity == ReservedIdentity.UNMANAGED and entry.node_id
-        if unmanaged and is_local(entry.cidr_identity) and entry.cidr_identity - 1 not in known:
+        if (
+            not _is_outside(entry.sec_identity)
+            and is_local(entry.cidr_identity)
+            and entry.cidr_identity - 1 not in known
+        ):
             cidrs[prefix] = entry.cidr_identity - 1
     return cidrs
+
+
+def _may_be_of_rule(entry: IpcacheTarget) -> bool:
+    unmanaged = entry.sec_identity == ReservedIdentity.UNMANAGED and entry.node_id != 0
+    return unmanaged or _is_outside(entry.sec_identity)
 
 
 def _is_outside(identity: int) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPV4LENGTH, IPV6LENGTH, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from pycilium.agent.ipcache import IpcacheTarget, Key, key_of
+from pycilium.agent.ipcache import IpcacheTarget, Key, shared_target
 from pycilium.agent.nodes.cluster import NodeTarget
 from pycilium.datapath import layouts
 from pycilium.datapath.maps import Translation
@@ -88,7 +88,7 @@ def _ipcache_entry(value: IpcacheTarget) -> layouts.IpcacheEntry:
 
 
 def _ipcache_entry_back(raw: layouts.IpcacheEntry) -> IpcacheTarget:
-    return IpcacheTarget(raw.sec_identity, raw.cidr_identity, raw.node_id)
+    return shared_target(raw.sec_identity, raw.cidr_identity, raw.node_id)
 
 
 def _node_entry(value: NodeTarget) -> layouts.NodeEntry:
@@ -157,13 +157,17 @@ NODES: Translation[Any, Any, Any, Any] = Translation(
 IPCACHE4: Translation[Any, Any, Any, Any] = Translation(
     to_key=lambda key: layouts.Ipcache4Key(prefix_len=_prefix_len(key), address=int(_first_address(key))),
     to_value=_ipcache_entry,
-    from_key=lambda raw: key_of(IPv4Network((raw.address, raw.prefix_len))),
+    from_key=lambda raw: (
+        IPv4Address(raw.address) if raw.prefix_len == IPV4LENGTH else IPv4Network((raw.address, raw.prefix_len))
+    ),
     from_value=_ipcache_entry_back,
 )
 IPCACHE6: Translation[Any, Any, Any, Any] = Translation(
     to_key=lambda key: layouts.Ipcache6Key(prefix_len=_prefix_len(key), address=_first_address(key).packed),
     to_value=_ipcache_entry,
-    from_key=lambda raw: key_of(IPv6Network((raw.address, raw.prefix_len))),
+    from_key=lambda raw: (
+        IPv6Address(raw.address) if raw.prefix_len == IPV6LENGTH else IPv6Network((raw.address, raw.prefix_len))
+    ),
     from_value=_ipcache_entry_back,
 )
 ENDPOINTS4: Translation[Any, Any, Any, Any] = Translation(

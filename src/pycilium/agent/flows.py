@@ -19,6 +19,7 @@ from pycilium.hubble.directories import EndpointName, EndpointTable, IdentityTab
 from pycilium.hubble.store import FlowStore
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.peer import Address
+from pycilium.model.remote_endpoint import RemoteEndpoint
 
 WAKEUP_NS = 10_000_000
 REREAD_S = 0.012
@@ -126,9 +127,13 @@ class Names:
         changed = self._remote.take_changed()
         if changed:
             self.before_change()
+        known: RemoteEndpoint | None = None
+        name: EndpointName | None = None
         for address in changed:
             holder = self._remote.holder(address)
-            name = EndpointName(holder.namespace, holder.name, self._cluster_name) if holder is not None else None
+            if holder is not known:  # the addresses of one endpoint stand together, and share its name
+                known = holder
+                name = EndpointName(holder.namespace, holder.name, self._cluster_name) if holder is not None else None
             self.endpoints.set_address(_sixteen_bytes(address), name)
 
     def _name_of(self, endpoint: Endpoint) -> EndpointName:

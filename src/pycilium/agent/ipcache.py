@@ -16,6 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
@@ -42,6 +43,12 @@ class IpcacheTarget:
     sec_identity: int
     cidr_identity: int
     node_id: int = 0
+
+
+@lru_cache(maxsize=4096)
+def shared_target(sec_identity: int, cidr_identity: int, node_id: int) -> IpcacheTarget:
+    """The addresses of one endpoint share it."""
+    return IpcacheTarget(sec_identity, cidr_identity, node_id)
 
 
 class Desired(Protocol):
@@ -86,19 +93,19 @@ class Ipcache:
         for address in gone:
             self._local.pop(address, None)
         self._local |= placed
-        keys: set[Key] = {*gone, *placed, *cluster.addresses, *cluster.pod_cidrs}
+        keys: dict[Key, None] = dict.fromkeys((*gone, *placed, *cluster.addresses, *cluster.pod_cidrs))
         for network, number in cidrs.items():
-            keys.add(key_of(network))
+            keys[key_of(network)] = None
             if number is not None:
                 self._rules[network] = number
             elif network in self._rules:
                 del self._rules[network]
         for network in cidrs:
             # The addresses and pod CIDRs that it covers may have another CIDR identity now.
-            keys.update(self._addresses.within(network))
-            keys.update(pod_cidr for pod_cidr, _ in self._cluster.view.owners.within(network))
+            keys |= dict.fromkeys(self._addresses.within(network))
+            keys |= dict.fromkeys(pod_cidr for pod_cidr, _ in self._cluster.view.owners.within(network))
         for network in cluster.pod_cidrs:
-            keys.update(key_of(rule) for rule, _ in self._rules.within(network))
+            keys |= dict.fromkeys(key_of(rule) for rule, _ in self._rules.within(network))
         for key in keys:
             self._settle(key)
 
@@ -130,7 +137,7 @@ class Ipcache:
         number = self._cluster.number_of(place.node) if place is not None else None
         if place is None or number is None:
             return None
-        return IpcacheTarget(place.sec_identity, self._engine.cidr_identity(address), number)
+        return shared_target(place.sec_identity, self._engine.cidr_identity(address), number)
 
     def _of_network(self, network: Network) -> IpcacheTarget | None:
         rule = self._rules.get(network)

@@ -384,6 +384,13 @@ class Translation(Generic[DomainK, DomainV, K, V]):
     from_value: Callable[[V], DomainV]
 
 
+def _parts(keys: Iterable[DomainK]) -> Iterator[list[DomainK]]:
+    """Translated are only so many at a time: 100,000 entries in all their forms take more memory than the rest."""
+    each = iter(keys)
+    while part := list(islice(each, _CHUNK)):
+        yield part
+
+
 class MapOperations(Generic[DomainK, DomainV]):
     """reconcile.Operations over one map: idempotent, batched, failures told per key."""
 
@@ -401,15 +408,21 @@ class MapOperations(Generic[DomainK, DomainV]):
         if self._translation is None:
             return self._map.update_batch(entries)
         to_key, to_value = self._translation.to_key, self._translation.to_value
-        keys = {to_key(key): key for key in entries}
-        failures = self._map.update_batch({raw: to_value(entries[key]) for raw, key in keys.items()})
-        return {keys[raw]: error for raw, error in failures.items()}
+        failures: dict[DomainK, Exception] = {}
+        for part in _parts(entries):
+            keys = {to_key(key): key for key in part}
+            failed = self._map.update_batch({raw: to_value(entries[key]) for raw, key in keys.items()})
+            failures |= {keys[raw]: error for raw, error in failed.items()}
+        return failures
 
     def delete(self, keys: Iterable[DomainK]) -> dict[DomainK, Exception]:
         if self._translation is None:
             return self._map.delete_batch(keys)
-        raw_keys = {self._translation.to_key(key): key for key in keys}
-        return {raw_keys[raw]: error for raw, error in self._map.delete_batch(raw_keys).items()}
+        failures: dict[DomainK, Exception] = {}
+        for part in _parts(keys):
+            raw_keys = {self._translation.to_key(key): key for key in part}
+            failures |= {raw_keys[raw]: error for raw, error in self._map.delete_batch(raw_keys).items()}
+        return failures
 
     def dump(self) -> Iterator[tuple[DomainK, DomainV]]:
         if self._translation is None:

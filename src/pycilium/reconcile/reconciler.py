@@ -55,7 +55,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How far a key has come. `since` is when it was realized or began to fail; None while it is pending."""
+    """How far a key has come. `since` is when it began to fail, if it does."""
 
     kind: Literal["pending", "done", "error"]
     since: float | None = None
@@ -107,7 +107,6 @@ class Reconciler(Generic[K, V]):
         self._backoff = backoff or Backoff()
         self._tracker: DeltaTracker[K, V] = DeltaTracker()
         self._failures: dict[K, _Failure] = {}
-        self._done_since: dict[K, float] = {}
 
     @property
     def tracker(self) -> DeltaTracker[K, V]:
@@ -160,7 +159,7 @@ class Reconciler(Generic[K, V]):
                 self._failed(key, failures[key], now)
             else:
                 self._tracker.set_realized(key, value)
-                self._succeeded(key, now)
+                self._failures.pop(key, None)
         return Outcome(len(entries) - len(failures), len(failures))
 
     def run_deletes(self, now: float) -> Outcome:
@@ -175,7 +174,6 @@ class Reconciler(Generic[K, V]):
             else:
                 self._tracker.delete_realized(key)
                 self._failures.pop(key, None)
-                self._done_since.pop(key, None)
         return Outcome(len(keys) - len(failures), len(failures))
 
     def is_done(self, key: K) -> bool:
@@ -193,7 +191,7 @@ class Reconciler(Generic[K, V]):
             return Status("error", failure.since, failure.error, failure.attempts)
         if self._is_pending(key):
             return Status("pending")
-        return Status("done", self._done_since.get(key)) if self.is_done(key) else None
+        return Status("done") if self.is_done(key) else None
 
     def _is_pending(self, key: K) -> bool:
         return key in self._tracker.pending_updates or key in self._tracker.pending_deletions
@@ -204,10 +202,6 @@ class Reconciler(Generic[K, V]):
 
     def _is_ready(self, key: K, value: V) -> bool:
         return self._ready is None or self._ready(key, value)
-
-    def _succeeded(self, key: K, now: float) -> None:
-        self._failures.pop(key, None)
-        self._done_since[key] = now
 
     def _failed(self, key: K, error: Exception, now: float) -> None:
         before = self._failures.get(key)

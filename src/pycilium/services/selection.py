@@ -31,7 +31,8 @@ class Selection:
         self._selectors: dict[Name, frozenset[tuple[str, str]]] = {}
         self._services_by_label: defaultdict[_Label, set[Name]] = defaultdict(set)
         self._pods: dict[Hashable, RemoteEndpoint] = {}
-        self._pods_by_set: defaultdict[_LabelSet, set[Hashable]] = defaultdict(set)
+        self._pods_by_set: dict[_LabelSet, dict[Hashable, None]] = {}
+        """Dictionaries, for the small ones are a third of a set's size, and there are thousands."""
         self._sets_by_label: defaultdict[_Label, set[_LabelSet]] = defaultdict(set)
 
     def set_selector(self, service: Name, selector: Mapping[str, str] | None) -> None:
@@ -84,15 +85,19 @@ class Selection:
                     yield service
 
     def _join(self, of: _LabelSet, key: Hashable) -> None:
-        known = of in self._pods_by_set
-        self._pods_by_set[of].add(key)
-        if not known:
+        known = self._pods_by_set.get(of)
+        if known is not None:
+            known[key] = None
+        else:
+            self._pods_by_set[of] = {key: None}
             for label in _matching(of[1]):
                 self._sets_by_label[of[0], *label].add(of)
 
     def _leave(self, of: _LabelSet, key: Hashable) -> None:
-        _discard(self._pods_by_set, of, key)
-        if of not in self._pods_by_set:
+        known = self._pods_by_set[of]
+        del known[key]
+        if not known:
+            del self._pods_by_set[of]
             for label in _matching(of[1]):
                 _discard(self._sets_by_label, (of[0], *label), of)
 

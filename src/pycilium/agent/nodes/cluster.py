@@ -93,20 +93,20 @@ class Cluster:
         endpoints: Sequence[Change[RemoteEndpoint]],
     ) -> ClusterChanges:
         """Take in what changed; `nodes` are all of them, None if neither they nor `hosts` changed."""
+        if nodes is None:
+            return ClusterChanges(self.endpoints.update(endpoints, self.view), set())
         before, numbers = self.view, dict(self._numbers.numbers)
-        if nodes is not None:
-            self._decide(list(nodes), hosts)
+        self._decide(list(nodes), hosts)
         touched = self.endpoints.update(endpoints, self.view)
         renumbered = {
             name
             for name in numbers.keys() | self._numbers.numbers.keys()
             if numbers.get(name) != self._numbers.numbers.get(name)
         }
-        if before is not self.view:
-            touched.update(_differing(before.addresses, self.view.addresses))
-        touched.update(address for address, (_, node) in self.view.addresses.items() if node in renumbered)
-        touched.update(address for node in renumbered for address in self.endpoints.of_node(node))
-        cidrs: set[Network] = _differing(before.pod_cidrs, self.view.pod_cidrs) if before is not self.view else set()
+        touched |= dict.fromkeys(_differing(before.addresses, self.view.addresses))
+        touched |= dict.fromkeys(address for address, (_, node) in self.view.addresses.items() if node in renumbered)
+        touched |= dict.fromkeys(self.endpoints.of_nodes(renumbered))
+        cidrs: set[Network] = _differing(before.pod_cidrs, self.view.pod_cidrs)
         cidrs.update(cidr for cidr, node in self.view.pod_cidrs.items() if node in renumbered)
         return ClusterChanges(touched, cidrs)
 
@@ -195,7 +195,8 @@ class Cluster:
 class ClusterChanges:
     """What may have another ipcache entry now."""
 
-    addresses: set[Address]
+    addresses: Mapping[Address, None]
+    """In an order in which those of one endpoint stand together."""
     pod_cidrs: set[Network]
 
 

@@ -13,8 +13,8 @@ Pure.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
@@ -57,25 +57,23 @@ class RemoteEndpoints:
         self._claims: dict[Address, RemoteEndpoint | tuple[RemoteEndpoint, ...]] = {}
         """Nearly always one; then it stands there without a tuple."""
         self._places: dict[Address, Place] = {}
-        self._changed: set[Address] = set()
+        self._changed: dict[Address, None] = {}
         self._identities: Counter[int] = Counter()
         """How many addresses are of an identity."""
         self._problems: dict[Address, tuple[str, ...]] = {}
-        self._by_owner: defaultdict[str | None, set[Address]] = defaultdict(set)
-        self._by_reference: defaultdict[str, set[Address]] = defaultdict(set)
         self._unplaced: dict[Address, str | None] = {}
         """Claimed addresses that have no place, with the node in whose pod CIDR they lie."""
 
-    def update(self, changes: Iterable[Change[RemoteEndpoint]], view: NodeView) -> set[Address]:
-        """Take in what changed; returns the addresses whose place may have."""
-        touched = self._touched_by(view)
+    def update(self, changes: Iterable[Change[RemoteEndpoint]], view: NodeView) -> dict[Address, None]:
+        """Take in what changed; returns the addresses whose place may have, those of one endpoint together."""
+        touched = dict.fromkeys(self._touched_by(view))
         self._view = view
         for change in changes:
             if change.old is not None:
-                touched.update(change.old.addresses)
+                touched |= dict.fromkeys(change.old.addresses)
                 self._withdraw(change.old)
             if change.new is not None:
-                touched.update(change.new.addresses)
+                touched |= dict.fromkeys(change.new.addresses)
                 self._claim(change.new)
         for address in touched:
             self._settle(address)
@@ -90,14 +88,19 @@ class RemoteEndpoints:
         """The endpoint that has `address`, if it has a place."""
         return self._judge(address, self._view.owner_of(address)).holder if address in self._places else None
 
-    def take_changed(self) -> set[Address]:
-        """The addresses whose holder may be another one than when this was asked last."""
-        changed, self._changed = self._changed, set()
+    def take_changed(self) -> Mapping[Address, None]:
+        """The addresses whose holder may be another one than when this was asked last, those of one together."""
+        changed, self._changed = self._changed, {}
         return changed
 
-    def of_node(self, node: str) -> Iterable[Address]:
-        """The claimed addresses that lie in a node's pod CIDRs."""
-        return self._by_owner.get(node, ())
+    def of_nodes(self, nodes: Collection[str | None]) -> Iterator[Address]:
+        """The claimed addresses that lie in the pod CIDRs of these nodes; None: in nobody's.
+
+        By a look at all of them: nodes change seldom, and an index would take more memory than the addresses.
+        """
+        if nodes:
+            yield from (address for address, place in self._places.items() if place.node in nodes)
+            yield from (address for address, owner in self._unplaced.items() if owner in nodes)
 
     def has(self, sec_identity: int) -> bool:
         """Whether a pod of another node has this identity."""
@@ -122,10 +125,8 @@ class RemoteEndpoints:
             for cidr in before.pod_cidrs.keys() | view.pod_cidrs.keys()
             if before.pod_cidrs.get(cidr) != view.pod_cidrs.get(cidr)
         }
-        for owner in moved:
-            touched |= self._by_owner.get(owner, set())
-        for reference in _differing(before.references, view.references):
-            touched |= self._by_reference.get(reference, set())
+        touched.update(self.of_nodes(moved))
+        touched.update(self._referring(_differing(before.references, view.references)))
         touched.update(_differing(before.addresses, view.addresses) & self._claims.keys())
         return touched
 
@@ -133,7 +134,6 @@ class RemoteEndpoints:
         for address in endpoint.addresses:
             others = self._claimants(address)
             self._claims[address] = (*others, endpoint) if others else endpoint
-            self._by_reference[endpoint.node].add(address)
 
     def _withdraw(self, endpoint: RemoteEndpoint) -> None:
         for address in endpoint.addresses:
@@ -142,8 +142,6 @@ class RemoteEndpoints:
                 self._claims[address] = left if len(left) > 1 else left[0]
             else:
                 self._claims.pop(address, None)
-            if all(other.node != endpoint.node for other in left):
-                _remove(self._by_reference, endpoint.node, address)
 
     def _claimants(self, address: Address) -> tuple[RemoteEndpoint, ...]:
         claimed = self._claims.get(address, ())
@@ -152,16 +150,12 @@ class RemoteEndpoints:
     def _settle(self, address: Address) -> None:
         owner = self._view.owner_of(address)
         judged = self._judge(address, owner)
-        if address in self._places or address in self._unplaced:
-            _remove(self._by_owner, self._owner_before(address), address)
         self._unplaced.pop(address, None)
         gone = self._places.pop(address, None)
-        if address in self._claims:
-            self._by_owner[owner].add(address)
-            if judged.place is None:
-                self._unplaced[address] = owner
-            else:
-                self._places[address] = judged.place
+        if judged.place is not None:
+            self._places[address] = judged.place
+        elif address in self._claims:
+            self._unplaced[address] = owner
         self._count(gone, judged.place)
         if judged.problems:
             self._problems[address] = judged.problems
@@ -176,9 +170,14 @@ class RemoteEndpoints:
             if not self._identities[gone.sec_identity]:
                 del self._identities[gone.sec_identity]
 
-    def _owner_before(self, address: Address) -> str | None:
-        place = self._places.get(address)
-        return place.node if place is not None else self._unplaced.get(address)
+    def _referring(self, references: Collection[str]) -> Iterator[Address]:
+        """The addresses that are claimed by somebody who calls his node by one of these."""
+        if not references:
+            return
+        for address, claimed in self._claims.items():
+            claimants = claimed if isinstance(claimed, tuple) else (claimed,)
+            if any(claimant.node in references for claimant in claimants):
+                yield address
 
     def _judge(self, address: Address, owner: str | None) -> _Judged:
         claimants = self._claimants(address)
@@ -220,9 +219,3 @@ class RemoteEndpoints:
 
 def _differing(before: Mapping[K, object], after: Mapping[K, object]) -> set[K]:
     return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-
-
-def _remove(index: MutableMapping[K, set[Address]], key: K, address: Address) -> None:
-    index[key].discard(address)
-    if not index[key]:
-        del index[key]
