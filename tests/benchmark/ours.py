@@ -12,6 +12,7 @@ from typing import Any
 
 from pycilium.api.client import AgentClient
 from pycilium.datapath import layouts
+from pycilium.datapath.codec import MapSpec
 from pycilium.datapath.maps import Map
 from pycilium.lab import agents, cgroups, labs, namespaces, pods
 from pycilium.lab.layout import LabLayout, LabRecord, PodRecord
@@ -109,10 +110,11 @@ def pods_of_two_nodes(tell: Tell, routing_mode: str) -> Iterator[tuple[Lab, Pair
         yield made, pair
 
 
-def wait_for_services(made: Lab, frontends: int) -> None:
-    """Until the kernel of the first node has at least so many IPv4 frontends."""
+def wait_for_services(made: Lab, frontends: int, family: int = 4) -> None:
+    """Until the kernel of the first node has at least so many frontends of a family."""
     deadline = time.monotonic() + IN_KERNEL_S
-    with Map.open(made.bpf_root / "maps" / layouts.SERVICES4.name, layouts.SERVICES4) as opened:
+    spec: MapSpec[Any, Any] = layouts.SERVICES4 if family == 4 else layouts.SERVICES6
+    with Map.open(made.bpf_root / "maps" / spec.name, spec) as opened:
         while sum(1 for _ in opened.items()) < frontends:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the kernel did not have {frontends} frontends after {IN_KERNEL_S:.0f} s")

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,13 @@ class Pair:
     cgroup: Path | None = None
     """Where the client runs, if its sockets are to be those of a pod."""
 
+    def address(self, family: int) -> str:
+        return self.ipv4 if family == 4 else self.ipv6
+
+    def reaching(self, address: str) -> Pair:
+        """The same two, where the client asks this address of a family."""
+        return replace(self, ipv6=address) if ":" in address else replace(self, ipv4=address)
+
     @contextmanager
     def serving(self, traffic: Path) -> Iterator[int]:
         """The server side of traffic.c, pinned, for as long as the block lasts; gives its pid."""
@@ -119,7 +126,7 @@ class Pair:
     @contextmanager
     def load(self, traffic: Path, mode: str, seconds: float, *, family: int = 4, addresses: int = 1) -> Iterator[Load]:
         """Traffic that goes on beside what the block does; ended with it at the latest."""
-        address = self.ipv4 if family == 4 else self.ipv6
+        address = self.address(family)
         where = address if addresses == 1 else f"{address}+{addresses}"
         command = ["taskset", "-c", CPU, str(traffic), mode, where, str(self.port), str(seconds)]
         with cgroups.inside(self.cgroup):
