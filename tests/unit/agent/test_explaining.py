@@ -7,11 +7,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from pycilium.agent.explaining import FAMILIES, Explainer
+from pycilium.agent.explaining import FAMILIES, Explainer, Rules
 from pycilium.agent.intent import HostAddress, Intent
 from pycilium.agent.nodes.cluster import Cluster, ClusterSettings
 from pycilium.api.messages import ExplainReply, ExplainRequest
 from pycilium.errors import InvalidResource, NotFound
+from pycilium.hubble import directories as hubble
 from pycilium.model.endpoint import Endpoint, EndpointState
 from pycilium.model.identity import Identity, ReservedIdentity
 from pycilium.model.labels import pod_labels
@@ -97,6 +98,41 @@ def ask(
 
 def judged(reply: ExplainReply) -> tuple[str, str, str, str]:
     return reply.verdict, reply.what, reply.source.address, reply.destination.address
+
+
+class TestRulesBehindAnImplicitDeny:
+    def named(self, *, revisions_later: int = 0) -> tuple[str, ...] | None:
+        """Names of the policies that restricted, by what an event of the present revision, or of a later one, says."""
+        intent, engine = Intent.new(), PolicyEngine()
+        with intent.db.write() as txn:
+            txn.insert(intent.endpoints, WEB)
+        engine.update(
+            policies_upserted=[policy(ingress=[{"fromEndpoints": [{"matchLabels": {"app": "nobody"}}]}])],
+            identities_upserted=[Identity(1001, CLIENT.labels)],
+            subjects_added=[WEB.labels],
+        )
+        entry = engine.policy_entry(WEB.labels)
+        assert entry is not None
+        decision = hubble.Decision(
+            direction=hubble.Direction.INGRESS,
+            outcome=hubble.Outcome.NO_RULE,
+            row_id=0,
+            selector=0,
+            endpoint_id=WEB.endpoint_id,
+            peer_identity=1001,
+            peer_address="10.0.0.1",
+            protocol=6,
+            port=80,
+            revision=entry.revision + revisions_later,
+        )
+        found = Rules(intent, engine, Explainer(intent, engine)).rules(decision)
+        return found and tuple(name.name for name in found.policies)
+
+    def test_they_are_those_that_restrict(self):
+        assert self.named() == ("web",)
+
+    def test_a_packet_that_another_policy_denied_names_none(self):
+        assert self.named(revisions_later=1) is None
 
 
 class TestFamily:

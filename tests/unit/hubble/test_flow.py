@@ -222,7 +222,13 @@ class TestWhatTheRuleDirectoryIsAsked:
 
     def test_about_an_implicit_deny_all_that_the_nearest_rule_depends_on(self) -> None:
         made = client_to_web(
-            type=DROP, subtype=POLICY_DENIED, direction=INGRESS, verdict_flags=2 | 8, ingress_row=7, destination_port=22
+            type=DROP,
+            subtype=POLICY_DENIED,
+            direction=INGRESS,
+            verdict_flags=2 | 8,
+            ingress_row=7,
+            destination_port=22,
+            ingress_revision=31,
         )
 
         (decision,) = self.asked(made)
@@ -236,6 +242,7 @@ class TestWhatTheRuleDirectoryIsAsked:
             "peer_address": "10.0.0.1",
             "protocol": 6,
             "port": 22,
+            "revision": 31,
         }
 
     def test_about_a_reply_the_connection_it_belongs_to(self) -> None:
@@ -252,6 +259,16 @@ def test_rules_are_asked_for_once_per_row_and_selector() -> None:
 
     assert isinstance(known.rules, KnownRules)
     assert len(known.rules.asked) == 1
+
+
+def test_an_implicit_deny_names_the_policies_of_its_moment_and_not_those_of_an_earlier_one() -> None:
+    denied = {"type": DROP, "subtype": POLICY_DENIED, "direction": INGRESS, "verdict_flags": 2 | 8}
+    store, known = filled_store(*(client_to_web(ingress_revision=revision, **denied) for revision in (31, 31, 32)))
+    ((first, rows),) = store.segments(0, store.next)
+    FlowConverter(store, known, NODE).flows(range(first, store.next), rows)
+
+    assert isinstance(known.rules, KnownRules)
+    assert [decision.revision for decision in known.rules.asked] == [31, 32]
 
 
 def test_labels_that_become_known_later_are_shown_then() -> None:
