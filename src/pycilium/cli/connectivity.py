@@ -99,7 +99,7 @@ async def _run(
     target: Target, image: str, selection: Selection, quiet: bool, with_flows: bool, answer_s: float
 ) -> Report:
     """Progress goes to stderr; each test's line to stdout, unless that is for JSON alone."""
-    from pycilium.connectivity.catalogue import tests
+    from pycilium.connectivity.catalogue import all_tests
     from pycilium.connectivity.running import Patience, Run
 
     async with _ground(target, image) as ground:
@@ -108,7 +108,7 @@ async def _run(
         with progress("connectivity test") as tell:
             run = Run(
                 ground,
-                tests(),
+                all_tests(),
                 selection,
                 Patience(answer_s=answer_s),
                 with_flows=with_flows,
@@ -162,9 +162,9 @@ async def _ground(target: Target, image: str) -> AsyncIterator[Ground]:
 
 def _chosen(selection: Selection) -> list[tuple[ConnectivityTest, tuple[str, ...]]]:
     """ConfigError if nothing is."""
-    from pycilium.connectivity.catalogue import tests
+    from pycilium.connectivity.catalogue import all_tests
 
-    found = [(test, selection.scenarios(test.name, test.scenarios)) for test in tests()]
+    found = [(test, selection.scenarios(test.name, test.scenarios)) for test in all_tests()]
     found = [(test, scenarios) for test, scenarios in found if scenarios]
     if not found:
         raise ConfigError("--test selects no test: `cilium connectivity test --list` names them all")

@@ -59,7 +59,7 @@ class ConnectivityTest:
         )
 
 
-def tests() -> list[ConnectivityTest]:
+def all_tests() -> list[ConnectivityTest]:
     """All, in the order in which they run."""
     return list(_with_twins(_TESTS))
 

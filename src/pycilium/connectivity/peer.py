@@ -4,6 +4,7 @@
     probe JSON                              tries every probe of a list at once; prints one line of JSON for each
     world ADDRESS...                        serves from a network namespace of its own, tied to the node by a cable
     ask TARGET                              prints what this node's agent answers; to `health` after it has probed
+    clock                                   prints the time, in seconds since 1970
     --in-cgroup PATH, --in-netns PATH       before: moves there first
 
 It starts fast, for it is started for every step of a test: only `ask` and `world` take more than the standard library.
@@ -251,6 +252,8 @@ def main(words: list[str]) -> None:
             _print(probe_all(json.loads(text)))
         case ["ask", target]:
             print(json.dumps(ask(target)))
+        case ["clock"]:
+            print(time.time())
         case ["world", *addresses]:
             from pycilium.connectivity.world import serve_world
 

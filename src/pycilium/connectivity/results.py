@@ -100,11 +100,12 @@ class Report:
     def summary(self) -> str:
         """The last lines that people read."""
         ran = [result for result in self.results if result.state != "skipped"]
-        actions = sum(len(result.judgements) for result in ran)
-        skipped = len(self.of("skipped"))
-        tail = f"{f', {skipped} skipped' if skipped else ''}, in {self.took_s:.0f} s"
-        if self.passed:
-            return f"All {len(ran)} tests ({actions} actions) passed{tail}."
-        failed = self.of("failed")
-        names = "\n".join(f"  {result.name}: {len(result.failures) or len(result.findings)} wrong" for result in failed)
-        return f"{len(failed)} of {len(ran)} tests ({actions} actions) failed{tail}:\n{names}"
+        failed, skipped = self.of("failed"), len(self.results) - len(ran)
+        counts = [f"{actions} actions"] if (actions := sum(len(result.judgements) for result in ran)) else []
+        counts += [f"{skipped} skipped"] if skipped else []
+        tail = ", ".join((*counts, f"in {self.took_s:.0f} s"))
+        tail += f". Flows were not looked at: {self.without_flows}." if self.without_flows else "."
+        if not failed:
+            return f"All tests passed: {len(ran)} {'test' if len(ran) == 1 else 'tests'}, {tail}"
+        names = (f"  {result.name}: {len(result.failures) + len(result.findings)} wrong" for result in failed)
+        return "\n".join((f"{len(failed)} of {len(ran)} tests failed: {tail}", *names))

@@ -86,7 +86,7 @@ class Run:
         finally:
             self.tell("taking everything away")
             await self.ground.clear(self.tell)
-        why = "" if self.with_flows else "not asked for"
+        why = "" if self.with_flows else "--flow-validation disabled"
         return Report(self.ground.name, results, time.monotonic() - began, why)
 
     async def _tested(self, test: ConnectivityTest) -> TestResult:

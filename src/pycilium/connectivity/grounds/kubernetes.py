@@ -60,7 +60,9 @@ class KubernetesGround:
         self._cluster, self._namespace, self._image = cluster, namespace, image
         self._agents: dict[str, Plain] = {}
         self._restarts: dict[str, int] = {}
-        self._began = ""
+        self._ahead_s: dict[str, float] = {}
+        """How far the nodes' clocks are ahead of ours; a little less, so that nothing is missed."""
+        self._began_s = 0.0
 
     async def __aenter__(self) -> Self:
         """Finds the agents; InstallRefused if there are none."""
@@ -97,8 +99,7 @@ class KubernetesGround:
             ) from error
 
     async def prepare(self, tell: Tell) -> Arena:
-        self._began = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        self._restarts = {node: _restarts(pod) for node, pod in self._agents.items()}
+        await self.look_at_agents()
         plans = pods_for(len(self.nodes))
         tell(f"making {len(plans)} pods")
         await self._cluster.apply(objects.account())
@@ -116,6 +117,12 @@ class KubernetesGround:
         by_name = {peer.name: peer for peer in peers}
         services = [await self._service(plan, by_name[plan.name], families) for plan in plans if plan.serves]
         return Arena(families, (*peers, *await self._hosts(), *worlds), tuple(services), lacking)
+
+    async def look_at_agents(self) -> None:
+        """From now on their errors count; and what their clocks say."""
+        self._began_s = time.time()
+        self._restarts = {node: _restarts(pod) for node, pod in self._agents.items()}
+        self._ahead_s = {node: await self._ahead_of_us(node) for node in self.nodes}
 
     async def clear(self, tell: Tell) -> None:
         kept = await self._cluster.get(_NAMESPACE, NAMESPACE)
@@ -161,9 +168,10 @@ class KubernetesGround:
         return [ProbeResult.from_plain(json.loads(line)) for line in output.splitlines()]
 
     async def flows(self, since_s: float) -> list[Flow]:
-        since = datetime.fromtimestamp(since_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        words = ["hubble", "observe", "-o", "json", "--since", since, "--namespace", NAMESPACE]
-        outputs = await asyncio.gather(*(self._on_agent(node, words) for node in self.nodes))
+        words = ["hubble", "observe", "-o", "json", "--namespace", NAMESPACE, "--since"]
+        outputs = await asyncio.gather(
+            *(self._on_agent(node, [*words, _time(since_s + self._ahead_s[node])]) for node in self.nodes)
+        )
         plain = [json.loads(line) for output in outputs for line in output.splitlines()]
         return [flow_of(each) for each in plain if "flow" in each]
 
@@ -171,7 +179,7 @@ class KubernetesGround:
         found = []
         for node, pod in self._agents.items():
             name = pod["metadata"]["name"]
-            query = {"container": AGENT_CONTAINER, "sinceTime": self._began}
+            query = {"container": AGENT_CONTAINER, "sinceTime": _time(self._began_s + self._ahead_s[node])}
             log = await self._cluster.client.call(Call("get", POD, self._namespace, name, "log"), query=query)
             lines = log.decode(errors="replace").splitlines()
             found += [f"{node}: {line}" for line in lines if any(mark in line for mark in _ERRORS)]
@@ -179,6 +187,9 @@ class KubernetesGround:
             if now is None or _restarts(now) > self._restarts[node]:
                 found.append(f"{node}: its agent {'is another one now' if now is None else 'was restarted'}")
         return found
+
+    async def _ahead_of_us(self, node: str) -> float:
+        return float(await self._on_agent(node, [*objects.PROGRAM, "clock"])) - time.time()
 
     async def _check_rights(self) -> None:
         """InstallRefused with all rights that are missing, before anything is made."""
@@ -292,6 +303,11 @@ class KubernetesGround:
                 f"`{' '.join(words)[:80]}` in pod {namespace}/{pod} ended with {done.exit_code}: {said}"
             )
         return done.output.decode(errors="replace")
+
+
+def _time(seconds: float) -> str:
+    """As API servers and Hubble take it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _restarts(pod: Plain) -> int:
