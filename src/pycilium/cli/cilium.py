@@ -42,14 +42,14 @@ if not in_kubernetes(sys.argv[1:]):
 @click.group(cls=LazyGroup, commands_at=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @lab_option
 def cilium() -> None:
-    r"""Pods on an eBPF datapath, identity policy, and a reason for every flow.
+    """Pods on an eBPF datapath, identity policy, and a reason for every flow.
 
     \b
     cilium lab up                       a node made of network namespaces, to try things on
     cilium lab pod add web -l app=web   a pod on it
     cilium apply -f FILE                policies and other resources
     cilium policy explain …             what would happen to a connection, and which rule says so
-    """
+    """  # noqa: D301 -- the library wants the character itself
 
 
 def main() -> None:

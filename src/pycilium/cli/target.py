@@ -183,7 +183,7 @@ def place_options(command: Command) -> Command:
         return click.option(*names, expose_value=False, callback=remember, **settings)
 
     for option in (
-        remembered("-n", "--namespace", help=f"Of a cluster: where Cilium is; or CILIUM_NAMESPACE; else {NAMESPACE}."),
+        remembered("-n", "--namespace", metavar="NAME", help=f"Of a cluster; or CILIUM_NAMESPACE; else {NAMESPACE}."),
         remembered("--context", metavar="NAME", help="A cluster: this context of the kubeconfig."),
         remembered(
             "--kubeconfig", metavar="FILE", help="A cluster: what this file names; or KUBECONFIG; else kubectl's."

@@ -80,3 +80,15 @@ def test_a_nodes_archive_is_taken_over_with_its_failures(made):
 
     assert files["dump/nodes/n1/agent/status.json"] == '{\n  "state": "Ok"\n}'
     assert files["dump/failures.txt"].startswith("nodes/n1/kernel/nft.txt: ")
+
+
+def test_a_nodes_archive_puts_nothing_outside_of_its_folder(made):
+    def of_node(archive):
+        archive.add("../../escaped.txt", "x")
+
+    packed, _ = made(of_node)
+
+    _, files = made(lambda archive: archive.add_all("nodes/n1", packed))
+
+    assert "escaped" not in "".join(files)
+    assert "is no name of ours" in files["dump/failures.txt"]

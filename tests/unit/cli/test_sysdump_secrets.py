@@ -50,6 +50,12 @@ def test_a_text_without_one_stays_as_it_is(text):
     assert Secrets().out_of_text(text) == text
 
 
+def test_a_long_text_is_read_once_not_from_each_of_its_letters():
+    text = "a" * 1_000_000 + "password" * 10_000 + "eyJ" * 10_000
+
+    assert Secrets().out_of_text(text) == text
+
+
 def test_what_is_known_to_be_secret_goes_wherever_it_stands():
     assert Secrets(["hush-hush"]).out_of({"a": ["say hush-hush now"]}) == {"a": [f"say {REMOVED} now"]}
 

@@ -55,6 +55,9 @@ class Archive:
         with zipfile.ZipFile(io.BytesIO(packed)) as other:
             for name in other.namelist():
                 inner = name.partition("/")[2]
+                if ".." in inner.split("/") or inner.startswith("/"):
+                    self.failed(folder, f"{name!r} is no name of ours")
+                    continue
                 text = other.read(name).decode(errors="replace")
                 if inner == "failures.txt":
                     self.failures += [f"{folder}/{line}" for line in text.splitlines() if line != "nothing"]

@@ -116,7 +116,7 @@ def _machine(target: Target) -> Any:
     from pycilium.cli.sysdump.node import Node
 
     files = {"agent.json": _CONFIG} if _CONFIG.exists() else {}
-    if _IN_A_POD.is_dir():
+    if os.environ.get("K8S_NODE_NAME") and _IN_A_POD.is_dir():  # elsewhere anybody may have written there
         files |= {f"config-map/{path.name}": path for path in _IN_A_POD.iterdir() if path.is_file()}
     unit = _UNIT if os.path.isdir("/run/systemd/system") else ""
     hubble = str(Path(target.agent_socket()).with_name("hubble.sock"))

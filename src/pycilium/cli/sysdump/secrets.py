@@ -30,8 +30,8 @@ _TEXT: Sequence[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
     (re.compile(r"(://[^/\s:@]+):[^/\s@]+@"), rf"\1:{REMOVED}@"),
     (
         re.compile(
-            r"(?P<name>[\w.-]*(?:pass(?:word|wd|phrase)|token|secret|credential|(?:private|client|api|access)[_-]?key)"
-            r"[\w.-]*)(?P<is>[\"']?\s*[:=]\s*|\s+(?=[\"'])|(?<=-key)\s+)(?P<value>\"[^\"]*\"|'[^']*'|[^\s,;\"']+)",
+            r"(?P<name>(?:pass(?:word|wd|phrase)|token|secret|credential|(?:private|client|api|access)[_-]?key)[\w.-]{0,64})"
+            r"(?P<is>[\"']?\s{0,9}[:=]\s{0,9}|\s{1,9}(?=[\"'])|(?<=-key)\s{1,9})(?P<value>\"[^\"]*\"|'[^']*'|[^\s,;\"']+)",
             re.IGNORECASE,
         ),
         lambda found: found[0] if _NO_SECRET.search(found["name"]) else f"{found['name']}{found['is']}{REMOVED}",
