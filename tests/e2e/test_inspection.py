@@ -156,6 +156,7 @@ def test_a_lab_is_dumped_into_one_archive(lab, pods, tmp_path):
     assert done.stdout.startswith(f"{name}.zip")
     with zipfile.ZipFile(f"{name}.zip") as archive:
         read = {each.partition("/")[2]: archive.read(each).decode() for each in archive.namelist()}
+    assert "node1/agent" not in read["failures.txt"]
     assert json.loads(read["node1/agent/status.json"])["cilium"]["state"] == "Ok"
     assert "server" in read["node1/agent/policy.json"]
     assert '"pod_name":"server"' in read["node1/agent/flows.jsonl"].replace(" ", "")

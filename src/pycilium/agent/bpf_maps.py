@@ -16,6 +16,7 @@ from pycilium.agent.parts import Parts
 from pycilium.agent.services import map_views as service_map_views
 from pycilium.api import messages
 from pycilium.datapath import conntrack, layouts, nat
+from pycilium.datapath.codec import MapType
 from pycilium.datapath.loader import Datapath
 from pycilium.model.drop_reason import drop_reason_text
 
@@ -52,8 +53,8 @@ def entries(parts: Parts, name: str) -> list[messages.MapEntry]:
     if services is not None:
         return services
     spec = layouts.MAPS[name]
-    if spec.key is None or spec.value is None:
-        return []
+    if spec.type is MapType.RINGBUF or spec.type.is_percpu:
+        return []  # events are read once and by one; what a program notes for itself while it runs means nothing after
     with parts.datapath.map(spec) as opened:
         return [
             messages.MapEntry(key=views.entry_text(key), value=views.entry_text(value))
