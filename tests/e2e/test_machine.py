@@ -145,10 +145,30 @@ def test_a_full_disk_leaves_the_old_configuration_and_the_same_command_completes
 def test_the_unit_is_one_that_systemd_accepts(machine, tmp_path):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("this machine has no systemd")
-    machine.run("cilium", "install", "--root", str(tmp_path / "image"))
-    unit = tmp_path / "image" / "etc" / "systemd" / "system" / "cilium-agent.service"
-    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
-    assert "cilium-agent.service" not in done.stderr
+    machine.run("cilium", "install", "--operator", "--root", str(tmp_path / "image"))
+    units = (tmp_path / "image" / "etc" / "systemd" / "system").glob("*.service")
+    done = subprocess.run(["systemd-analyze", "verify", *map(str, units)], capture_output=True, text=True)
+    assert "cilium-" not in done.stderr
+
+
+def test_with_etcd_an_operator_is_installed_too_and_goes_when_it_is_not_wanted(machine, tmp_path):
+    root = tmp_path / "image"
+
+    def install(*options: str) -> str:
+        return machine.output("cilium", "install", "--root", str(root), *options)
+
+    install("--set", "store=etcd://192.0.2.1:2379")
+    config = json.loads((root / "etc/cilium/operator.json").read_text())
+    unit = (root / "etc/systemd/system/cilium-operator.service").read_text()
+    again = install()
+    install("--no-operator")
+
+    assert config["store"] == "etcd://192.0.2.1:2379"
+    assert "bin/cilium-operator --config /etc/cilium/operator.json" in unit
+    assert again == "Everything is installed already."
+    assert not (root / "etc/systemd/system/cilium-operator.service").exists()
+    machine.run("cilium", "uninstall", "--purge", "--root", str(root))
+    assert [path for path in root.rglob("*") if path.is_file()] == []
 
 
 def test_below_another_root_only_files_are_written(machine, tmp_path):

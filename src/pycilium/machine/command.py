@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from pycilium.datapath import cleaning
 from pycilium.errors import ConfigError, InstallRefused, PermissionRequired
 from pycilium.machine import plan, preflight, service
 from pycilium.machine.files import Files
+from pycilium.operator.config import OperatorConfig
+from pycilium.operator.config import check as check_operator
 
 machine_option = click.option(
     "--machine",
@@ -36,13 +39,27 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Check everything,
 @click.command()
 @machine_option
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A field of the agent's configuration.")
+@click.option(
+    "--operator/--no-operator",
+    "with_operator",
+    default=None,
+    help="Run an operator here too; without either: as before, or, with a store that machines share, yes.",
+)
 @click.option("--exclusive", is_flag=True, help="Set aside every other CNI configuration, podman's networks too.")
 @click.option(
     "--wait-duration", type=float, default=60.0, show_default=True, help="Seconds the agent may take to start."
 )
 @root_option
 @dry_run_option
-def install(*, settings: tuple[str, ...], exclusive: bool, wait_duration: float, root: Path, dry_run: bool) -> None:
+def install(
+    *,
+    settings: tuple[str, ...],
+    with_operator: bool | None,
+    exclusive: bool,
+    wait_duration: float,
+    root: Path,
+    dry_run: bool,
+) -> None:
     """Install on this machine: the agent as a service, and the CNI plugin for podman, containerd and nerdctl.
 
     Run it again to change settings, to upgrade, or to complete what was interrupted.
@@ -53,25 +70,35 @@ def install(*, settings: tuple[str, ...], exclusive: bool, wait_duration: float,
     config_file, config = configuration(files, settings)
     _preflight(config, is_installed=record is not None)
 
-    plugins = [plan.File(path, launcher.text(), 0o755) for path in _plugin_paths(root)]
-    unit = plan.unit(_agent_command())
-    written = [config_file, *plugins, unit, plan.conflist()]
     before = record or {}
+    had_operator = plan.OPERATOR_UNIT in before.get("files", [])
+    is_wanted = plan.wants_operator(config, had_one=had_operator, is_new=record is None, asked=with_operator)
+    plugins = [plan.File(path, launcher.text(), 0o755) for path in _plugin_paths(root)]
+    agent = [config_file, *plugins, plan.unit(_command("cilium-agent"))]
+    operator = _operator_files(files, config) if is_wanted else []
+    runs_services = is_live and not dry_run and preflight.has_systemd()
+    if had_operator and not operator:
+        if runs_services:
+            service.stop(service.OPERATOR)
+        files.remove(plan.OPERATOR_UNIT)
     aside = plan.set_aside(files.names(plan.CNI_FOLDER), exclusive=exclusive)
-    files.save_record([file.path for file in written], sorted({*before.get("aside", []), *aside}))
-    for file in (config_file, *plugins, unit):
+    written = [file.path for file in (*agent, *operator, plan.conflist())]
+    kept = [path for path in before.get("files", []) if path == plan.OPERATOR_CONFIG and path not in written]
+    files.save_record([*written, *kept], sorted({*before.get("aside", []), *aside}))
+    for file in (*agent, *operator):
         files.write(file)
-    is_changed = any(f"/{file.path}" in line for line in files.done for file in (config_file, *plugins, unit))
-    if is_live and not dry_run and preflight.has_systemd():
+    if runs_services:
         click.echo("Starting the agent ...")
-        service.start(anew=is_changed)
+        service.start(service.AGENT, anew=_any_was_written(files, agent))
+        if operator:
+            service.start(service.OPERATOR, anew=_any_was_written(files, operator))
         service.wait_until_ready(f"{config.run_dir}/cilium.sock", wait_duration)
     for name in aside:
         files.put_aside(name)
     files.write(plan.conflist())  # last: from here on runtimes call the plugin
     _tell(files, dry_run=dry_run, nothing="Everything is installed already.")
     if is_live and not preflight.has_systemd():
-        click.echo(f"There is no systemd here: start the agent with `{_agent_command()} --config /{plan.CONFIG}`")
+        _tell_how_to_start(with_operator=bool(operator))
 
 
 @click.command()
@@ -98,8 +125,9 @@ def uninstall(*, force: bool, purge: bool, root: Path, dry_run: bool) -> None:
     for name in record.get("aside", []):
         files.put_back(name)
     if is_live and not dry_run and preflight.has_systemd():
-        service.stop()
-    kept = () if purge else (plan.CONFIG,)
+        for unit in (service.AGENT, service.OPERATOR):
+            service.stop(unit)
+    kept = () if purge else (plan.CONFIG, plan.OPERATOR_CONFIG)
     for path in record.get("files", [plan.UNIT]):
         if path not in kept:
             files.remove(path)
@@ -124,19 +152,25 @@ def _require_root(*, is_live: bool) -> None:
 def configuration(files: Files, settings: tuple[str, ...]) -> tuple[plan.File, AgentConfig]:
     """As it shall be: ConfigError names what cannot."""
     path = files.root / plan.CONFIG
-    try:
-        existing = json.loads(files.read(plan.CONFIG) or "{}")
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(existing, dict):
-        raise ConfigError(f"{path}: it must be an object")
-    file = plan.config(existing, preflight.found_out(), dict(setting(text) for text in settings))
+    file = plan.config(_object_in(files, plan.CONFIG), preflight.found_out(), dict(setting(text) for text in settings))
     try:
         config = msgspec.json.decode(file.content, type=AgentConfig)
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
     check(config, path)
     return file, config
+
+
+def _object_in(files: Files, name: str) -> dict[str, Any]:
+    """Empty if there is no such file."""
+    path = files.root / name
+    try:
+        found = json.loads(files.read(name) or "{}")
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: it must be an object")
+    return found
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -163,8 +197,30 @@ def _plugin_paths(root: Path) -> list[str]:
     return [f"{folder}/{plan.PLUGIN}" for folder in (first, *(each for each in others if (root / each).is_dir()))]
 
 
-def _agent_command() -> str:
-    return str(Path(sys.executable).with_name("cilium-agent"))
+def _command(name: str) -> str:
+    """Beside the one that runs."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _tell_how_to_start(*, with_operator: bool) -> None:
+    click.echo(f"There is no systemd here: start the agent with `{_command('cilium-agent')} --config /{plan.CONFIG}`")
+    if with_operator:
+        click.echo(f"and the operator with `{_command('cilium-operator')} --config /{plan.OPERATOR_CONFIG}`")
+
+
+def _operator_files(files: Files, config: AgentConfig) -> list[plan.File]:
+    """ConfigError names what cannot be in its configuration."""
+    path = files.root / plan.OPERATOR_CONFIG
+    file = plan.operator_config(_object_in(files, plan.OPERATOR_CONFIG), config)
+    try:
+        check_operator(msgspec.json.decode(file.content, type=OperatorConfig))
+    except (msgspec.DecodeError, ConfigError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return [file, plan.operator_unit(_command("cilium-operator"))]
+
+
+def _any_was_written(files: Files, those: Sequence[plan.File]) -> bool:
+    return any(line == f"write /{file.path}" for line in files.done for file in those)
 
 
 def _require_service_or_no_agent(config: AgentConfig) -> None:

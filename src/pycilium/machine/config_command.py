@@ -113,7 +113,7 @@ def _write(file: plan.File, *, restart: bool) -> None:
     elif not restart:
         click.echo(f"/{file.path} is written; the agent reads it at its next start.")
     elif preflight.has_systemd():
-        service.start(anew=True)
+        service.start(service.AGENT, anew=True)
         click.echo(f"/{file.path} is written, and the agent began anew.")
     else:
         click.echo(f"/{file.path} is written. There is no systemd here: end the agent and start it again.")

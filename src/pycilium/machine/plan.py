@@ -7,8 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pycilium.agent.config import AgentConfig
+
 CONFIG = "etc/cilium/agent.json"
 UNIT = "etc/systemd/system/cilium-agent.service"
+OPERATOR_CONFIG = "etc/cilium/operator.json"
+OPERATOR_UNIT = "etc/systemd/system/cilium-operator.service"
 CNI_FOLDER = "etc/cni/net.d"
 CONFLIST = f"{CNI_FOLDER}/05-cilium.conflist"
 RECORD = "var/lib/cilium/install.json"
@@ -40,6 +44,42 @@ def conflist() -> File:
 def config(existing: Mapping[str, Any], found: Mapping[str, Any], settings: Mapping[str, Any]) -> File:
     """The agent's configuration: what was set now, over what was there, over what was found out about the machine."""
     return File(CONFIG, json.dumps({**found, **existing, **settings}, indent=2) + "\n")
+
+
+def operator_config(existing: Mapping[str, Any], agent: AgentConfig) -> File:
+    """The operator's, for the agent's store; where nodes bring their pod CIDRs themselves it gives none."""
+    pools: dict[str, Any] = (
+        {} if agent.ipam == "cluster-pool" else {f"cluster_pool_ipv{version}_cidrs": [] for version in (4, 6)}
+    )
+    made = {"name": agent.node_name, **pools, **existing, "store": agent.store}
+    return File(OPERATOR_CONFIG, json.dumps(made, indent=2) + "\n")
+
+
+def wants_operator(agent: AgentConfig, *, had_one: bool, is_new: bool, asked: bool | None) -> bool:
+    """As asked; else as it was; a new installation has one where several machines share the store."""
+    if asked is not None:
+        return asked
+    return agent.store.startswith("etcd") if is_new else had_one
+
+
+def operator_unit(operator: str) -> File:
+    """The operator as a service. Several may run; one leads."""
+    lines = (
+        "[Unit]",
+        "Description=Cilium operator: what is decided once for all machines that share a store",
+        "After=network-online.target",
+        "Wants=network-online.target",
+        "",
+        "[Service]",
+        f"ExecStart={operator} --config /{OPERATOR_CONFIG}",
+        "Restart=always",
+        "RestartSec=2",
+        "TimeoutStopSec=20",
+        "",
+        "[Install]",
+        "WantedBy=multi-user.target",
+    )
+    return File(OPERATOR_UNIT, "\n".join(lines) + "\n")
 
 
 def unit(agent: str) -> File:

@@ -1,4 +1,4 @@
-"""The agent as a service of systemd, and whether it is at work."""
+"""The agent and the operator as services of systemd, and whether the agent is at work."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import time
 
 from pycilium.errors import AgentUnavailable, InstallRefused
 
-UNIT_NAME = "cilium-agent.service"
+AGENT, OPERATOR = "cilium-agent.service", "cilium-operator.service"
 _POLL_S = 0.2
 
 
-def start(*, anew: bool) -> None:
+def start(unit: str, *, anew: bool) -> None:
     """Enable and start it; with `anew` one that runs is exchanged for a new one."""
     _systemctl("daemon-reload")
-    _systemctl("enable", UNIT_NAME)
-    _systemctl("restart" if anew else "start", UNIT_NAME)
+    _systemctl("enable", unit)
+    _systemctl("restart" if anew else "start", unit)
 
 
-def stop() -> None:
+def stop(unit: str) -> None:
     """Not running and not enabled is success."""
-    subprocess.run(["systemctl", "disable", "--now", UNIT_NAME], capture_output=True, check=False)
+    subprocess.run(["systemctl", "disable", "--now", unit], capture_output=True, check=False)
 
 
 def forget() -> None:
-    """After its unit is gone."""
+    """After units are gone."""
     _systemctl("daemon-reload")
 
 
