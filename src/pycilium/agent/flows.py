@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address
 
 from pycilium.agent.intent import Intent
 from pycilium.agent.nodes.remote_endpoints import RemoteEndpoints
@@ -19,11 +20,12 @@ from pycilium.hubble.directories import EndpointName, EndpointTable, IdentityTab
 from pycilium.hubble.store import FlowStore
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.peer import Address
-from pycilium.model.remote_endpoint import RemoteEndpoint
 
 WAKEUP_NS = 10_000_000
 REREAD_S = 0.012
 _MAPPED = bytes(10) + b"\xff\xff"
+_REMOTE_TABLES = frozenset({"remote-endpoints", "nodes", "host-addresses"})
+"""Of the intent: what decides which pod of another node has an address."""
 
 
 class FlowIngestion:
@@ -98,9 +100,11 @@ class Names:
     """Keeps the directories of the flow store true to the intent tables."""
 
     def __init__(self, intent: Intent, cluster_name: str, remote: RemoteEndpoints | None = None) -> None:
-        self.endpoints, self.identities = EndpointTable(), IdentityTable()
         self._remote = remote if remote is not None else RemoteEndpoints()
+        self.endpoints = EndpointTable(RemoteNames(self._remote, cluster_name))
+        self.identities = IdentityTable()
         self._cluster_name = cluster_name
+        self._remote_touched = False
         self.before_change: Callable[[], None] = lambda: None
         """Called before a name changes or goes: flows that are under way belong to the old one."""
         self._endpoint_changes = intent.endpoints.changes()
@@ -122,22 +126,47 @@ class Names:
             elif endpoint.old is not None:
                 self.endpoints.set_endpoint(endpoint.old.endpoint_id, None)
 
+    def committed(self, tables: frozenset[str]) -> None:
+        """Take in what a commit changed, but for what the next control round decides."""
+        self.refresh()
+        self._remote_touched |= not tables.isdisjoint(_REMOTE_TABLES)
+
+    def before_round(self) -> None:
+        """Call before each control round: it may change which pods of other nodes have which addresses."""
+        if self._remote_touched:
+            self._remote_touched = False
+            self.before_change()
+
     def refresh_remote(self) -> None:
         """Take in which pods of other nodes have which addresses now; call after each control round."""
-        changed = self._remote.take_changed()
-        if changed:
-            self.before_change()
-        known: RemoteEndpoint | None = None
-        name: EndpointName | None = None
-        for address in changed:
-            holder = self._remote.holder(address)
-            if holder is not known:  # the addresses of one endpoint stand together, and share its name
-                known = holder
-                name = EndpointName(holder.namespace, holder.name, self._cluster_name) if holder is not None else None
-            self.endpoints.set_address(_sixteen_bytes(address), name)
+        for address in self._remote.take_changed():
+            self.endpoints.address_changed(_sixteen_bytes(address))
 
     def _name_of(self, endpoint: Endpoint) -> EndpointName:
         return EndpointName(endpoint.namespace, endpoint.pod_name, self._cluster_name)
+
+
+class RemoteNames(Mapping[bytes, EndpointName]):
+    """The names of pods of other nodes by their addresses, made when somebody asks: there are tens of thousands."""
+
+    def __init__(self, remote: RemoteEndpoints, cluster_name: str) -> None:
+        self._remote, self._cluster_name = remote, cluster_name
+
+    def __getitem__(self, address: bytes) -> EndpointName:
+        holder = self._remote.holder(_address_of(address))
+        if holder is None:
+            raise KeyError(address)
+        return EndpointName(holder.namespace, holder.name, self._cluster_name)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(_sixteen_bytes, self._remote.placed())
+
+    def __len__(self) -> int:
+        return len(self._remote)
+
+
+def _address_of(raw: bytes) -> Address:
+    return IPv4Address(raw[len(_MAPPED) :]) if raw.startswith(_MAPPED) else IPv6Address(raw)
 
 
 def _sixteen_bytes(address: Address) -> bytes:

@@ -47,6 +47,7 @@ class ControlLoop:
         self._retry: asyncio.TimerHandle | None = None
         self._reported: dict[str, frozenset[Hashable]] = {}
         self.stats = RoundStats()
+        self.before_round: Callable[[], None] = lambda: None
         self.after_round: Callable[[], None] = lambda: None
         """Called after each round, before anybody is told of its outcome."""
         intent.db.on_commit(self._committed)
@@ -70,6 +71,7 @@ class ControlLoop:
             self._scheduled = None
         started = self._clock()
         self._advance_all(EndpointEvent.REALIZE_STARTED)
+        self.before_round()
         result = self._controller.run(started)
         self.after_round()
         self._settle()

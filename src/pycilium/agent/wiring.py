@@ -167,7 +167,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
 
         # Flows.
         names = Names(intent, config.cluster_name, controller.cluster.endpoints)
-        intent.db.on_commit(lambda _: names.refresh())
+        intent.db.on_commit(names.committed)
+        control.before_round = names.before_round
         control.after_round = names.refresh_remote
         flows = FlowStore(config.flow_capacity, names.endpoints)
         explainer = Explainer(intent, engine, plumbing.gateways, controller.cluster)

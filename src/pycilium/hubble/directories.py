@@ -140,10 +140,12 @@ class Directories:
 class EndpointTable:
     """An EndpointDirectory that its owner keeps up to date."""
 
-    def __init__(self) -> None:
+    def __init__(self, addresses: Mapping[bytes, EndpointName] | None = None) -> None:
+        """`addresses` is a view of names that are kept elsewhere: of its changes `address_changed` must tell."""
         self._revision = 0
         self._endpoints: dict[int, EndpointName] = {}
-        self._addresses: dict[bytes, EndpointName] = {}
+        self._own_addresses: dict[bytes, EndpointName] = {}
+        self._addresses = self._own_addresses if addresses is None else addresses
         self._changed: list[bytes] = []
         self._changed_before = 0
         """How many changes of addresses there were before those in the list."""
@@ -164,11 +166,16 @@ class EndpointTable:
 
     def set_address(self, address: bytes, name: EndpointName | None) -> None:
         """Names the owner of an address (16 bytes, IPv4 in mapped form); None forgets it."""
-        if self._set(self._addresses, address, name):
-            self._changed.append(address)
-            if len(self._changed) > 2 * REMEMBERED_CHANGES:
-                del self._changed[:REMEMBERED_CHANGES]
-                self._changed_before += REMEMBERED_CHANGES
+        if self._set(self._own_addresses, address, name):
+            self.address_changed(address)
+
+    def address_changed(self, address: bytes) -> None:
+        """The owner of an address may have another name now."""
+        self._revision += 1
+        self._changed.append(address)
+        if len(self._changed) > 2 * REMEMBERED_CHANGES:
+            del self._changed[:REMEMBERED_CHANGES]
+            self._changed_before += REMEMBERED_CHANGES
 
     def addresses_changed(self, since: int) -> tuple[int, Collection[bytes] | None]:
         now = self._changed_before + len(self._changed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -27,6 +27,8 @@ NAME_SLACK = 4096
 MAX_RECENT = 1024
 """Addresses whose names changed, looked up apart until all are put in order anew, which is slow for very many."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+_NOT_YET = 0xFFFFFFFF
+"""Instead of a name's number: no flow had the address since the names were put in order."""
 
 
 class LossSource(IntEnum):
@@ -192,11 +194,11 @@ class _NameIndex:
             self._by_endpoint[endpoint_id] = self._number(name)
         self._looked_at, changed = self._directory.addresses_changed(self._looked_at)
         if changed is None or len(self._changed) + len(changed) > MAX_RECENT:
-            self._all = _AddressIndex({address: self._number(name) for address, name in addresses.items()})
+            self._all = _AddressIndex(addresses)
             self._changed = {}
         else:
             self._changed |= {address: self._number(addresses.get(address)) for address in changed}
-        self._recent = _AddressIndex(self._changed)
+        self._recent = _AddressIndex(self._changed, self._changed.values())
 
     def resolve(self, rows: Columns) -> None:
         """Fills source_name and destination_name."""
@@ -214,7 +216,7 @@ class _NameIndex:
         unknown = np.flatnonzero(name == 0)
         if len(unknown):
             for index in (self._all, self._recent):  # the later one is right where both know
-                index.fill(high, low, name, unknown)
+                index.fill(high, low, name, unknown, self._number_of)
 
     def is_crowded(self) -> bool:
         return len(self.names) > self._limit
@@ -223,16 +225,20 @@ class _NameIndex:
         """Drops the names that neither the columns nor the directory use, and renumbers the columns in place."""
         used = np.zeros(len(self.names), dtype=np.bool_)
         used[0] = True
-        for column in (*columns, self._by_endpoint, self._all.numbers, self._recent.numbers):
+        self._all.forget_numbers()  # those that flows still have are found again
+        for column in (*columns, self._by_endpoint, self._recent.numbers):
             used[column] = True
         renumbered = (np.cumsum(used) - 1).astype(np.uint32)
-        for column in (*columns, self._by_endpoint, self._all.numbers, self._recent.numbers):
+        for column in (*columns, self._by_endpoint, self._recent.numbers):
             column[:] = renumbered[column]
         self.names = [name for name, keep in zip(self.names, used, strict=True) if keep]
         self._numbers = {name: number for number, name in enumerate(self.names) if name is not None}
         self._changed = {address: int(renumbered[number]) for address, number in self._changed.items()}
         self.generation += 1
         self._limit = 2 * len(self.names) + NAME_SLACK
+
+    def _number_of(self, address: bytes) -> int:
+        return self._number(self._directory.addresses().get(address))
 
     def _number(self, name: EndpointName | None) -> int:
         if name is None:
@@ -245,18 +251,30 @@ class _NameIndex:
 
 
 class _AddressIndex:
-    """The number of an endpoint's name by its address, for whole columns."""
+    """The number of an endpoint's name by its address, for whole columns.
 
-    def __init__(self, numbers: Mapping[bytes, int] | None = None) -> None:
-        numbers = numbers or {}
-        words = np.frombuffer(b"".join(numbers), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+    Flows know few of the addresses that a big cluster has. So a name is looked for when the first flow has its address.
+    """
+
+    def __init__(self, addresses: Iterable[bytes] = (), numbers: Iterable[int] | None = None) -> None:
+        words = np.frombuffer(b"".join(addresses), dtype=">u8").reshape(-1, 2).astype(np.uint64)
         hashes = _hash(words[:, 0], words[:, 1])
         order = np.argsort(hashes)
         self._hashes, self._highs, self._lows = hashes[order], words[order, 0], words[order, 1]
-        self.numbers: NDArray[np.uint32] = np.array(list(numbers.values()), dtype=np.uint32)[order]
+        self.numbers: NDArray[np.uint32] = np.full(len(order), _NOT_YET, dtype=np.uint32)
+        if numbers is not None:
+            self.numbers[:] = np.array(list(numbers), dtype=np.uint32)[order]
+
+    def forget_numbers(self) -> None:
+        self.numbers[:] = _NOT_YET
 
     def fill(
-        self, high: NDArray[np.uint64], low: NDArray[np.uint64], name: NDArray[np.uint32], rows: NDArray[np.intp]
+        self,
+        high: NDArray[np.uint64],
+        low: NDArray[np.uint64],
+        name: NDArray[np.uint32],
+        rows: NDArray[np.intp],
+        number_of: Callable[[bytes], int],
     ) -> None:
         """Sets `name` of those of `rows` whose address is known here."""
         if not len(self._hashes):
@@ -265,7 +283,12 @@ class _AddressIndex:
         position = np.searchsorted(self._hashes, _hash(high, low))
         position[position == len(self._hashes)] = 0
         same = (self._highs[position] == high) & (self._lows[position] == low)
-        name[rows[same]] = self.numbers[position[same]]
+        found = position[same]
+        for at in np.unique(found[self.numbers[found] == _NOT_YET]).tolist():
+            self.numbers[at] = number_of(
+                b"".join(int(word[at]).to_bytes(8, "big") for word in (self._highs, self._lows))
+            )
+        name[rows[same]] = self.numbers[found]
 
 
 def _hash(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.uint64]:

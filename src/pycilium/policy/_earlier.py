@@ -37,7 +37,7 @@ class EarlierPolicies:
         """To them `identity`, which is new, is what `of` was."""
         for bank in self._banks:
             words = self._bits.get((of, bank))
-            if identity and of and words is not None:
+            if identity and of and identity != of and words is not None:
                 self._inherited.add((identity, bank))
                 self._changes[identity, bank] = words
 

@@ -38,7 +38,7 @@ class LocalIdentities:
     def take(self, network: Network) -> tuple[int, int]:
         """The identities (outside, inside) of a prefix."""
         if not network.prefixlen:
-            return world_identity(network), _BASE + 2 * _WORLD_PAIRS[network.version] + 1
+            return world_identity(network), inside_everything(network)
         pair = self._kept.pop(network, None)
         if pair is None:
             pair = self._pool.take()
@@ -60,6 +60,11 @@ class LocalIdentities:
 def world_identity(of: Network | Address) -> int:
     """The reserved identity of the world of this family."""
     return int(ReservedIdentity.WORLD_IPV4 if of.version == 4 else ReservedIdentity.WORLD_IPV6)
+
+
+def inside_everything(of: Network | Address) -> int:
+    """The identity for what lies inside, of the prefix that holds the whole family."""
+    return _BASE + 2 * _WORLD_PAIRS[of.version] + 1
 
 
 def _pair(number: int) -> int:

@@ -27,7 +27,7 @@ from pycilium.model.prefixes import PrefixMap
 from pycilium.policy._bits import ANY_BIT, BANK_BITS, BitsKey, IdentityBits
 from pycilium.policy._earlier import EarlierPolicies
 from pycilium.policy._label_index import LabelsIndex
-from pycilium.policy._local_identities import LocalIdentities, world_identity
+from pycilium.policy._local_identities import LocalIdentities, inside_everything, world_identity
 from pycilium.policy._numbers import NumbersInUse, Words
 from pycilium.policy._peer_index import PeerIndex
 from pycilium.reconcile import NumbersExhaustedError
@@ -97,7 +97,12 @@ class SelectorTable:
 
         for identity in RESERVED_IDENTITIES:
             self.add_identity(identity)
-        worlds = (network for network, number in in_use.cidrs.items() if number == world_identity(network))
+        # The ipcache has the worlds' prefixes always; only one that a rule named has an identity for what is inside.
+        worlds = (
+            network
+            for network, number in in_use.cidrs.items()
+            if number == world_identity(network) and inside_everything(network) in in_use.local_identities
+        )
         self._earlier = EarlierPolicies(in_use, (*self._local_identities.kept, *worlds))
         for network in self._earlier.held:
             self._use_prefix(network)

@@ -25,10 +25,11 @@ class FakeReader:
         self.waiting: list[np.ndarray] = []
         self.lost_count = 0
 
-    def put(self, *endpoint_ids: int, wake: bool = True) -> None:
+    def put(self, *endpoint_ids: int, wake: bool = True, source: bytes = bytes(16)) -> None:
         events = np.zeros(len(endpoint_ids), FlowEvent.DTYPE)
         events["type"], events["family"] = EventType.TRACE, 4
         events["source_endpoint"] = endpoint_ids
+        events["source"] = np.frombuffer(source, np.uint8)
         self.waiting.append(events)
         if wake:
             os.write(self._wake, b"x")
@@ -126,3 +127,24 @@ async def test_pods_of_other_nodes_have_names_for_as_long_as_they_have_the_addre
 
     assert (known.namespace, known.pod_name) == ("b", "web")
     assert address not in names.endpoints.addresses()
+
+
+async def test_a_flow_under_way_keeps_the_name_of_the_remote_pod_that_had_the_address(reader):
+    agent = joined()
+    names = Names(agent.intent, "default", agent.controller.cluster.endpoints)
+    agent.intent.db.on_commit(names.committed)
+    store = FlowStore(100, names.endpoints)
+    ingestion = FlowIngestion(reader, store, lambda: None)
+    names.before_change = ingestion.drain
+    address = bytes(10) + b"\xff\xff" + bytes((10, 0, 1, 1))
+
+    for name in ("web", "db"):
+        with agent.intent.db.write() as txn:
+            txn.insert(agent.intent.remote_endpoints, pod(name, "10.0.1.1", created_s=1 if name == "web" else 2))
+        names.before_round()
+        agent.run()
+        names.refresh_remote()
+        reader.put(0, wake=False, source=address)
+    ingestion.drain()
+
+    assert pod_names(store) == ["web", "db"]

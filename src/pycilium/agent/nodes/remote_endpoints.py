@@ -88,6 +88,10 @@ class RemoteEndpoints:
         """The endpoint that has `address`, if it has a place."""
         return self._judge(address, self._view.owner_of(address)).holder if address in self._places else None
 
+    def placed(self) -> Iterable[Address]:
+        """The addresses that have a place."""
+        return self._places
+
     def take_changed(self) -> Mapping[Address, None]:
         """The addresses whose holder may be another one than when this was asked last, those of one together."""
         changed, self._changed = self._changed, {}

@@ -467,3 +467,17 @@ def test_the_api_server_has_an_identity_of_its_own_wherever_it_is():
     assert held[ip_network("192.168.0.3")] == (7, "b")
     assert held[ip_network("203.0.113.7")] == (7, "")
     assert held[ip_network("192.168.0.1")] == (1, "")
+
+
+def test_a_restart_with_the_same_intent_writes_no_address_anew():
+    kernel = Kernel()
+    for _ in range(2):
+        agent = Agent(kernel, SETTINGS)
+        before = {name: kernel.maps[name].writes for name in ("ipcache4", "ipcache6", "nodes")}
+        with agent.intent.db.write() as txn:
+            for host in HOSTS:
+                txn.insert(agent.intent.host_addresses, host)
+        declare(agent, nodes=(A, B), remote=[pod("web", "10.0.1.1"), pod("db", "10.0.1.2")])
+
+    assert before["ipcache4"] > 0
+    assert {name: kernel.maps[name].writes for name in before} == before
