@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import cast
 
@@ -24,8 +23,6 @@ from pycilium.hubble.agent_events import AgentEventLog
 from pycilium.hubble.directories import EndpointName
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.identity import is_node_local
-from pycilium.model.node import usable_address
-from pycilium.model.peer import Network
 from pycilium.model.resources import CiliumEndpoint, ObjectMeta, OwnerReference, Pod, ResourceKey
 from pycilium.model.resources.cilium_objects import (
     AddressPair,
@@ -66,7 +63,7 @@ class Publisher:
         self._changed.set()
         self._intent.db.on_commit(lambda tables: self._changed.set() if tables & DECIDING else None)
         await self._node.published.wait()  # until then the name may be another's, and what he published under it
-        await self._find_stale()
+        self._find_stale()
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -144,27 +141,17 @@ class Publisher:
         tell = self._events.endpoint_created if change.old is None else self._events.endpoint_deleted
         tell(now, either.endpoint_id, name, labels)
 
-    async def _find_stale(self) -> None:
+    def _find_stale(self) -> None:
         """CiliumEndpoints that an earlier agent of this node published and whose endpoint is gone."""
-        while True:
-            try:
-                listed = await self._store.list(CiliumEndpoint)
-            except StoreError as error:
-                log.warning("published endpoints cannot be read", error=str(error))
-                await asyncio.sleep(retry_delay_s(RETRY_S))
-            else:
-                break
         snapshot = self._intent.db.snapshot()
         live = {_key(endpoint) for endpoint in snapshot.all(self._intent.endpoints)}
         ours = {self._config.node_name, *(str(host.address) for host in snapshot.all(self._intent.host_addresses))}
         cidrs = [ip_network(cidr) for cidr in (self._config.ipv4_pod_cidr, self._config.ipv6_pod_cidr) if cidr]
-        for resource in listed.items:
-            networking = resource.status.networking if resource.status is not None else None
-            if networking is None or resource.key in live:
-                continue
+        for published in snapshot.all(self._intent.remote_endpoints):
             # Its address tells, too: the node may have had another one itself.
-            if networking.node in ours or any(_lies_in(pair, cidrs) for pair in networking.addressing):
-                self._pending[resource.key] = None
+            here = published.node in ours or any(address in cidr for address in published.addresses for cidr in cidrs)
+            if here and published.key not in live:
+                self._pending[published.key] = None
 
     async def _publish(self, key: ResourceKey, wanted: CiliumEndpoint | None) -> bool:
         try:
@@ -245,15 +232,6 @@ def _owners(pod: Pod | None) -> tuple[OwnerReference, ...]:
 def _pod_index(change: Change[Pod]) -> tuple[str, str]:
     pod = change.new or change.old
     return (pod.metadata.namespace, pod.metadata.name) if pod is not None else ("", "")
-
-
-def _lies_in(pair: AddressPair, cidrs: Sequence[Network]) -> bool:
-    for text in filter(None, (pair.ipv4, pair.ipv6)):
-        with contextlib.suppress(InvalidResource):
-            address = usable_address(text, "")
-            if any(address in cidr for cidr in cidrs):
-                return True
-    return False
 
 
 def _key(endpoint: Endpoint) -> ResourceKey:
