@@ -61,13 +61,20 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
         time.sleep(SETTLE_S)
         again = made.resident_kb()
     return [
-        alone("memory", "agent's RSS, nothing in the store", "MB", [empty["VmRSS"] / MB], note=_parts(empty)),
+        alone("memory", "agent's RSS, nothing in the store", "MB", [empty["VmRSS"] / MB], note=memory_parts(empty)),
         alone(
             *("memory", "agent's RSS, 10,000 identities, 1,000 rules", "MB", [full["VmRSS"] / MB]),
             Aim("ours", "≤", 150),
-            _parts(full),
+            memory_parts(full),
         ),
-        alone("memory", "the same, after a restart", "MB", [again["VmRSS"] / MB], Aim("ours", "≤", 150), _parts(again)),
+        alone(
+            "memory",
+            "the same, after a restart",
+            "MB",
+            [again["VmRSS"] / MB],
+            Aim("ours", "≤", 150),
+            memory_parts(again),
+        ),
         alone("identity", "from the store into the kernel, agent running", "ms", took),
         alone("restart", "with all of that: ready again after", "s", ready_s, Aim("ours", "<", 2)),
     ]
@@ -88,7 +95,7 @@ def _fill_flow_store(made: Lab, pair: Pair, traffic: Path) -> None:
         pair.measure(traffic, "crr", 0.5)
 
 
-def _parts(found: dict[str, int]) -> str:
+def memory_parts(found: dict[str, int]) -> str:
     return (
         f"{found['RssAnon'] / MB:.0f} MB of its own, {found['RssFile'] / MB:.0f} MB mapped from files and the kernel's "
         f"ring, at most {found['VmHWM'] / MB:.0f} MB in all"
