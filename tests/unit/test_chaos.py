@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from itertools import islice
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pycilium.datapath import layouts
 from pycilium.model.policy import Direction
+from tests.e2e.chaos import kernel_ipcache
 from tests.e2e.chaos.history import SETTLE_S, History
 from tests.e2e.chaos.model import Action, Node, State, applied
 from tests.e2e.chaos.planning import NODES, first_actions, rounds
@@ -91,6 +95,61 @@ def test_what_a_peer_answers_under_an_identity_that_not_all_have_heard_of_is_den
 
     assert not may_be_denied([state], CONNECTION, Direction.EGRESS, heard=True)
     assert may_be_denied([state], CONNECTION, Direction.EGRESS, heard=False)
+
+
+NODE2 = layouts.NodeEntry(address=bytes(10) + b"\xff\xff" + bytes((192, 168, 0, 2)), family=4)
+POD4, POD6 = layouts.Ipcache4Key(32, 0x0A000201), layouts.Ipcache6Key(128, ip_address("fd00::2:1").packed)
+HELD = {
+    POD4: layouts.IpcacheEntry(sec_identity=300, node_id=1),
+    POD6: layouts.IpcacheEntry(sec_identity=300, node_id=1),
+    layouts.Ipcache4Key(0, 0): layouts.IpcacheEntry(sec_identity=9),
+}
+BELIEVED = [
+    {"cidr": "10.0.2.1/32", "identity": 300, "hostIP": "192.168.0.2"},
+    {"cidr": "fd00::2:1/128", "identity": 300, "hostIP": "192.168.0.2"},
+    {"cidr": "0.0.0.0/0", "identity": 9},
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "noticed"),
+    [
+        pytest.param({}, [], id="no fault"),
+        pytest.param({POD4: None}, ["None of 10.0.2.1/32"], id="an entry was deleted"),
+        pytest.param({POD6: None}, ["None of fd00::2:1/128"], id="an IPv6 entry was deleted"),
+        pytest.param(
+            {POD4: layouts.IpcacheEntry(sec_identity=301, node_id=1)},
+            ["(301, '192.168.0.2') of 10.0.2.1/32"],
+            id="another identity",
+        ),
+        pytest.param(
+            {POD4: layouts.IpcacheEntry(sec_identity=300)}, ["(300, '') of 10.0.2.1/32"], id="on no other node"
+        ),
+        pytest.param(
+            {POD4: layouts.IpcacheEntry(sec_identity=300, node_id=2)},
+            ["node id 2, which is nobody's"],
+            id="a node that there is not",
+        ),
+        pytest.param(
+            {layouts.Ipcache4Key(24, 0x0A000300): layouts.IpcacheEntry(sec_identity=3)},
+            ["(3, '') of 10.0.3.0/24"],
+            id="an entry too many",
+        ),
+    ],
+)
+def test_a_fault_in_the_kernels_ipcache_that_its_agent_does_not_know_of_is_noticed(fault, noticed):
+    entries = {key: entry for key, entry in {**HELD, **fault}.items() if entry is not None}
+    ipcache4 = [(key, entry) for key, entry in entries.items() if isinstance(key, layouts.Ipcache4Key)]
+    ipcache6 = [(key, entry) for key, entry in entries.items() if isinstance(key, layouts.Ipcache6Key)]
+
+    found = list(
+        kernel_ipcache.differences(
+            kernel_ipcache.said(ipcache4, ipcache6, {1: NODE2}), kernel_ipcache.believed(BELIEVED)
+        )
+    )
+
+    assert len(found) == len(noticed)
+    assert all(words in text for text, words in zip(found, noticed, strict=True))
 
 
 def test_what_was_intended_counts_for_as_long_as_something_is_broken():

@@ -20,6 +20,7 @@ from pycilium.lab.layout import LabLayout
 from pycilium.model.identity import CLUSTER_IDENTITIES, NODE_LOCAL_IDENTITIES
 from pycilium.model.labels import Labels
 from pycilium.model.resources import CiliumEndpoint, CiliumIdentity, CiliumNode
+from tests.e2e.chaos import kernel_ipcache
 from tests.e2e.chaos.history import History
 from tests.e2e.chaos.model import PodName, State
 from tests.e2e.chaos.services import SERVICES
@@ -29,7 +30,7 @@ from tests.e2e.lab import inside
 _LINKS_OF_NODE = {"eth0", "eth0:egress", "cilium_vxlan", "cilium_host"}
 _LINKS_OF_NODE |= {f"cgroup:{program}" for program in cgroup_links.PROGRAMS}
 _HEALTH = "cilium-health-ep"
-_COUNTED = ("ipcache4", "ipcache6", "identity_bits", "policies", "policy_rows", "nodes")
+_COUNTED = ("identity_bits", "policies", "policy_rows", "nodes")
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,10 @@ def _of_node(layout: LabLayout, state: State, node: str, stored: Stored) -> Iter
     yield from _sets("its nodes", (one["name"].partition("/")[2] for one in status["cluster"]["nodes"]), state.nodes)
     yield from _of_endpoints(state, endpoints, own, stored)
     yield from _of_addresses(status["ipam"]["allocations"], own)
-    yield from _of_ipcache(state, client.ip_entries(), pods, stored)
+    entries = client.ip_entries()
+    yield from _of_ipcache(state, entries, pods, stored)
+    held = kernel_ipcache.read(layout.node_folder(node) / "bpf" / "maps")
+    yield from kernel_ipcache.differences(held, kernel_ipcache.believed(entries))
     yield from _of_services(state, client.services(), pods)
     yield from _of_kernel(layout, node, endpoints, status)
 
