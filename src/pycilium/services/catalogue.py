@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pycilium.model.remote_endpoint import RemoteEndpoint
@@ -131,11 +131,9 @@ class Catalogue:
         pods = set(changes.host_ports)
         if changes.settings is not None and changes.settings != self._settings:
             before, self._settings = self._settings, changes.settings
-            if replace(before, nodes=changes.settings.nodes) != changes.settings:
-                touched.update(self._services)
+            touched.update(self._services_that_depend_on(before))
+            if changes.settings.placeless != before.placeless or changes.settings.addresses != before.addresses:
                 pods.update(self._host_ports)
-            else:
-                touched.update(self._selection.on_nodes(changes.settings.places_changed(before)))
         for name, service in changes.services.items():
             if service is None:
                 self._services.pop(name, None)
@@ -152,6 +150,17 @@ class Catalogue:
             else:
                 self._host_ports.pop(name, None)
         return {Owner(*name) for name in touched} | {Owner(*name, host_ports=True) for name in pods}
+
+    def _services_that_depend_on(self, before: ServiceSettings) -> Iterator[Name]:
+        """Those whose frontends may be others than `before` because of what the settings are now."""
+        if self._settings.placeless != before.placeless:
+            yield from self._services
+            return
+        yield from self._selection.on_nodes(self._settings.places_changed(before))
+        if self._settings.addresses != before.addresses:
+            for owner, reached in self._reached.items():
+                if any(frontend.kind is FrontendKind.NODE_PORT for frontend in reached.frontends):
+                    yield owner.namespace, owner.name
 
     def _take_in_slice(self, name: Name, told: EndpointSlice | SliceView | None) -> Iterator[Name]:
         before = self._service_of_slice.pop(name, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pycilium.model.l4 import Protocol
@@ -23,7 +23,7 @@ class NodePlace:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
-    """Equal ones give equal frontends. A change of `nodes` costs what it touches, any other all frontends anew."""
+    """Equal ones give equal frontends. A change of `nodes` or `addresses` costs what it touches, any other all."""
 
     node: str
     zone: str = ""
@@ -41,12 +41,17 @@ class ServiceSettings:
     nodes: Mapping[str, NodePlace] = field(default_factory=dict)
     """What an endpoint may call its node (name or address) → the node."""
 
+    @property
+    def placeless(self) -> ServiceSettings:
+        """These settings on a node without addresses that knows no nodes: what is left decides about all frontends."""
+        return replace(self, addresses=(), nodes={})
+
     def place(self, reference: str) -> NodePlace:
         """Where an endpoint is that calls its node so."""
         return self.nodes.get(reference) or NodePlace(reference, self.zone if reference == self.node else "")
 
     def places_changed(self, before: ServiceSettings) -> set[str]:
-        """What endpoints call the nodes that stand elsewhere now, or are other nodes."""
+        """What endpoints call the nodes that stand placeless now, or are other nodes."""
         names = self.nodes.keys() | before.nodes.keys()
         return {name for name in names if self.nodes.get(name) != before.nodes.get(name)}
 

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pycilium.services import Catalogue, CatalogueChanges, HostPortMapping, NodePlace
+from pycilium.services import Catalogue, CatalogueChanges, HostPortMapping, NodePlace, ServiceSettings
 from tests.unit.services.builders import SETTINGS, at, ep, pod, service, slice_of, words
 from tests.unit.services.reference import described, reference
 from tests.unit.services.test_frontends import DUAL, changes
@@ -67,6 +67,17 @@ def test_an_address_of_the_node_that_comes_is_one_more_for_each_node_port():
     more = replace(SETTINGS, addresses=(*SETTINGS.addresses, ip_address("192.0.2.9")))
 
     assert list(catalogue.update(CatalogueChanges(settings=more))) == [at("192.0.2.9:30080")]
+
+
+def test_an_address_of_the_node_costs_nothing_but_the_services_that_are_reached_there():
+    node_port = service(spec="{type: NodePort, ports: [{port: 80, nodePort: 30080}]}")
+    catalogue = catalogue_of(node_port, service("db", "clusterIP: 10.96.0.2"))
+    before = {frontend.at: frontend for frontend in catalogue.frontends()}
+
+    catalogue.update(CatalogueChanges(settings=replace(SETTINGS, addresses=(ip_address("192.0.2.9"),))))
+
+    worked_out = [frontend for frontend in catalogue.frontends() if frontend is not before.get(frontend.at)]
+    assert {frontend.service for frontend in worked_out} == {"web"}
 
 
 # == conflicts ==
@@ -185,6 +196,7 @@ some_host_port = st.builds(
     st.sampled_from([443, 30080]),
 )
 PLACED = replace(SETTINGS, nodes={"192.0.2.1": NodePlace("n1", "a"), "n2": NodePlace("n2", "b")})
+EARLIER = [SETTINGS, replace(PLACED, addresses=(ip_address("192.0.2.9"),)), replace(PLACED, zone="c")]
 
 
 def of_change(thing):
@@ -211,7 +223,7 @@ def address_of(thing):
 
 
 things = st.one_of(some_service, some_slice, some_pod, some_host_port)
-histories = st.lists(st.tuples(things, st.sampled_from(["set", "set", "set", "remove", "settings"])), max_size=14)
+histories = st.lists(st.tuples(things, st.sampled_from(["set", "set", "set", "remove", *EARLIER])), max_size=14)
 
 
 def left_of(history):
@@ -231,8 +243,8 @@ def test_frontends_depend_on_what_is_there_and_not_on_how_it_came(history):
     catalogue, mirror = Catalogue(SETTINGS), {}
     catalogue.update(CatalogueChanges(settings=PLACED))
     for thing, what in history:
-        if what == "settings":
-            mirror |= catalogue.update(CatalogueChanges(settings=SETTINGS))
+        if isinstance(what, ServiceSettings):
+            mirror |= catalogue.update(CatalogueChanges(settings=what))
             change = CatalogueChanges(settings=PLACED)
         else:
             change = of_change(thing) if what == "set" else without(thing)
