@@ -94,6 +94,21 @@ static __always_inline struct ct_entry *ct_lookup(const struct tuple *tuple, __u
 	return entry;
 }
 
+static __always_inline void ct_remove(const struct flow *flow, __u8 family)
+{
+	bool source_is_high = tuple_source_is_high(&flow->tuple, family);
+
+	if (family == FAMILY_IPV4) {
+		struct ct4_key key = ct4_key_of(&flow->tuple, source_is_high);
+
+		bpf_map_delete_elem(&ct4, &key);
+	} else {
+		struct ct6_key key = ct6_key_of(&flow->tuple, source_is_high);
+
+		bpf_map_delete_elem(&ct6, &key);
+	}
+}
+
 /* Is the packet none of the entry's, although it has its tuple? A SYN on a connection that is over opens the next one;
  * a SYN from the other end asks for one of its own, which must not pass as a reply. So does an echo request whose
  * identifier is 0, which tells no ends apart.
@@ -123,7 +138,21 @@ static __always_inline __u8 ct_state_after_end(struct ct_entry *entry, const str
 	if (flow->tcp_flags & TCP_RST)
 		return CT_STATE_CLOSED;
 	entry->flags |= is_reply ? CT_FIN_REPLY : CT_FIN_ORIGIN;
-	return (entry->flags & both) == both ? CT_STATE_CLOSED : CT_STATE_CLOSING;
+	if ((entry->flags & both) != both)
+		return CT_STATE_CLOSING;
+	entry->last_fin_end = be32(flow->tcp_sequence) + flow->bytes - flow->l4_offset - flow->tcp_words * 4 + 1;
+	entry->last_fin_acknowledgment = flow->tcp_acknowledgment;
+	return CT_STATE_CLOSED;
+}
+
+/* Is this the last packet of a connection that both sides have closed in turn? It acknowledges the last FIN, and that one
+ * had acknowledged its sender's: of FINs that crossed one is still to be acknowledged.
+ */
+static __always_inline bool ct_is_last(const struct ct_entry *entry, const struct flow *flow)
+{
+	return unlikely(entry->state == CT_STATE_CLOSED) && !(flow->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST)) &&
+	       flow->tcp_sequence == entry->last_fin_acknowledgment &&
+	       be32(flow->tcp_acknowledgment) == entry->last_fin_end;
 }
 
 /* Takes a packet that may pass into account. */

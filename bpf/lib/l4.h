@@ -62,8 +62,12 @@ static __always_inline int parse_ports(struct __sk_buff *skb, struct flow *flow,
 		return DROP_CT_INVALID_HEADER;
 	flow->tuple.source_port = l4->source_port;
 	flow->tuple.destination_port = l4->destination_port;
-	if (length == TCP_HEADER_BYTES)
+	if (length == TCP_HEADER_BYTES) {
 		flow->tcp_flags = l4->tcp_flags;
+		flow->tcp_words = l4->tcp_data_offset >> 4;
+		flow->tcp_sequence = l4->tcp_sequence;
+		flow->tcp_acknowledgment = l4->tcp_acknowledgment;
+	}
 	return 0;
 }
 

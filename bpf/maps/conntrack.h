@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Connections, one entry each (abi/conntrack.h). Written by the programs; the agent only removes what has expired.
+/* Connections, one entry each (abi/conntrack.h). Written by the programs, and removed when a connection between
+ * two pods of the node is over; the agent removes what has expired.
  * When full, the entry that was used longest ago gives way: its connection is judged anew at its next packet.
  */
 #pragma once

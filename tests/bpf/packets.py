@@ -54,8 +54,8 @@ def to_stack(packet: Packet) -> Packet:
     return out
 
 
-def tcp(sport: int, dport: int, flags: str) -> Packet:
-    return TCP(sport=sport, dport=dport, flags=flags)
+def tcp(sport: int, dport: int, flags: str, **fields: object) -> Packet:
+    return TCP(sport=sport, dport=dport, flags=flags, **fields)
 
 
 def udp(sport: int, dport: int, text: bytes = b"x") -> Packet:

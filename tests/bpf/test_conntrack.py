@@ -6,10 +6,11 @@ import time
 from dataclasses import replace
 
 import pytest
+from scapy.packet import Raw
 
 from pycilium.datapath import layouts
 from pycilium.datapath.layouts import CtFlags, CtLifetimeS, CtState, TraceReason
-from tests.bpf.node import DB, EGRESS, GATEWAY4, INGRESS, WEB, Node, Verdict
+from tests.bpf.node import DB, EGRESS, GATEWAY4, INGRESS, WEB, Node, Pod, Verdict
 from tests.bpf.packets import echo_reply, echo_request, from_host, from_network, from_pod, tcp, udp
 
 pytestmark = pytest.mark.root
@@ -153,6 +154,94 @@ class TestTcpStates:
         out(node, "S"), back(node, "SA")
         out(node, "S")
         assert node.only_connection().state == CtState.ESTABLISHED
+
+
+class TestAfterTheLastPacket:
+    """WEB's bytes are numbered from 100, DB's from 500. Neither may open anything towards WEB."""
+
+    @pytest.fixture
+    def node(self, node: Node) -> Node:
+        node.row(WEB, INGRESS, 112)
+        return node
+
+    @staticmethod
+    def send(node: Node, sender: Pod, flags: str, sequence: int, acknowledged: int, *, data: bytes = b"") -> Verdict:
+        web = sender is WEB
+        header = tcp(*((40000, 80) if web else (80, 40000)), flags, seq=sequence, ack=acknowledged)
+        packet = from_pod(sender, DB if web else WEB, 4) / header / Raw(data)
+        return node.run("from_container", "web" if web else "db", bytes(packet)).verdict
+
+    def opened(self, node: Node) -> None:
+        self.send(node, WEB, "S", 100, 0)
+        self.send(node, DB, "SA", 500, 101)
+        self.send(node, WEB, "A", 101, 501)
+
+    @FAMILIES
+    @pytest.mark.parametrize("first", ["web", "db"])
+    def test_nothing_is_left_of_a_connection_that_both_pods_closed(self, node: Node, family: int, first: str) -> None:
+        one, other = (WEB, DB) if first == "web" else (DB, WEB)
+        ports = {WEB: (40000, 80), DB: (80, 40000)}
+        for sender, to, flags, sequence, acknowledged in (
+            (WEB, DB, "S", 0, 0),
+            (DB, WEB, "SA", 0, 1),
+            (one, other, "FA", 1, 1),
+            (other, one, "A", 1, 2),
+            (other, one, "FA", 1, 2),
+            (one, other, "A", 2, 2),
+        ):
+            packet = from_pod(sender, to, family) / tcp(*ports[sender], flags, seq=sequence, ack=acknowledged)
+            ran = node.run("from_container", "web" if sender is WEB else "db", bytes(packet))
+            assert ran.verdict == Verdict.REDIRECT
+        assert node.connections() == []
+
+    def test_fin_that_acknowledges_the_other_at_once(self, node: Node) -> None:
+        self.opened(node)
+        self.send(node, DB, "FA", 501, 101)
+        self.send(node, WEB, "FA", 101, 502)
+        assert self.send(node, DB, "A", 502, 102) == Verdict.REDIRECT
+        assert node.connections() == []
+
+    def test_fins_that_crossed_are_both_acknowledged(self, node: Node) -> None:
+        """After the first of these packets the second would be judged as if DB opened a connection."""
+        self.opened(node)
+        self.send(node, WEB, "FA", 101, 501)
+        self.send(node, DB, "FA", 501, 101)
+        assert self.send(node, WEB, "A", 102, 502) == Verdict.REDIRECT
+        assert self.send(node, DB, "A", 502, 102) == Verdict.REDIRECT
+
+    def test_what_acknowledges_less_than_the_last_fin_is_not_the_end(self, node: Node) -> None:
+        self.opened(node)
+        self.send(node, WEB, "FA", 101, 501)
+        self.send(node, DB, "FA", 501, 102)
+        self.send(node, WEB, "A", 102, 501)
+        assert node.only_connection().state == CtState.CLOSED
+        assert self.send(node, DB, "FA", 501, 102) == Verdict.REDIRECT, "it is sent again"
+
+    def test_fin_with_data_that_is_acknowledged_in_parts(self, node: Node) -> None:
+        self.opened(node)
+        self.send(node, WEB, "FA", 101, 501)
+        self.send(node, DB, "FA", 501, 102, data=b"ab")
+        self.send(node, WEB, "A", 102, 502)
+        assert self.send(node, DB, "FA", 501, 102, data=b"ab") == Verdict.REDIRECT
+        self.send(node, WEB, "A", 102, 504)
+        assert node.connections() == []
+
+    def test_a_peer_elsewhere_may_have_missed_the_last_packet(self, node: Node) -> None:
+        """It sends its FIN again then, which must pass."""
+        there = from_network("world", WEB, 4)
+        here = from_pod(WEB, "world", 4)
+        for device, frame, ports, flags, sequence, acknowledged in (
+            ("web", here, (40000, 80), "S", 100, 0),
+            ("uplink", there, (80, 40000), "SA", 500, 101),
+            ("web", here, (40000, 80), "FA", 101, 501),
+            ("uplink", there, (80, 40000), "FA", 501, 102),
+            ("web", here, (40000, 80), "A", 102, 502),
+        ):
+            program = "from_container" if device == "web" else "from_netdev"
+            node.run(program, device, bytes(frame / tcp(*ports, flags, seq=sequence, ack=acknowledged)))
+        again = bytes(there / tcp(80, 40000, "FA", seq=501, ack=102))
+        assert node.run("from_netdev", "uplink", again).verdict == Verdict.REDIRECT
+        assert node.only_connection().state == CtState.CLOSED
 
 
 class TestLifetimes:

@@ -1,8 +1,9 @@
 """Connections: what the programs remember, listed for people, and rid of what has expired.
 
-The programs never remove an entry; they treat one past its `expires_s` as absent. `collect` removes those, a chunk
-at a time and each chunk right after it was read, so that a connection that comes back to life within the scan is
-hardly ever hit. If it is, its next packet is judged anew, as after any expiry.
+The programs remove an entry only when a connection between two pods of the node is over, and treat one past its
+`expires_s` as absent. `collect` removes those, a chunk at a time and each chunk right after it was read, so that a
+connection that comes back to life within the scan is hardly ever hit. If it is, its next packet is judged anew, as
+after any expiry.
 """
 
 from __future__ import annotations

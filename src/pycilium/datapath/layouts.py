@@ -392,7 +392,7 @@ class Ct6Key:
         )
 
 
-_CT_ENTRY = struct.Struct("=I I I I I I I I H H B B B B I I")
+_CT_ENTRY = struct.Struct("=I I I I I I I I H H B B B B I I I 4s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,8 +415,10 @@ class CtEntry:
     tcp_flags_reply: int = 0
     reported_origin_s: int = 0
     reported_reply_s: int = 0
+    last_fin_end: int = 0
+    last_fin_acknowledgment: int = 0
 
-    SIZE: ClassVar[int] = 48
+    SIZE: ClassVar[int] = 56
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
             ("expires_s", "u4"),
@@ -435,13 +437,16 @@ class CtEntry:
             ("tcp_flags_reply", "u1"),
             ("reported_origin_s", "u4"),
             ("reported_reply_s", "u4"),
+            ("last_fin_end", "u4"),
+            ("last_fin_acknowledgment", ">u4"),
         ]
     )
     SIGNATURE: ClassVar[str] = (
         "struct{expires_s:u32@0 created_s:u32@4 source_identity:u32@8 destination_identity:u32@12 "
         "egress_revision:u32@16 ingress_revision:u32@20 egress_row:u32@24 ingress_row:u32@28 "
         "egress_selector:u16@32 ingress_selector:u16@34 state:u8@36 flags:u8@37 tcp_flags_origin:u8@38 "
-        "tcp_flags_reply:u8@39 reported_origin_s:u32@40 reported_reply_s:u32@44 size=48}"
+        "tcp_flags_reply:u8@39 reported_origin_s:u32@40 reported_reply_s:u32@44 last_fin_end:u32@48 "
+        "last_fin_acknowledgment:be32@52 size=56}"
     )
 
     def to_bytes(self) -> bytes:
@@ -462,6 +467,8 @@ class CtEntry:
             self.tcp_flags_reply,
             self.reported_origin_s,
             self.reported_reply_s,
+            self.last_fin_end,
+            self.last_fin_acknowledgment.to_bytes(4, "big"),
         )
 
     @classmethod
@@ -484,6 +491,8 @@ class CtEntry:
             items[13],
             items[14],
             items[15],
+            items[16],
+            int.from_bytes(items[17], "big"),
         )
 
 
@@ -2828,7 +2837,7 @@ class End:
         )
 
 
-_FLOW = struct.Struct("=40s 16s I I I H B B B B B B B B B B B B B B B 7x i 40s 40s")
+_FLOW = struct.Struct("=40s 16s I I I H B B B B B B B B B B B B B B B B 6x 4s 4s i 40s 40s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -2856,11 +2865,14 @@ class Flow:
     translated: int = 0
     for_service: int = 0
     wrapped: int = 0
+    tcp_words: int = 0
+    tcp_sequence: int = 0
+    tcp_acknowledgment: int = 0
     error: int = 0
     source: End = End()
     destination: End = End()
 
-    SIZE: ClassVar[int] = 176
+    SIZE: ClassVar[int] = 184
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
             ("tuple", Tuple.DTYPE),
@@ -2884,7 +2896,10 @@ class Flow:
             ("translated", "u1"),
             ("for_service", "u1"),
             ("wrapped", "u1"),
-            ("pad", "u1", (7,)),
+            ("tcp_words", "u1"),
+            ("pad", "u1", (6,)),
+            ("tcp_sequence", ">u4"),
+            ("tcp_acknowledgment", ">u4"),
             ("error", "i4"),
             ("source", End.DTYPE),
             ("destination", End.DTYPE),
@@ -2897,13 +2912,13 @@ class Flow:
         "flags:u8@12 pad:u8[3]@13 size=16}@40 now_s:u32@56 bytes:u32@60 identification:u32@64 "
         "l4_offset:u16@68 family:u8@70 fragment:u8@71 tracking:u8@72 hop_limit:u8@73 tcp_flags:u8@74 "
         "icmp_type:u8@75 icmp_code:u8@76 is_reply:u8@77 reason:u8@78 drop_direction:u8@79 ct_flags:u8@80 "
-        "no_news:u8@81 translated:u8@82 for_service:u8@83 wrapped:u8@84 pad:u8[7]@85 error:s32@92 "
-        "source:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u16@12 "
-        "endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 pad:u8[3]@21 policy_id:u32@24 "
-        "mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}@96 "
-        "destination:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u16@12 "
-        "endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 pad:u8[3]@21 policy_id:u32@24 "
-        "mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}@136 size=176}"
+        "no_news:u8@81 translated:u8@82 for_service:u8@83 wrapped:u8@84 tcp_words:u8@85 pad:u8[6]@86 "
+        "tcp_sequence:be32@92 tcp_acknowledgment:be32@96 error:s32@100 source:struct{sec_identity:u32@0 "
+        "cidr_identity:u32@4 revision:u32@8 node_id:u16@12 endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 "
+        "pad:u8[3]@21 policy_id:u32@24 mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 "
+        "size=6}@34 size=40}@104 destination:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 "
+        "node_id:u16@12 endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 pad:u8[3]@21 policy_id:u32@24 "
+        "mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}@144 size=184}"
     )
 
     def to_bytes(self) -> _Bytes:
@@ -2929,6 +2944,9 @@ class Flow:
             self.translated,
             self.for_service,
             self.wrapped,
+            self.tcp_words,
+            self.tcp_sequence.to_bytes(4, "big"),
+            self.tcp_acknowledgment.to_bytes(4, "big"),
             self.error,
             self.source.to_bytes(),
             self.destination.to_bytes(),
@@ -2960,8 +2978,11 @@ class Flow:
             items[19],
             items[20],
             items[21],
-            End.from_bytes(items[22]),
-            End.from_bytes(items[23]),
+            int.from_bytes(items[22], "big"),
+            int.from_bytes(items[23], "big"),
+            items[24],
+            End.from_bytes(items[25]),
+            End.from_bytes(items[26]),
         )
 
 
