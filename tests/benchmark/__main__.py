@@ -34,6 +34,7 @@ from tests.benchmark import (
     row_restart,
     row_scale,
     row_services,
+    row_xdp,
 )
 from tests.benchmark.figures import Figure, Options
 
@@ -49,6 +50,7 @@ ROWS = {
     "scale": row_scale.measure,
     "services": row_services.measure,
     "nodeport": row_node_port.measure,
+    "xdp": row_xdp.measure,
     "programming": row_programming.measure,
     "api": row_api.measure,
 }

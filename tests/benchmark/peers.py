@@ -118,9 +118,9 @@ class Pair:
 
         What the kernel does for their packets counts as theirs, so that it means the same on a busy machine.
         """
-        before = _processor_s(server)
+        before = processor_ns(server)
         result = self.result(traffic, mode, seconds, family=family, addresses=addresses)
-        spent = result["cpu_s"] + _processor_s(server) - before
+        spent = result["cpu_s"] + (processor_ns(server) - before) / 1e9
         return result | {"per_cpu_second": result["count"] * (8 if mode == "stream" else 1) / spent}
 
     @contextmanager
@@ -140,8 +140,9 @@ class Pair:
             process.wait()
 
 
-def _processor_s(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
+def processor_ns(pid: int) -> int:
+    """The processor time that a process's first thread has had."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0])
 
 
 @dataclass(frozen=True, slots=True)

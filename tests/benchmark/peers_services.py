@@ -35,6 +35,8 @@ RESTORE: dict[Family, str] = {4: "iptables-legacy-restore", 6: "ip6tables-legacy
 """The better peer: with thousands of chains the one that translates for nf_tables takes a hundred times as long to load."""
 AT_ONCE = 1000
 """Services that nft is given at once, as what it takes grows with the square of them."""
+UDP_REMEMBERED_S = 600
+"""Until the end of a measurement, where conntrack is asked."""
 _CONNTRACK = {"net.netfilter.nf_conntrack_tcp_timeout_time_wait": "10", "net.netfilter.nf_conntrack_max": "1048576"}
 _FORWARDING = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 _HOSTS = {"client": 1, "server": 2}
@@ -128,6 +130,7 @@ def kube_proxy_node_port(mode: Mode, family: Family, *, elsewhere: bool) -> Iter
         place = second if elsewhere else first
         server, port = place.pod_address(family, 2), first.addresses[family]
         facts = NodeFacts("node1", (port,), NODES_CLUSTER)
+        run("sysctl", "-qw", f"net.netfilter.nf_conntrack_udp_timeout={UDP_REMEMBERED_S}", netns=first.netns)
         proxy = Proxy(mode, first.netns, family, facts)
         proxy.start()
         on = "node2" if elsewhere else "node1"

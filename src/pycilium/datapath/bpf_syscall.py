@@ -17,6 +17,9 @@ from typing import ClassVar
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
 _ANY = 0
+_LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
+FRAMES_AT_ONCE = 256
+"""As many as the kernel makes; more in one call would be these again, as the program left them."""
 
 ENOTSUPP = 524
 """The kernel's own number for "this map has no such operation"; libc has no name for it."""
@@ -511,6 +514,17 @@ def program_test_run(
         context=context_out.raw[: attributes.ctx_size_out],
         duration_ns=attributes.duration,
     )
+
+
+def program_send_frames(fd: int, frame: bytes, *, context: bytes) -> None:
+    """Run an XDP program on FRAMES_AT_ONCE copies of `frame` as if a driver had them: what it decides of each is done.
+
+    `context` is a struct xdp_md that names a device of the caller's network namespace. Of Linux 5.18.
+    """
+    attributes = _TestRun(fd=fd, data_size_in=len(frame), data_in=frame, flags=_LIVE_FRAMES)
+    attributes.repeat = attributes.batch_size = FRAMES_AT_ONCE
+    attributes.ctx_in, attributes.ctx_size_in = context, len(context)
+    _bpf(_Command.PROG_TEST_RUN, attributes)
 
 
 def link_create_tcx(program_fd: int, ifindex: int, attach_type: AttachType) -> int:
