@@ -28,6 +28,7 @@ from tests.benchmark import (
     row_memory,
     row_node_port,
     row_nodes,
+    row_packets,
     row_pod,
     row_programming,
     row_reach,
@@ -51,6 +52,7 @@ ROWS = {
     "services": row_services.measure,
     "nodeport": row_node_port.measure,
     "xdp": row_xdp.measure,
+    "packets": row_packets.measure,
     "programming": row_programming.measure,
     "api": row_api.measure,
 }

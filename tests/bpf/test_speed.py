@@ -42,7 +42,7 @@ def test_established_tcp(
 
     cost_ns = min(node.nanoseconds("from_container", "web", packet, repeat=REPEAT) for _ in range(5))
 
-    record_property("ns per packet", cost_ns)
+    record_property("ns per packet of from_container", cost_ns)
     assert len(node.reader.read()) == 0
 
 
@@ -72,7 +72,7 @@ def test_leaving_the_node(
         repeat = 100 if what == "exhausted" else REPEAT
         cost_ns = min(node.nanoseconds("to_netdev", "uplink", packet, repeat=repeat) for _ in range(5))
 
-    record_property("ns per packet", cost_ns)
+    record_property("ns per packet of to_netdev", cost_ns)
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -94,5 +94,5 @@ def test_a_service(
     packet = bytes(head / tcp(40000, 80, "A"))
     cost_ns = min(node.nanoseconds(program, device, packet, repeat=REPEAT) for _ in range(5))
 
-    record_property("ns per packet", cost_ns)
+    record_property(f"ns per packet of {program}", cost_ns)
     assert services.flows(family)
