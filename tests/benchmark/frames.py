@@ -30,7 +30,7 @@ from pycilium.lab import namespaces
 from tests.benchmark.peers import CPU, Pair, processor_ns, run
 
 XDP_PASS = 2
-ARRIVED = 0.99
+MOST = 0.5
 BLOCKING = "4"
 """A bridge's port in this state drops what comes in."""
 PAYLOAD_BYTES = 18
@@ -49,7 +49,10 @@ class Inlet:
     port: str
 
     def per_cpu_second(self, seconds: float) -> float:
-        """Frames that were made and sent on, per second of the processor time that it took."""
+        """Frames that left, per second of the processor time that it took to make them and to send them on.
+
+        On a busy machine the far side may have no room for some: they are not counted, and what they took is.
+        """
         return namespaces.run_in(self.node, lambda: self._rate(seconds))
 
     def _rate(self, seconds: float) -> float:
@@ -63,9 +66,9 @@ class Inlet:
             sent += bpf.FRAMES_AT_ONCE
         spent_ns = time.thread_time_ns() + processor_ns(softirqs) - began
         left = self._left() - left
-        if left < sent * ARRIVED:
+        if left < sent * MOST:
             raise RuntimeError(f"of {sent} frames {left} left {self.node}")
-        return sent / spent_ns * 1e9
+        return left / spent_ns * 1e9
 
     def _left(self) -> int:
         [link] = json.loads(run("ip", "-json", "-s", "link", "show", self.port, netns=self.underlay))
