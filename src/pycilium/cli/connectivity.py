@@ -113,7 +113,7 @@ async def _run(
                 Patience(answer_s=answer_s),
                 with_flows=with_flows,
                 tell=tell if sys.stderr.isatty() else _silent,
-                ended=_silent if quiet else _tell_ended,
+                ended=_silent if quiet else lambda result, number, of: tell.result(_ended(result, number, of)),
             )
             return await run.run()
 
@@ -125,13 +125,13 @@ async def _cleared(target: Target, image: str) -> None:
 
 
 def _interruptible(run: Any) -> Any:
-    """SIGINT and SIGTERM end the run where it is; it takes everything away before it ends."""
+    """SIGINT and SIGTERM end the run where it is; it takes everything away before it ends, and a second one waits."""
 
     async def main() -> Any:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
+            loop.add_signal_handler(number, lambda: task.cancelling() or task.cancel())
         return await run()
 
     try:
@@ -181,12 +181,11 @@ def _print_list(chosen: list[tuple[ConnectivityTest, tuple[str, ...]]], output: 
     print_table(("TEST", "SCENARIOS", "POLICIES"), rows)
 
 
-def _tell_ended(result: TestResult, number: int, of: int) -> None:
+def _ended(result: TestResult, number: int, of: int) -> str:
     """One line for a test; what is wrong below it."""
     what = f"skipped: {result.why_skipped}" if result.state == "skipped" else _counted(result)
-    click.echo(f"{_MARKS[result.state]} [{number}/{of}] {result.name}   {what}")
-    for line in result.lines():
-        click.echo(f"      {line}")
+    head = f"{_MARKS[result.state]} [{number}/{of}] {result.name}   {what}"
+    return "\n".join((head, *(f"      {line}" for line in result.lines())))
 
 
 def _counted(result: TestResult) -> str:

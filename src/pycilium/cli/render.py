@@ -48,18 +48,37 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         sys.stdout.write(text.rstrip() + "\n")
 
 
+class Progress:
+    """Tells the steps of long work on stderr, and results on stdout without the two running into each other.
+
+    `status`: a live line that shows the step; None prints a line for each.
+    """
+
+    def __init__(self, title: str, status: Any = None) -> None:
+        self._title, self._status = title, status
+
+    def __call__(self, step: str) -> None:
+        if self._status is None:
+            print(f"{self._title}: {step}", file=sys.stderr, flush=True)
+        else:
+            self._status.update(f"{self._title}: {step}")
+
+    def result(self, text: str) -> None:
+        """A result that is known before the work is done."""
+        if self._status is not None:
+            self._status.stop()
+        click.echo(text)
+        if self._status is not None:
+            self._status.start()
+
+
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[str], None]]:
+def progress(title: str) -> Iterator[Progress]:
     """Shows the steps of long work on stderr: one live line on a terminal, one line per step elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda step: print(f"{title}: {step}", file=sys.stderr, flush=True)
+        yield Progress(title)
         return
     from rich.console import Console
 
-    console = Console(stderr=True)
-    with console.status(title) as status:
-
-        def tell(step: str) -> None:
-            status.update(f"{title}: {step}")
-
-        yield tell
+    with Console(stderr=True).status(title) as status:
+        yield Progress(title, status)

@@ -32,6 +32,14 @@ def test_a_cell_of_several_lines_takes_several_lines(capsys):
     assert capsys.readouterr().out == "ID   LABELS\n7    k8s:a=b\n     k8s:c=d\n"
 
 
+def test_steps_of_long_work_go_to_stderr_and_results_to_stdout(capsys):
+    with render.progress("testing") as tell:
+        tell("the first")
+        tell.result("the first passed")
+
+    assert capsys.readouterr() == ("the first passed\n", "testing: the first\n")
+
+
 def test_a_policy_shows_whom_it_selects():
     (policy,) = decode_documents(POLICY)
     policy = policy.with_metadata(creation_timestamp=NOW - timedelta(minutes=5))

@@ -82,7 +82,9 @@ class LabGround:
         )
 
     async def clear(self, tell: Tell) -> None:
-        left = [pod for pod in labs.pod_records(self._layout) if pod.namespace == NAMESPACE]
+        if self._lock is None:
+            await self.claim()  # what is there may be another run's
+        left = await self._in_order(self._pods)  # also one that was being made when the run was interrupted
         if left:
             tell(f"removing {len(left)} pods")
         for pod in left:
@@ -96,7 +98,6 @@ class LabGround:
         self._worker.shutdown()
         if self._lock is not None:
             self._lock.close()
-            self._layout.folder.joinpath("connectivity.lock").unlink(missing_ok=True)
 
     async def apply(self, policies: Sequence[Plain]) -> None:
         await self._in_order(self._apply, [decode_object(plain) for plain in policies])
@@ -186,6 +187,9 @@ class LabGround:
             processes.start_in(made.netns, argv, log=log)
             _await(lambda: "ready" in processes.last_lines(log), f"{plan.name} does not serve; see {log}")
         return made
+
+    def _pods(self) -> list[PodRecord]:
+        return [pod for pod in labs.pod_records(self._layout) if pod.namespace == NAMESPACE]
 
     def _remove_pod(self, pod: PodRecord) -> None:
         with contextlib.suppress(NotFound):
