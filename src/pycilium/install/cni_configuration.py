@@ -17,8 +17,8 @@ _READ = (".conf", ".conflist", ".json")
 
 
 def text(socket: str) -> str:
-    """Of our configuration."""
-    plugin = {"type": "cilium-cni", "socket": socket}
+    """Of our configuration. Without the capability a runtime would keep pods' host ports to itself."""
+    plugin = {"type": "cilium-cni", "socket": socket, "capabilities": {"portMappings": True}}
     return json.dumps({"cniVersion": "1.0.0", "name": "cilium", "plugins": [plugin]}, indent=2) + "\n"
 
 

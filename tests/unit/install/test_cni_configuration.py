@@ -29,11 +29,17 @@ def test_others_are_set_aside_and_put_back(folder):
     assert cni_configuration.install(ours, "/run/s", exclusive=True) == (True, ["10-flannel.conflist"])
     assert cni_configuration.install(ours, "/run/s", exclusive=True) == (False, [])
     assert names(folder) == ["05-cilium.conflist", "10-flannel.conflist.cilium_bak", "README"]
-    assert json.loads(ours.read_text())["plugins"] == [{"type": "cilium-cni", "socket": "/run/s"}]
+    assert [plugin["type"] for plugin in json.loads(ours.read_text())["plugins"]] == ["cilium-cni"]
 
     assert cni_configuration.remove(ours) == ["10-flannel.conflist"]
     assert cni_configuration.remove(ours) == []
     assert names(folder) == ["10-flannel.conflist", "README"]
+
+
+def test_host_ports_of_pods_in_a_cluster_are_told_to_the_plugin():
+    (plugin,) = json.loads(cni_configuration.text("/run/s"))["plugins"]
+
+    assert plugin == {"type": "cilium-cni", "socket": "/run/s", "capabilities": {"portMappings": True}}
 
 
 def test_others_stay_where_ours_is_not_to_be_the_only_one(folder):
