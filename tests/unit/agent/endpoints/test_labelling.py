@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pycilium.agent.endpoints.labelling import PodLabelling, Workload
 from pycilium.agent.intent import Intent
 from pycilium.agent.runtimes import Container, Runtimes
 from pycilium.api.cni_messages import CniRequest
 from pycilium.errors import NotFound
 from pycilium.model.labels import container_labels, pod_labels
-from pycilium.model.resources import ObjectMeta, Pod
+from pycilium.model.resources import Namespace, ObjectMeta, Pod, decode_object
+from pycilium.policy import parse_policy
 
 ID = "0123456789abcdef"
 
@@ -87,3 +90,38 @@ async def test_a_pod_of_kubernetes_keeps_the_name_that_kubernetes_gave():
 async def test_in_a_shared_store_a_container_s_name_has_some_of_its_id():
     found = await labelling(Container("web"), is_shared=True).of_request(request())
     assert found.name == "web-01234"
+
+
+@pytest.mark.parametrize(
+    ("label", "selected"),
+    [
+        ("io.cilium.k8s.policy.serviceaccount: till", True),
+        ("io.cilium.k8s.policy.serviceaccount: default", False),
+        ("io.cilium.k8s.namespace.labels.team: x", True),
+        ("io.kubernetes.pod.namespace: shop", True),
+        ("io.kubernetes.pod.namespace: default", False),
+    ],
+)
+async def test_a_policy_selects_pods_by_their_service_account_and_their_namespace(label, selected):
+    intent = Intent.new()
+    with intent.db.write() as txn:
+        txn.insert(intent.namespaces, Namespace(metadata=ObjectMeta(name="shop", labels={"team": "x"})))
+        txn.insert(
+            intent.pods, Pod(metadata=ObjectMeta(name="web", namespace="shop"), spec={"serviceAccountName": "till"})
+        )
+    arguments = {"K8S_POD_NAMESPACE": "shop", "K8S_POD_NAME": "web"}
+    found = await labelling(intent=intent).of_request(request(args=arguments))
+    key, _, value = label.partition(": ")
+    policy = decode_object(
+        {
+            "apiVersion": "cilium.io/v2",
+            "kind": "CiliumClusterwideNetworkPolicy",
+            "metadata": {"name": "some"},
+            "spec": {"endpointSelector": {"matchLabels": {key: value}}, "ingress": [{}]},
+        },
+        source="",
+    )
+
+    (section,) = parse_policy(policy, cluster="default").sections
+
+    assert section.subject.matches(found.labels) is selected
