@@ -59,7 +59,7 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
         tell("a restart")
         ready_from = time.monotonic()
         agents.stop(made.layout, NODE)
-        agents.start(made.layout, made.record, NODE)
+        agents.start(made.layout, made.record, NODE, within_s=PATIENCE_S)
         ready_s, ready_spent = time.monotonic() - ready_from, _processor_s(made)
         time.sleep(SETTLE_S)
         again = made.resident_kb(NODE)

@@ -1,17 +1,25 @@
-"""A lab whose store is an API server outside of it: nodes, policies across them, operators, and its outages."""
+"""A lab whose store is an API server outside of it: nodes, policies across them, operators, and its outages.
+
+As real ones, the server has a certificate of an authority of its own and lets in whom that authority knows; who that is
+stands in a kubeconfig. So agents, operators and commands prove themselves, also through the lab's gate.
+"""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pycilium.model.resources import CiliumEndpoint, CiliumNetworkPolicy, CiliumNode, Pod, decode_object
 from pycilium.store import open_blocking
 from pycilium.testing.api_server import ApiServerDouble, serving
+from tests import certificates
+from tests.certificates import server_tls
 from tests.e2e.lab import Lab, app, connects, eventually, policy, traces_of
 from tests.e2e.lab import Pod as RunningPod
 from tests.e2e.lab import serving as serving_echo
@@ -24,24 +32,34 @@ CAUGHT_UP_S = 30.0
 
 
 class Server:
-    """The API server's stand-in: what it keeps outlives its stops, and it comes back at the same port."""
+    """The API server's stand-in, and the kubeconfig that names it and a certificate of a user."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.double = ApiServerDouble()
+        self.double.users = {}  # whoever shows no certificate is nobody
         self._running = ExitStack()
-        self.port = 0
-        self.start()
+        self._running.enter_context(serving(self.double, tls=server_tls(folder)))
+        self._kubeconfig = folder / "config"
+        self._kubeconfig.write_text(yaml.safe_dump(_kubeconfig(self.double.url)))
 
     @property
     def url(self) -> str:
-        return f"kubernetes:?server=http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        self._running.enter_context(serving(self.double, port=self.port))
-        self.port = int(self.double.url.rpartition(":")[2])
+        return f"kubernetes://{self._kubeconfig}"
 
     def stop(self) -> None:
         self._running.close()
+
+
+def _kubeconfig(server: str) -> dict[str, Any]:
+    """Its paths begin where it stands."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "lab",
+        "contexts": [{"name": "lab", "context": {"cluster": "stand-in", "user": "admin"}}],
+        "clusters": [{"name": "stand-in", "cluster": {"server": server, "certificate-authority": "ca.crt"}}],
+        "users": [{"name": "admin", "user": {"client-certificate": "admin.crt", "client-key": "admin.key"}}],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +67,9 @@ def server(tmp_path_factory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBECONFIG", str(tmp_path_factory.mktemp("none") / "none"))
         patch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-        server = Server()
+        server = Server(
+            certificates.make(tmp_path_factory.mktemp("api"), {"server": "IP:127.0.0.1", "admin": "DNS:admin"})
+        )
         yield server
         server.stop()
 
@@ -133,6 +153,16 @@ def test_who_leads_the_operators_is_in_the_status_of_the_node_and_of_the_lab(lab
     assert eventually(
         lambda: lab.json("cilium", "status")["operator"].get("leader") == "operator2", timeout_s=CAUGHT_UP_S
     )
+
+
+def test_an_api_server_that_lets_in_nobody_without_a_certificate_is_said_before_anything_is_made(server):
+    lab = Lab(f"e2e-{secrets.token_hex(3)}")
+
+    done = lab.cilium("lab", "up", "--store", f"kubernetes:?server={server.double.url}", check=False)
+
+    assert done.returncode == 1
+    assert "certificate" in done.stderr
+    assert traces_of(lab.name) == []
 
 
 def test_a_node_that_joins_is_told_with_the_pod_cidrs_that_it_was_given(lab, server):

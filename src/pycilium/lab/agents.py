@@ -38,11 +38,12 @@ class _Starting:
     log_size: int
     """Of the log before it was started."""
     deadline: float
+    within_s: float
 
 
-def start(layout: LabLayout, record: LabRecord, node: str) -> int:
+def start(layout: LabLayout, record: LabRecord, node: str, *, within_s: float = READY_TIMEOUT_S) -> int:
     """Starts the node's agent and returns once it is ready; gives its pid. If it dies, its last words are shown."""
-    starting = _launch(layout, record, node)
+    starting = _launch(layout, record, node, within_s)
     while not _is_ready(layout, starting):
         time.sleep(_POLL_S)
     return starting.pid
@@ -130,7 +131,7 @@ def config_of(layout: LabLayout, node: str) -> Path:
     return layout.node_folder(node) / "agent.json"
 
 
-def _launch(layout: LabLayout, record: LabRecord, node: str) -> _Starting:
+def _launch(layout: LabLayout, record: LabRecord, node: str, within_s: float = READY_TIMEOUT_S) -> _Starting:
     namespace = record.node(node).namespace
     if (pid := pid_of(layout, node)) is not None:
         raise AlreadyExists(f"the agent of {node} is running already (pid {pid})")
@@ -142,7 +143,7 @@ def _launch(layout: LabLayout, record: LabRecord, node: str) -> _Starting:
     with cgroups.inside(cgroups.of_node(layout.name, node)):
         pid = processes.start_in(namespace, argv, log=log)
     processes.write_pid_file(_pid_file(layout, node), pid)
-    return _Starting(node, pid, log, before, time.monotonic() + READY_TIMEOUT_S)
+    return _Starting(node, pid, log, before, time.monotonic() + within_s, within_s)
 
 
 def _is_ready(layout: LabLayout, starting: _Starting) -> bool:
@@ -157,7 +158,7 @@ def _is_ready(layout: LabLayout, starting: _Starting) -> bool:
         state = None
     at_work = state in ("Ok", "Warning")  # a warning may be about what others wrote into the store
     if not at_work and time.monotonic() > starting.deadline:
-        raise _failed(starting, f"was not ready after {READY_TIMEOUT_S:.0f} s")
+        raise _failed(starting, f"was not ready after {starting.within_s:.0f} s")
     return at_work
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-import ssl
 import stat
-import subprocess
 import sys
 from contextlib import aclosing
 
@@ -21,33 +19,16 @@ from pycilium.store.kubernetes.access import access_of
 from pycilium.store.kubernetes.client import ApiClient
 from pycilium.store.kubernetes.store import KubernetesStore
 from pycilium.testing.api_server import ApiServerDouble, Fault, serving
+from tests.certificates import make as certificates_of
+from tests.certificates import server_tls
 from tests.unit.store.conformance import names, pod
-
-
-def openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
     """An authority, and what it signed for a server and for the user alice."""
-    folder = tmp_path_factory.mktemp("certificates")
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *curve, "-subj", "/CN=authority", "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.crt")
-    signed = ("-CA", f"{folder}/ca.crt", "-CAkey", f"{folder}/ca.key")
-    for name, names_of in (("server", "IP:127.0.0.1"), ("elsewhere", "DNS:api.example"), ("alice", "DNS:alice")):
-        files = ("-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.crt")
-        openssl(
-            "req", "-x509", *curve, *signed, "-subj", f"/CN={name}", "-addext", f"subjectAltName={names_of}", *files
-        )
-    return folder
-
-
-def server_tls(certificates, name: str = "server") -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=f"{certificates}/ca.crt")
-    context.load_cert_chain(f"{certificates}/{name}.crt", f"{certificates}/{name}.key")
-    context.verify_mode = ssl.CERT_OPTIONAL
-    return context
+    names_of = {"server": "IP:127.0.0.1", "elsewhere": "DNS:api.example", "alice": "DNS:alice"}
+    return certificates_of(tmp_path_factory.mktemp("certificates"), names_of)
 
 
 @pytest.fixture
