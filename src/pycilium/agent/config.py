@@ -74,6 +74,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """null: what the devices and the routing mode leave. With IPv6 at least 1280."""
     auto_direct_node_routes: bool = True
     """With native routing: make routes to the pods of nodes on the same link."""
+    identity_change_grace_period_s: Annotated[float, Meta(ge=0, le=60)] = 0.5
+    """How long a pod keeps its old identity when its labels are new, so that other nodes hear of the new one first."""
     operator_lease_name: str = OPERATOR_LEASE
     """As in the operators' configuration; status says who holds it."""
     kube_apiserver: list[str] = []

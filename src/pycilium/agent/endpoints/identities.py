@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 
 from pycilium.agent.endpoints.identity_marks import IdentityMarks, identity_of_resource
 from pycilium.agent.intent import Intent
-from pycilium.errors import AlreadyExists, NotFound, StoreError, StoreUnavailable
+from pycilium.errors import AlreadyExists, CiliumError, NotFound, StoreError, StoreUnavailable
 from pycilium.identity import IdentityAllocator
 from pycilium.model.identity import (
     CLUSTER_IDENTITIES,
@@ -84,6 +84,18 @@ class Identities:
         self._catch_up()
         proposal = self._allocator.propose(labels, self._clock())
         return proposal.identity.number if proposal.known else None
+
+    async def announce(self, label_sets: Iterable[Labels]) -> bool:
+        """See to it that the cluster has a number for each; whether it has one now that it did not have before.
+
+        While the store is away none is new: what only this node knows is never sent. That there is none for some labels
+        is told to whoever asks for their number.
+        """
+        unheard = [labels for labels in label_sets if self.known(labels) is None]
+        for labels in unheard:
+            with contextlib.suppress(CiliumError):
+                await self.number_for(labels)
+        return any(self.known(labels) is not None for labels in unheard)
 
     async def number_for(self, labels: Labels) -> int:
         """The number of `labels`; created if need be. One of this node's own while the store is away.

@@ -71,6 +71,7 @@ class Endpoints:
         self.pool_exhausted: Callable[[str], None] = lambda _: None
         """Called with the reason when an endpoint gets no address; not again before one has got one."""
         self._is_exhausted = False
+        self._identity_change_grace_s = config.identity_change_grace_period_s
         is_shared = not config.store.startswith("sqlite:")
         self._labelling = PodLabelling(intent, store, config.cluster_name, runtimes, is_shared=is_shared)
         self._late_labels = LateLabels(self._labelling, self._relabel)
@@ -170,13 +171,12 @@ class Endpoints:
         Another one if the labels of its pod or namespace changed, or if the cluster has another number for them: the
         lowest of several, one in place of this node's own, a new one if it was lost. Whether nothing is left to do.
         """
-        snapshot = self._intent.db.snapshot()
-        for endpoint in self.all():
-            if endpoint.state.is_leaving:
-                continue
-            pod = snapshot.get(self._intent.pods, ResourceKey("Pod", endpoint.namespace, endpoint.pod_name))
-            labels = self._labelling.of_pod(pod) if pod is not None else endpoint.labels
-            if labels and (labels != endpoint.labels or self._identities.known(labels) != endpoint.sec_identity):
+        announced = {labels for _, labels in self._to_relabel()}
+        if await self._identities.announce(announced):
+            # Until they have heard of an identity the other nodes drop what is sent with it.
+            await asyncio.sleep(self._identity_change_grace_s)
+        for endpoint, labels in self._to_relabel():
+            if labels in announced:  # what changed meanwhile has its own turn
                 await self._relabel(endpoint, labels)
         self._identities.drop_unused()
         return all(
@@ -184,6 +184,19 @@ class Endpoints:
             for endpoint in self.all()
             if endpoint.labels and not endpoint.state.is_leaving
         )
+
+    def _to_relabel(self) -> list[tuple[Endpoint, Labels]]:
+        """Endpoints that should have another identity, with the labels that it is to stand for."""
+        found = []
+        snapshot = self._intent.db.snapshot()
+        for endpoint in self.all():
+            if endpoint.state.is_leaving:
+                continue
+            pod = snapshot.get(self._intent.pods, ResourceKey("Pod", endpoint.namespace, endpoint.pod_name))
+            labels = self._labelling.of_pod(pod) if pod is not None else endpoint.labels
+            if labels and (labels != endpoint.labels or self._identities.known(labels) != endpoint.sec_identity):
+                found.append((endpoint, labels))
+        return found
 
     async def _relabel(self, endpoint: Endpoint, labels: Labels) -> None:
         async with self._one_at_a_time(endpoint.attachment):

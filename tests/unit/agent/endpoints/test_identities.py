@@ -72,6 +72,23 @@ async def test_two_nodes_that_ask_at_once_get_one_number(sqlite):
     assert [each.metadata.name for each in (await sqlite.list(CiliumIdentity)).items] == [str(numbers[0])]
 
 
+async def test_labels_that_the_cluster_had_no_number_for_are_new_to_others_once(sqlite):
+    node, other = Node(sqlite), Node(sqlite)
+    await node.identities.number_for(API)
+
+    assert await node.identities.announce([WEB, API])
+    assert not await node.identities.announce([WEB, API])
+    assert {each.security_labels["k8s:app"] for each in (await sqlite.list(CiliumIdentity)).items} == {"web", "api"}
+    assert await other.identities.announce([WEB])  # to a node that has not heard it is as if it were new
+
+
+async def test_while_the_store_is_away_no_labels_are_new_to_others(sqlite):
+    node = Node(sqlite)
+    node.store.away = True
+
+    assert not await node.identities.announce([WEB])
+
+
 async def test_while_the_store_is_away_new_labels_get_a_number_of_the_node_and_the_shared_one_afterwards(sqlite):
     node = Node(sqlite)
     node.store.away = True
