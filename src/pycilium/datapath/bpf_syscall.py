@@ -19,8 +19,8 @@ _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64l
 _ANY = 0
 _LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
 FRAMES_AT_ONCE = 128
-"""Of 256 that the kernel makes at the most: further ones are these again, as the program left them. And half of what the
-far side of a veth pair holds, which drops what it has no room for."""
+"""Of 256 that the kernel makes at the most: further ones are these again, as the program left them. And half of what
+the far side of a veth pair holds, which drops what it has no room for."""
 
 ENOTSUPP = 524
 """The kernel's own number for "this map has no such operation"; libc has no name for it."""
