@@ -111,6 +111,7 @@ def _pod(name: str, labels: dict[str, str], node: str, container: Plain) -> Plai
             "nodeName": node,
             "serviceAccountName": ACCOUNT,
             "automountServiceAccountToken": False,
+            "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 2,
             "tolerations": [{"operator": "Exists"}],
             "containers": [container],
