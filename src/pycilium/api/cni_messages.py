@@ -74,7 +74,9 @@ class CniRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         path, source = "runtimeConfig.portMappings", "network configuration"
         written = (self.config.get("runtimeConfig") or {}).get("portMappings") or []
         try:
-            wanted = [mapping.parsed() for mapping in msgspec.convert(written, list[_PortMapping])]
+            listed = msgspec.convert(written, list[dict[str, Any]])
+            mappings = msgspec.convert([_lower_camel(mapping) for mapping in listed], list[_PortMapping])
+            wanted = [mapping.parsed() for mapping in mappings]
         except (msgspec.ValidationError, ValueError) as error:
             raise InvalidResource(str(error), path=path, source=source) from error
         return tuple(dict.fromkeys(wanted))
@@ -91,6 +93,11 @@ class CniRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class _ConfiguredLabel(msgspec.Struct, frozen=True):
     key: str
     value: str = ""
+
+
+def _lower_camel(mapping: dict[str, Any]) -> dict[str, Any]:
+    """containerd writes `HostPort` where the convention has `hostPort`: plugins written in Go take both."""
+    return {name[:1].lower() + name[1:]: value for name, value in mapping.items()}
 
 
 class _PortMapping(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

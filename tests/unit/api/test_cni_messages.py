@@ -36,6 +36,14 @@ def test_no_labels_are_none(config):
     assert request(config=config).labels == {}
 
 
+def test_pods_with_a_host_port_start_under_containerds_spelling_of_it():
+    mapping = {"HostPort": 4000, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": ""}
+
+    with_ports = request(config={"runtimeConfig": {"portMappings": [mapping]}})
+
+    assert list(map(str, with_ports.host_ports)) == ["4000:8080/TCP"]
+
+
 def test_host_ports_come_from_the_runtimes_port_mappings():
     mappings = [
         {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
