@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import secrets
-import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,7 +26,6 @@ from tests.e2e.lab import (
 
 pytestmark = pytest.mark.root
 PORT = 8080
-PING = ["ping", "-q", "-i", "0.005"]
 BULK_BYTES, CHUNK_BYTES = 4 << 20, 1 << 16
 
 
@@ -162,25 +159,6 @@ def test_a_pod_that_comes_later_is_known_to_the_other_node_by_its_labels(lab, po
     finally:
         lab.delete_policies()
         lab.remove_pod(late)
-
-
-def test_a_relabelled_pod_loses_nothing_until_the_other_node_has_heard_of_its_identity(lab, pods, way):
-    client, server = pods
-    address, fresh = server.address[way.pods[0]], f"fresh={secrets.token_hex(4)}"
-    lab.apply(policy("server", endpointSelector=app("server"), ingress=[{"fromEntities": ["cluster"]}]))
-    try:
-        assert eventually(lambda: pings(client.netns, address))
-        pinging = inside(client.netns, lambda: subprocess.Popen([*PING, address], stdout=subprocess.PIPE, text=True))
-        lab.cilium("lab", "pod", "label", "client", fresh)
-        known = eventually(lambda: fresh in str(lab.json("cilium-dbg", "endpoint", "list")))
-        pinging.send_signal(signal.SIGINT)
-        told, _ = pinging.communicate(timeout=30)
-    finally:
-        lab.cilium("lab", "pod", "label", "client", "fresh-")
-        lab.delete_policies()
-
-    assert known
-    assert " 0% packet loss" in told
 
 
 def echoed_bytes(address: str) -> int:
