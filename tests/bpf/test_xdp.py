@@ -16,6 +16,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
 from pycilium.datapath import layouts, netns
+from pycilium.datapath.features import kernel_version
 from pycilium.datapath.layouts import Aggregation, ServiceFlags, TracePoint
 from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE
@@ -46,7 +47,10 @@ from tests.bpf.services import (
     whole,
 )
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(kernel_version() < (5, 15), reason="BPF_PROG_TEST_RUN tells XDP its device since Linux 5.15"),
+]
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 KINDS = pytest.mark.parametrize("kind", ["tcp", "udp"])
