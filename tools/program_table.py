@@ -71,6 +71,7 @@ _CONSTANTS = layouts.ProgramConfig(
     host_netns_cookie=1,
     socket_host_only=1,
     dsr_outer_family=4,
+    cpus=2,
 )
 _SIZES = dict.fromkeys(
     ("ct4", "ct6", "nat4", "nat6", "events", "service_flows4", "service_flows6", "socket_flows"), 1 << 16

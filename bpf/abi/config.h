@@ -15,6 +15,7 @@
  *   config_services       __u32             0: packets are not translated for services
  *   config_host_netns_cookie __u64          the node's network namespace; 0: the machine's first one
  *   config_socket_host_only  __u32          only sockets of that namespace are translated
+ *   config_cpus           __u32             how many CPUs the machine may have
  *   config_dsr_outer_family  __u32          natively packets of this family say what a client has called in an outer header; 0: none does
  */
 #pragma once

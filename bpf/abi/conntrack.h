@@ -40,6 +40,7 @@ enum ct_flags {
 	CT_FIN_ORIGIN = 2,
 	CT_FIN_REPLY = 4,
 	CT_TRANSLATED = 8, /* for a service: what comes back is turned by service_flows4/6 */
+	CT_ASSURED = 16,   /* gives way to no other connection while it lives (lib/ct_transient.h) */
 };
 
 /* Seconds after the last packet at which an entry is dead. */
@@ -49,6 +50,18 @@ enum ct_lifetime_s {
 	CT_LIFETIME_OTHER_S = 60,
 	CT_LIFETIME_CLOSING_S = 60,
 	CT_LIFETIME_CLOSED_S = 10,
+};
+
+/* ct_transients: a connection that may have to give way, as its first packet had it. */
+struct ct_transient {
+	struct ipv6_addr source; /* IPv4 in mapped form */
+	struct ipv6_addr destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 family; /* enum family; 0: none */
+	__u16 pad;
+	__u32 created_s; /* as in its entry: another one may have its tuple by now */
 };
 
 struct ct_entry {

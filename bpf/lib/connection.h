@@ -120,7 +120,7 @@ __noinline int connection_open(void)
 	flow->reason = TRACE_REASON_NEW;
 	if (flow->tracking == TRACKING_REPLY)
 		return STEP_DONE;
-	flow->error = ct_create(flow);
+	flow->error = ct_open();
 	return flow->error ? DROP_CT_INSERT_FAILED : STEP_DONE;
 }
 
@@ -222,6 +222,6 @@ static __always_inline int connection_admit(struct __sk_buff *skb, struct flow *
 	ct_refresh(entry, flow, is_reply);
 	flow->no_news = aggregation_covers(entry, flow, is_reply);
 	if (ct_is_last(entry, flow) && connection_is_within_node(entry, flow))
-		ct_remove(flow, family);
+		ct_remove(&flow->tuple, family);
 	return STEP_DONE;
 }

@@ -1,77 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Connection tracking: the canonical key, lookup, and the state machine (abi/conntrack.h).
+/* Connection tracking: lookup, and the state machine (abi/conntrack.h).
  *
  * An entry is written only when something in it changes; expiry moves once a second at most. Two CPUs may race for
  * an entry: each write is whole in itself, the last one wins, and the next packet mends what was lost.
  */
 #pragma once
 
-#include "../maps/conntrack.h"
+#include "ct_key.h"
+#include "ct_transient.h"
 #include "flow.h"
 #include "l4.h"
 
 EXPORT_TYPE(enum, ct_state);
 EXPORT_TYPE(enum, ct_flags);
-
-static __always_inline bool tuple_source_is_high4(const struct tuple *tuple)
-{
-	__u64 source = (__u64)be32(tuple->source.words[3]) << 16 | be16(tuple->source_port);
-	__u64 destination = (__u64)be32(tuple->destination.words[3]) << 16 | be16(tuple->destination_port);
-
-	return source > destination;
-}
-
-static __always_inline __u64 ipv6_half(const struct ipv6_addr *address, int half)
-{
-	return (__u64)be32(address->words[half * 2]) << 32 | be32(address->words[half * 2 + 1]);
-}
-
-static __always_inline bool tuple_source_is_high6(const struct tuple *tuple)
-{
-	__u64 source = ipv6_half(&tuple->source, 0), destination = ipv6_half(&tuple->destination, 0);
-
-	if (source != destination)
-		return source > destination;
-	source = ipv6_half(&tuple->source, 1);
-	destination = ipv6_half(&tuple->destination, 1);
-	if (source != destination)
-		return source > destination;
-	return be16(tuple->source_port) > be16(tuple->destination_port);
-}
-
-static __always_inline bool tuple_source_is_high(const struct tuple *tuple, __u8 family)
-{
-	return family == FAMILY_IPV4 ? tuple_source_is_high4(tuple) : tuple_source_is_high6(tuple);
-}
-
-static __always_inline struct ct4_key ct4_key_of(const struct tuple *tuple, bool source_is_high)
-{
-	struct ct4_key key = {.protocol = tuple->protocol};
-
-	key.address_low = source_is_high ? tuple->destination.words[3] : tuple->source.words[3];
-	key.address_high = source_is_high ? tuple->source.words[3] : tuple->destination.words[3];
-	key.port_low = source_is_high ? tuple->destination_port : tuple->source_port;
-	key.port_high = source_is_high ? tuple->source_port : tuple->destination_port;
-	return key;
-}
-
-static __always_inline struct ct6_key ct6_key_of(const struct tuple *tuple, bool source_is_high)
-{
-	struct ct6_key key = {.protocol = tuple->protocol};
-
-	if (source_is_high) {
-		key.address_low = tuple->destination;
-		key.address_high = tuple->source;
-		key.port_low = tuple->destination_port;
-		key.port_high = tuple->source_port;
-	} else {
-		key.address_low = tuple->source;
-		key.address_high = tuple->destination;
-		key.port_low = tuple->source_port;
-		key.port_high = tuple->destination_port;
-	}
-	return key;
-}
 
 /* The live entry of the tuple's connection, and whether the tuple is that of a reply; 0 if there is none. */
 static __always_inline struct ct_entry *ct_lookup(const struct tuple *tuple, __u8 family, __u32 now_s, bool *is_reply)
@@ -94,21 +35,6 @@ static __always_inline struct ct_entry *ct_lookup(const struct tuple *tuple, __u
 	return entry;
 }
 
-static __always_inline void ct_remove(const struct flow *flow, __u8 family)
-{
-	bool source_is_high = tuple_source_is_high(&flow->tuple, family);
-
-	if (family == FAMILY_IPV4) {
-		struct ct4_key key = ct4_key_of(&flow->tuple, source_is_high);
-
-		bpf_map_delete_elem(&ct4, &key);
-	} else {
-		struct ct6_key key = ct6_key_of(&flow->tuple, source_is_high);
-
-		bpf_map_delete_elem(&ct6, &key);
-	}
-}
-
 /* Is the packet none of the entry's, although it has its tuple? A SYN on a connection that is over opens the next one;
  * a SYN from the other end asks for one of its own, which must not pass as a reply. So does an echo request whose
  * identifier is 0, which tells no ends apart.
@@ -128,6 +54,12 @@ static __always_inline __u32 ct_lifetime_s(__u8 protocol, __u8 state)
 	if (state == CT_STATE_OPENING)
 		return CT_LIFETIME_OPENING_S;
 	return state == CT_STATE_CLOSING ? CT_LIFETIME_CLOSING_S : CT_LIFETIME_CLOSED_S;
+}
+
+/* What its lifetime follows from: one that may be a flood's lasts no longer than while it opens. */
+static __always_inline __u8 ct_lasting_state(const struct ct_entry *entry, __u8 state)
+{
+	return likely(entry->flags & CT_ASSURED) || state != CT_STATE_ESTABLISHED ? state : CT_STATE_OPENING;
 }
 
 /* FIN and RST: the only packets that end a connection. */
@@ -155,6 +87,27 @@ static __always_inline bool ct_is_last(const struct ct_entry *entry, const struc
 	       be32(flow->tcp_acknowledgment) == entry->last_fin_end;
 }
 
+/* Has its opener heard from the other end? Then nobody's flood ends it (ct_transient.h). A server answers a TCP handshake
+ * whoever began it, so that takes its third packet.
+ */
+static __always_inline bool ct_is_assured(const struct ct_entry *entry, const struct flow *flow, bool is_reply)
+{
+	if (entry->state != CT_STATE_ESTABLISHED)
+		return false;
+	if (flow->tuple.protocol == IPPROTO_TCP)
+		return !is_reply && !(flow->tcp_flags & (TCP_SYN | TCP_RST));
+	return flow->now_s - entry->created_s >= CT_ASSURED_AFTER_S;
+}
+
+/* The change of state, if the packet is one. */
+static __always_inline void ct_advance(struct ct_entry *entry, __u8 state, bool is_reply)
+{
+	if (state == CT_STATE_CLOSED && entry->flags & CT_ASSURED)
+		ct_remember(is_reply,
+			    entry->created_s); /* before it has ended: its own place may be the one whose turn it is */
+	entry->state = state;
+}
+
 /* Takes a packet that may pass into account. */
 static __always_inline void ct_refresh(struct ct_entry *entry, const struct flow *flow, bool is_reply)
 {
@@ -165,9 +118,11 @@ static __always_inline void ct_refresh(struct ct_entry *entry, const struct flow
 		state = CT_STATE_ESTABLISHED;
 	if (unlikely(flow->tcp_flags & (TCP_FIN | TCP_RST)) && state != CT_STATE_CLOSED)
 		state = ct_state_after_end(entry, flow, is_reply);
+	if (unlikely(!(entry->flags & CT_ASSURED)) && ct_is_assured(entry, flow, is_reply))
+		entry->flags |= CT_ASSURED;
 	if (unlikely(state != entry->state))
-		entry->state = state;
-	expires_s = flow->now_s + ct_lifetime_s(flow->tuple.protocol, state);
+		ct_advance(entry, state, is_reply);
+	expires_s = flow->now_s + ct_lifetime_s(flow->tuple.protocol, ct_lasting_state(entry, state));
 	if (unlikely(expires_s != entry->expires_s))
 		entry->expires_s = expires_s;
 	if (unlikely(flow->for_service && !(entry->flags & CT_TRANSLATED)))
@@ -212,4 +167,30 @@ static __always_inline long ct_create(const struct flow *flow)
 
 		return bpf_map_update_elem(&ct6, &key, &entry, BPF_ANY);
 	}
+}
+
+/* The same of the packet in hand; its own frame, which that of who makes room is not on top of. */
+__noinline int ct_add(void)
+{
+	const struct flow *flow = flow_here();
+
+	return flow ? ct_create(flow) : -ENOENT;
+}
+
+/* Makes the entry of the connection that the packet in hand opens: 0 or what the kernel said. One that is refused has a
+ * place all the same, for what was kept of it before.
+ */
+__noinline int ct_open(void)
+{
+	const struct flow *flow = flow_here();
+	int error = ct_add();
+
+	if (!flow)
+		return error;
+	if (unlikely(error == -E2BIG)) {
+		ct_make_room();
+		error = ct_add();
+	}
+	ct_remember(false, flow->now_s);
+	return error;
 }

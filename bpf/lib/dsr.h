@@ -201,7 +201,7 @@ __noinline int dsr_tell(struct __sk_buff *skb)
 	return draft->family == FAMILY_IPV4 ? dsr_wrap4(skb, draft) : dsr_wrap6(skb, draft);
 }
 
-/* Of the connection only what the client says comes by here: it stands once the client has acknowledged. */
+/* Of the connection only what the client says comes by here, or is seen here: it stands once the client has acknowledged. */
 __noinline int dsr_establish(void)
 {
 	const struct service_draft *draft = service_draft_here();
@@ -209,13 +209,14 @@ __noinline int dsr_establish(void)
 	struct ct_entry *entry;
 	bool is_reply;
 
-	if (!draft || !flow || !(draft->to.flags & SERVICE_FLOW_DSR) || flow->reason != TRACE_REASON_ESTABLISHED ||
-	    (flow->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_ACK)
+	if (!draft || !flow || !(draft->to.flags & (SERVICE_FLOW_DSR | SERVICE_FLOW_HOST)) ||
+	    flow->reason != TRACE_REASON_ESTABLISHED || (flow->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_ACK)
 		return 0;
 	entry = ct_lookup(&flow->tuple, flow->family, flow->now_s, &is_reply);
 	if (!entry || entry->state != CT_STATE_OPENING)
 		return 0;
 	entry->state = CT_STATE_ESTABLISHED;
+	entry->flags |= CT_ASSURED;
 	entry->expires_s = flow->now_s + ct_lifetime_s(flow->tuple.protocol, CT_STATE_ESTABLISHED);
 	return 0;
 }

@@ -76,8 +76,8 @@ static __always_inline __u32 nat_ports(const struct nat_draft *draft)
 	return draft->flags & NAT_SERVICE ? NAT_SERVICE_PORTS : NAT_PORTS;
 }
 
-/* Claims the port for the draft; 0, or -1 if it is another's. A mapping of this flow that has lost its other half is
- * taken up again.
+/* Claims the port for the draft: 0, -EEXIST if it is another's, or -E2BIG if the map is full. A mapping of this flow that
+ * has lost its other half is taken up again.
  */
 __noinline int nat_claim(PACKET_CONTEXT *context, __u32 port)
 {
@@ -87,19 +87,19 @@ __noinline int nat_claim(PACKET_CONTEXT *context, __u32 port)
 	struct nat6_key key;
 
 	if (!draft)
-		return -1;
+		return -EEXIST;
 	draft->outside_port = be16(port);
 	nat_draft_key(draft, &key, NAT_IN);
 	found = nat_find(&key, draft->family);
 	if (found)
-		return nat_entry_names(found, &draft->inside, draft->inside_port) ? 0 : -1;
+		return nat_entry_names(found, &draft->inside, draft->inside_port) ? 0 : -EEXIST;
 	if (nat_socket_has(context, draft, draft->outside_port))
-		return -1;
+		return -EEXIST;
 	entry.address = draft->inside;
 	entry.port = draft->inside_port;
 	entry.used_s = draft->now_s;
 	entry.flags = draft->flags;
-	return nat_add(&key, &entry, draft->family) ? -1 : 0;
+	return nat_add(&key, &entry, draft->family);
 }
 
 /* Has the node itself a connection with this port of the gateway? Conntrack knows those that it has with pods. Not part of
@@ -123,9 +123,9 @@ __noinline int nat_connection_has(__u32 port)
 	return connection && !(connection->flags & CT_TRANSLATED);
 }
 
-static __always_inline bool nat_take(PACKET_CONTEXT *context, __u32 port)
+static __always_inline int nat_take(PACKET_CONTEXT *context, __u32 port)
 {
-	return !nat_connection_has(port) && !nat_claim(context, port);
+	return nat_connection_has(port) ? -EEXIST : nat_claim(context, port);
 }
 
 /* The first free port of some, by two random numbers; 0 if there is none. */
@@ -164,24 +164,39 @@ static __always_inline bool nat_may_keep(const struct nat_draft *draft)
 	return true;
 }
 
+/* As nat_claim(): 0 once the draft has a port that is its own. */
+__noinline int nat_search_port(PACKET_CONTEXT *context)
+{
+	const struct nat_draft *draft = nat_draft_here();
+	int port, error = -EEXIST;
+
+	if (!draft)
+		return error;
+	if (nat_may_keep(draft))
+		error = nat_take(context, be16(draft->inside_port));
+	if (error != -EEXIST || draft->protocol == IPPROTO_SCTP)
+		return error;
+	for (int i = 0; i < NAT_ROUNDS; i++) {
+		port = nat_scan(bpf_get_prandom_u32(), bpf_get_prandom_u32());
+		if (!port)
+			continue;
+		error = nat_take(context, port);
+		if (error != -EEXIST)
+			return error;
+	}
+	return error;
+}
+
 /* 0 once the draft has a port that is its own, by NAT_IN; else DROP_NAT_NO_MAPPING. */
 __noinline int nat_find_port(PACKET_CONTEXT *context)
 {
-	const struct nat_draft *draft = nat_draft_here();
-	int port;
+	int error = nat_search_port(context);
 
-	if (!draft)
-		return DROP_NAT_NO_MAPPING;
-	if (nat_may_keep(draft) && nat_take(context, be16(draft->inside_port)))
-		return 0;
-	if (draft->protocol == IPPROTO_SCTP)
-		return DROP_NAT_NO_MAPPING;
-	for (int i = 0; i < NAT_ROUNDS; i++) {
-		port = nat_scan(bpf_get_prandom_u32(), bpf_get_prandom_u32());
-		if (port && nat_take(context, port))
-			return 0;
+	if (unlikely(error == -E2BIG)) {
+		ct_make_room();
+		error = nat_search_port(context);
 	}
-	return DROP_NAT_NO_MAPPING;
+	return error ? DROP_NAT_NO_MAPPING : 0;
 }
 
 /* Makes the other half of the mapping of this CPU's draft. Which one stands says NAT_OUT: another CPU may have made one for

@@ -37,8 +37,9 @@ enum service_where {
 };
 
 enum service_step {
-	STEP_NEW = -4,       /* the draft says what the connection's packets become, but no map does yet */
-	STEP_NEEDS_PORT = -5 /* the same, but for the port of the gateway, which nat_draft is for */
+	STEP_NEW = -4,        /* the draft says what the connection's packets become, but no map does yet */
+	STEP_NEEDS_PORT = -5, /* the same, but for the port of the gateway, which nat_draft is for */
+	STEP_NO_ROOM = -9,
 };
 
 static __always_inline const struct service_entry *service_of(const struct service_draft *draft)
@@ -392,8 +393,23 @@ static __always_inline bool service_keep_port(const struct service_draft *draft)
 	return !nat_add(&key, &entry, draft->family);
 }
 
-/* Keeps what the draft says, and once a second all that goes with it: any entry may have given way to others. */
-__noinline int service_keep(void)
+/* Both or none: 1, or 0 if there is no room. */
+__noinline int service_keep_flows(void)
+{
+	struct service_draft *draft = service_draft_here();
+
+	if (!draft || service_flow_put(&draft->back, &draft->back_to, draft->family))
+		return 0;
+	if (!service_flow_put(&draft->packet, &draft->to, draft->family))
+		return 1;
+	service_flow_remove(&draft->back, draft->family);
+	return 0;
+}
+
+/* Keeps what the draft says, and once a second all that goes with it: any entry may have been lost. 0, STEP_NO_ROOM or a drop
+ * reason.
+ */
+__noinline int service_try_to_keep(void)
 {
 	struct service_draft *draft = service_draft_here();
 
@@ -407,12 +423,23 @@ __noinline int service_keep(void)
 		return DROP_NAT_NO_MAPPING;
 	}
 	draft->to.used_s = draft->now_s;
-	if (service_flow_put(&draft->back, &draft->back_to, draft->family) ||
-	    service_flow_put(&draft->packet, &draft->to, draft->family))
-		return DROP_NAT_NO_MAPPING;
+	if (!service_keep_flows())
+		return STEP_NO_ROOM;
 	if (draft->to.flags & SERVICE_FLOW_HOST)
 		service_mark_host(draft);
 	return STEP_DONE;
+}
+
+/* The same, where others may have to give way; 0 or a drop reason. */
+__noinline int service_keep(void)
+{
+	int step = service_try_to_keep();
+
+	if (likely(step != STEP_NO_ROOM))
+		return step;
+	ct_make_room();
+	step = service_try_to_keep();
+	return step == STEP_NO_ROOM ? DROP_NAT_NO_MAPPING : step;
 }
 
 static __always_inline struct nat_packet service_packet_of(const struct service_draft *draft)

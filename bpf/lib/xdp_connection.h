@@ -44,7 +44,7 @@ __noinline int xdp_open(void)
 	if (!entry || ct_is_foreign(entry, flow, is_reply)) {
 		flow->is_reply = IS_REPLY_NO;
 		flow->reason = TRACE_REASON_NEW;
-		return !ct_create(flow);
+		return !ct_open();
 	}
 	if (is_reply || !connection_revisions_current(entry, flow, false) ||
 	    !connection_identities_current(entry, flow, false))

@@ -6,10 +6,11 @@
 #include "../lib/helpers.h"
 
 /* Two entries per masqueraded flow. Written by the programs; the agent only removes those whose connection is gone. When
- * full, the entry that was used longest ago gives way: its flow gets another port, which ends a TCP connection.
+ * full, mappings of connections that are not assured give way (lib/ct_transient.h); when there is none of them, a new flow
+ * is dropped (167), and those that are there stay.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 262144);
 	__type(key, struct nat4_key);
 	__type(value, struct nat_entry);
@@ -17,7 +18,7 @@ struct {
 
 /* As nat4. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 262144);
 	__type(key, struct nat6_key);
 	__type(value, struct nat_entry);

@@ -91,11 +91,11 @@ struct {
 	__type(value, struct affinity_entry);
 } affinity SEC(".maps");
 
-/* Two entries per connection that was translated per packet. When full, the one that was used longest ago gives way:
- * its connection may get another backend.
+/* Two entries per connection that was translated per packet. When full, those of connections that are not
+ * assured give way (lib/ct_transient.h); when there is none of them, a new connection is dropped (167).
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 262144);
 	__type(key, struct service_flow4_key);
 	__type(value, struct service_flow_entry);
@@ -103,7 +103,7 @@ struct {
 
 /* As service_flows4. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 262144);
 	__type(key, struct service_flow6_key);
 	__type(value, struct service_flow_entry);

@@ -16,6 +16,7 @@ import pytest
 from pycilium.datapath import bpffs, layouts, netns
 from pycilium.datapath.layouts import Aggregation
 from pycilium.datapath.loader import OBJECTS, Datapath, DatapathConfig, load
+from pycilium.datapath.maps import possible_cpus
 from tests.bpf.node import DEVICES, GATEWAY4, GATEWAY6, HOST_MAC, Node, mac, packed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -37,6 +38,7 @@ SMALL_MAPS = {
     "socket_flows": 1024,
     "ct4": 1024,
     "ct6": 1024,
+    "ct_transients": 256,
     "fragments": 64,
     "nat4": 1024,
     "nat6": 1024,
@@ -113,6 +115,7 @@ def constants(devices: dict[str, int], **changes: object) -> layouts.ProgramConf
         "masquerade": 1,
         "services": 1,
         "tunnel_port": 8472,
+        "cpus": possible_cpus(),
     }
     return layouts.ProgramConfig(**{**ordinary, **changes})
 

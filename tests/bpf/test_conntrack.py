@@ -366,7 +366,7 @@ class TestRevoking:
 
     @pytest.mark.parametrize("packet", [out, back])
     def test_kept_and_brought_up_to_date(self, node: Node, family: int, packet: type[out]) -> None:
-        out(node, "S", family), back(node, "SA", family)
+        out(node, "S", family), back(node, "SA", family), out(node, "A", family)
         before = node.only_connection()
         node.row(DB, INGRESS, 500, allow={WEB.identity // 100})
         node.policy(DB, revision=77)

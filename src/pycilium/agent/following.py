@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 
@@ -14,18 +12,13 @@ from pycilium.agent.endpoints.lifecycle import Endpoints
 from pycilium.agent.intent import Intent
 from pycilium.agent.link_operations import LinkOperations
 from pycilium.agent.loop import ControlLoop
-from pycilium.agent.map_fill import MapFill
 from pycilium.agent.plumbing import Plumbing
-from pycilium.agent.services.controller import Services
 from pycilium.agent.sources import RETRY_FIRST_S, RETRY_MOST_S, retry_delay_s
-from pycilium.datapath import conntrack, layouts, loader, nat, netlink, service_flows, service_memory
-from pycilium.datapath.codec import MapSpec
+from pycilium.datapath import netlink
 from pycilium.errors import CiliumError
 
 log = structlog.get_logger()
-AnySpec = MapSpec[Any, Any]
 
-CONNTRACK_INTERVAL_S = 30.0
 QUIET_S = 2.0
 VANISHED_AFTER_S = 1.0
 NEWS_BYTES = 1 << 16
@@ -98,31 +91,3 @@ async def settle_links(attached: LinkOperations, endpoints: Endpoints) -> None:
         await asyncio.sleep(QUIET_S)
         while attached.unsettled and endpoints.quiet_for_s >= QUIET_S:
             await asyncio.to_thread(attached.settle_one)
-
-
-async def conntrack_collection(datapath: loader.Datapath, services: Services | None, fill: MapFill) -> None:
-    """Remove connections that have expired, now and then, and what they leave elsewhere; lookups do not need it."""
-    families: list[tuple[AnySpec, AnySpec, AnySpec]] = [
-        (layouts.CT4, layouts.NAT4, layouts.SERVICE_FLOWS4),
-        (layouts.CT6, layouts.NAT6, layouts.SERVICE_FLOWS6),
-    ]
-    while True:
-        await asyncio.sleep(CONNTRACK_INTERVAL_S)
-        for connections, mappings, flows in families:
-            await asyncio.to_thread(_collect, datapath, connections, mappings, flows if services else None, fill)
-        if services is not None:
-            with datapath.map(layouts.AFFINITY) as affinity:
-                longest_s, now_s = services.longest_affinity_s, int(time.monotonic())
-                await asyncio.to_thread(service_memory.collect_affinity, affinity.raw, longest_s, now_s)
-
-
-def _collect(
-    datapath: loader.Datapath, connections: AnySpec, mappings: AnySpec, flows: AnySpec | None, fill: MapFill
-) -> None:
-    now_s = int(time.monotonic())
-    with datapath.map(connections) as known, datapath.map(mappings) as nat_map:
-        fill.note(connections.name, conntrack.collect(known.raw, now_s).alive)
-        fill.note(mappings.name, nat.collect(nat_map.raw, known.raw, now_s).alive)
-        if flows is not None:
-            with datapath.map(flows) as translated:
-                fill.note(flows.name, service_flows.collect(translated.raw, known.raw, now_s).alive)

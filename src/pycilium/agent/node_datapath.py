@@ -19,6 +19,7 @@ from pycilium.agent.targets import Targets
 from pycilium.datapath import cgroup_links, layouts, links, loader, netns, overlay_device
 from pycilium.datapath.gateway_device import HOST_NAME, Gateway
 from pycilium.datapath.links import Hook
+from pycilium.datapath.maps import possible_cpus
 from pycilium.errors import ConfigError
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.service import Algorithm
@@ -28,6 +29,8 @@ ROOM_FOR_RESTART = 2
 """A restarted agent writes all policy under new numbers before it removes the old: the maps hold both."""
 ENTRIES_PER_FLOW = 2
 """Of a masqueraded one."""
+TRANSIENT_SHARE = 4
+"""Of all connections one in so many may be half-open or over; no flood of them takes more room."""
 
 
 def refuse_other_addresses(config: AgentConfig, plumbing: Plumbing, endpoints: Sequence[Endpoint]) -> None:
@@ -67,11 +70,13 @@ def datapath_config(
             host_netns_cookie=netns.own_cookie(),
             socket_host_only=int(config.socket_lb_host_only),
             dsr_outer_family=plumbing.underlay_family if config.dsr_dispatch == "ipip" else 0,
+            cpus=possible_cpus(),
         ),
         map_entries={
             "events": config.event_ring_bytes,
             "ct4": config.conntrack_capacity,
             "ct6": config.conntrack_capacity,
+            "ct_transients": config.conntrack_capacity // TRANSIENT_SHARE,
             "nat4": ENTRIES_PER_FLOW * config.nat_capacity,
             "nat6": ENTRIES_PER_FLOW * config.nat_capacity,
             "endpoints4": config.endpoint_capacity,

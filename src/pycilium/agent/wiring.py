@@ -33,7 +33,6 @@ from pycilium.agent.endpoints.lifecycle import Endpoints
 from pycilium.agent.explaining import Explainer, Rules
 from pycilium.agent.flows import FlowIngestion, Names
 from pycilium.agent.following import (
-    conntrack_collection,
     follow_addresses,
     follow_links,
     read_addresses,
@@ -46,6 +45,7 @@ from pycilium.agent.intent import Intent
 from pycilium.agent.lifelines import lifelines
 from pycilium.agent.link_operations import LinkOperations
 from pycilium.agent.loop import ControlLoop
+from pycilium.agent.map_collection import collect_connections
 from pycilium.agent.map_fill import MapFill
 from pycilium.agent.masquerade import Masquerade
 from pycilium.agent.node_datapath import (
@@ -275,7 +275,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             )
             running.append(tasks.create_task(identities.marks.run(), name="marks"))
             running.append(tasks.create_task(memory.run(), name="memory of services"))
-            running.append(tasks.create_task(conntrack_collection(datapath, services, fill), name="conntrack"))
+            running.append(tasks.create_task(collect_connections(datapath, services, fill), name="conntrack"))
             ready = tasks.create_task(
                 become_ready(
                     config,

@@ -69,6 +69,7 @@ class CtFlags(IntFlag):
     FIN_ORIGIN = 2
     FIN_REPLY = 4
     TRANSLATED = 8
+    ASSURED = 16
 
 
 class CtLifetimeS(IntEnum):
@@ -389,6 +390,65 @@ class Ct6Key:
             int.from_bytes(items[2], "big"),
             int.from_bytes(items[3], "big"),
             items[4],
+        )
+
+
+_CT_TRANSIENT = struct.Struct("=16s 16s 2s 2s B B 2x I")
+
+
+@dataclass(frozen=True, slots=True)
+class CtTransient:
+    """struct ct_transient."""
+
+    source: bytes = bytes(16)
+    destination: bytes = bytes(16)
+    source_port: int = 0
+    destination_port: int = 0
+    protocol: int = 0
+    family: int = 0
+    created_s: int = 0
+
+    SIZE: ClassVar[int] = 44
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("source", "u1", (16,)),
+            ("destination", "u1", (16,)),
+            ("source_port", ">u2"),
+            ("destination_port", ">u2"),
+            ("protocol", "u1"),
+            ("family", "u1"),
+            ("pad", "u2"),
+            ("created_s", "u4"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{source:struct{words:be32[4]@0 size=16}@0 destination:struct{words:be32[4]@0 size=16}@16 "
+        "source_port:be16@32 destination_port:be16@34 protocol:u8@36 family:u8@37 pad:u16@38 created_s:u32@40 "
+        "size=44}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _CT_TRANSIENT.pack(
+            self.source,
+            self.destination,
+            self.source_port.to_bytes(2, "big"),
+            self.destination_port.to_bytes(2, "big"),
+            self.protocol,
+            self.family,
+            self.created_s,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> CtTransient:
+        items = _CT_TRANSIENT.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            int.from_bytes(items[2], "big"),
+            int.from_bytes(items[3], "big"),
+            items[4],
+            items[5],
+            items[6],
         )
 
 
@@ -3172,6 +3232,7 @@ class ProgramConfig:
     """Constants that the programs are loaded with; what each means: bpf/abi/config.h."""
 
     aggregation: int = 0
+    cpus: int = 0
     dsr_outer_family: int = 0
     event_wakeup_ns: int = 0
     gateway_ipv4: int = 0
@@ -3193,6 +3254,7 @@ def _codec(layout: type[Any], name: str) -> Codec[Any]:
 
 _Ct4Key: Final[Codec[Ct4Key]] = _codec(Ct4Key, "ct4_key")
 _Ct6Key: Final[Codec[Ct6Key]] = _codec(Ct6Key, "ct6_key")
+_CtTransient: Final[Codec[CtTransient]] = _codec(CtTransient, "ct_transient")
 _CtEntry: Final[Codec[CtEntry]] = _codec(CtEntry, "ct_entry")
 _FragmentKey: Final[Codec[FragmentKey]] = _codec(FragmentKey, "fragment_key")
 _FragmentEntry: Final[Codec[FragmentEntry]] = _codec(FragmentEntry, "fragment_entry")
@@ -3257,10 +3319,16 @@ CLOCK: Final[MapSpec[int, ClockEntry]] = MapSpec(
     "clock", MapType.PERCPU_ARRAY, U32, _ClockEntry, 1
 )
 CT4: Final[MapSpec[Ct4Key, CtEntry]] = MapSpec(
-    "ct4", MapType.LRU_HASH, _Ct4Key, _CtEntry, 262144
+    "ct4", MapType.HASH, _Ct4Key, _CtEntry, 262144
 )
 CT6: Final[MapSpec[Ct6Key, CtEntry]] = MapSpec(
-    "ct6", MapType.LRU_HASH, _Ct6Key, _CtEntry, 262144
+    "ct6", MapType.HASH, _Ct6Key, _CtEntry, 262144
+)
+CT_TRANSIENTS: Final[MapSpec[int, CtTransient]] = MapSpec(
+    "ct_transients", MapType.ARRAY, U32, _CtTransient, 65536
+)
+CT_TURN: Final[MapSpec[int, int]] = MapSpec(
+    "ct_turn", MapType.PERCPU_ARRAY, U32, U32, 1
 )
 ENDPOINTS4: Final[MapSpec[Endpoint4Key, EndpointEntry]] = MapSpec(
     "endpoints4", MapType.HASH, _Endpoint4Key, _EndpointEntry, 4096
@@ -3299,10 +3367,10 @@ METRICS: Final[MapSpec[int, MetricsEntry]] = MapSpec(
     "metrics", MapType.PERCPU_ARRAY, U32, _MetricsEntry, 1024
 )
 NAT4: Final[MapSpec[Nat4Key, NatEntry]] = MapSpec(
-    "nat4", MapType.LRU_HASH, _Nat4Key, _NatEntry, 262144
+    "nat4", MapType.HASH, _Nat4Key, _NatEntry, 262144
 )
 NAT6: Final[MapSpec[Nat6Key, NatEntry]] = MapSpec(
-    "nat6", MapType.LRU_HASH, _Nat6Key, _NatEntry, 262144
+    "nat6", MapType.HASH, _Nat6Key, _NatEntry, 262144
 )
 NAT_DRAFT: Final[MapSpec[int, NatDraft]] = MapSpec(
     "nat_draft", MapType.PERCPU_ARRAY, U32, _NatDraft, 1
@@ -3332,10 +3400,10 @@ SERVICE_DRAFT: Final[MapSpec[int, ServiceDraft]] = MapSpec(
     "service_draft", MapType.PERCPU_ARRAY, U32, _ServiceDraft, 1
 )
 SERVICE_FLOWS4: Final[MapSpec[ServiceFlow4Key, ServiceFlowEntry]] = MapSpec(
-    "service_flows4", MapType.LRU_HASH, _ServiceFlow4Key, _ServiceFlowEntry, 262144
+    "service_flows4", MapType.HASH, _ServiceFlow4Key, _ServiceFlowEntry, 262144
 )
 SERVICE_FLOWS6: Final[MapSpec[ServiceFlow6Key, ServiceFlowEntry]] = MapSpec(
-    "service_flows6", MapType.LRU_HASH, _ServiceFlow6Key, _ServiceFlowEntry, 262144
+    "service_flows6", MapType.HASH, _ServiceFlow6Key, _ServiceFlowEntry, 262144
 )
 SERVICE_IPS4: Final[MapSpec[ServiceAddress4Key, int]] = MapSpec(
     "service_ips4", MapType.HASH, _ServiceAddress4Key, U32, 65536
@@ -3371,6 +3439,8 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "clock": CLOCK,
     "ct4": CT4,
     "ct6": CT6,
+    "ct_transients": CT_TRANSIENTS,
+    "ct_turn": CT_TURN,
     "endpoints4": ENDPOINTS4,
     "endpoints6": ENDPOINTS6,
     "event_wakeup": EVENT_WAKEUP,
@@ -3429,6 +3499,7 @@ PROGRAMS: Final[dict[str, ProgramSpec]] = {
 
 CONFIG: Final[dict[str, Constant]] = {
     "config_aggregation": Constant("config_aggregation", "aggregation", "u32", integer_encoder(4, sys.byteorder, signed=False)),
+    "config_cpus": Constant("config_cpus", "cpus", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_dsr_outer_family": Constant("config_dsr_outer_family", "dsr_outer_family", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_event_wakeup_ns": Constant("config_event_wakeup_ns", "event_wakeup_ns", "u64", integer_encoder(8, sys.byteorder, signed=False)),
     "config_gateway_ipv4": Constant("config_gateway_ipv4", "gateway_ipv4", "be32", integer_encoder(4, "big", signed=False)),
@@ -3448,6 +3519,7 @@ CONFIG: Final[dict[str, Constant]] = {
 STRUCTS: Final[dict[str, str]] = {
     "ct4_key": Ct4Key.SIGNATURE,
     "ct6_key": Ct6Key.SIGNATURE,
+    "ct_transient": CtTransient.SIGNATURE,
     "ct_entry": CtEntry.SIGNATURE,
     "fragment_key": FragmentKey.SIGNATURE,
     "fragment_entry": FragmentEntry.SIGNATURE,

@@ -17,7 +17,7 @@ from pycilium.errors import DatapathError, MapFull
 
 MakeMap = Callable[[MapSpec[Any, Any], int], AnyMap[Any, Any]]
 
-HASH, LPM, ARRAY, LRU = layouts.ENDPOINTS4, layouts.IPCACHE4, layouts.POLICIES, layouts.CT4
+HASH, LPM, ARRAY, LRU = layouts.ENDPOINTS4, layouts.IPCACHE4, layouts.POLICIES, layouts.AFFINITY
 
 
 def entry(spec: MapSpec[Any, Any], number: int) -> tuple[Any, Any]:
@@ -27,7 +27,7 @@ def entry(spec: MapSpec[Any, Any], number: int) -> tuple[Any, Any]:
     if spec is LPM:
         return layouts.Ipcache4Key(32, number), layouts.IpcacheEntry(sec_identity=number + 1)
     if spec is LRU:
-        return layouts.Ct4Key(address_low=number, port_low=80), layouts.CtEntry(expires_s=number + 1)
+        return layouts.AffinityKey(service_id=number), layouts.AffinityEntry(backend_id=number + 1)
     return number, layouts.PolicyEntry(revision=number + 1, bank_count=1, banks=tuple(range(13)))
 
 
