@@ -189,7 +189,11 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         owners = SocketOwners(lambda: intent.db.snapshot().all(intent.endpoints), netns.own_cookie())
         ingestion = FlowIngestion(reader, flows, hubble.notify, owners.owners)
         names.before_change = service_names.before_change = ingestion.drain
-        memory = ServiceMemory(forget_in(datapath), end_sockets=end_sockets_in(datapath, intent))
+        memory = ServiceMemory(
+            forget_in(datapath),
+            end_sockets=end_sockets_in(datapath, intent),
+            still_gone=services.still_gone if services is not None else list,
+        )
         fill = MapFill(datapath.sizes())
         node_services = None
         if services is not None:

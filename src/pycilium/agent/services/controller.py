@@ -194,6 +194,15 @@ class Services:
             if number is not None:
                 yield Left(at, previous.service_id, number, backend)
 
+    def still_gone(self, left: Iterable[Left]) -> list[Left]:
+        """Those whose frontend has not taken the backend back meanwhile."""
+        left = list(left)
+        led = {
+            (at, _id_of(self.planner.entry(at))): {backend.at for backend in _backends(self._known.get(at))}
+            for at in {each.frontend for each in left}
+        }
+        return [each for each in left if each.backend not in led.get((each.frontend, each.service_id), ())]
+
     def _restored(self, entry: FrontendEntry) -> set[L4Address]:
         """The backends that the slots of an earlier agent name."""
         slots = self._targets.slots.values

@@ -2,7 +2,8 @@
 
 Of affinity everything is forgotten, of connections and sockets only UDP's: a TCP connection belongs to its backend for
 as long as that answers, a datagram does not. It is done at once, and again a little later: a program that had read the
-frontend before it was switched may have written meanwhile.
+frontend before it was switched may have written meanwhile. Of one that has come back nothing is forgotten: what clients
+have of it is right again, and an answer may be on its way.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import structlog
@@ -73,10 +74,14 @@ class ServiceMemory:
         forget: Forget,
         *,
         end_sockets: Callable[[Collection[Left]], object] = lambda _: None,
+        still_gone: Callable[[Iterable[Left]], list[Left]] = list,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`end_sockets` ends the UDP sockets that these Services had connected to these backends; it blocks."""
-        self._forget, self._end_sockets, self._clock = forget, end_sockets, clock
+        """`end_sockets` ends the UDP sockets that these Services had connected to these backends; it blocks.
+
+        `still_gone` leaves out who has come back.
+        """
+        self._forget, self._end_sockets, self._still_gone, self._clock = forget, end_sockets, still_gone, clock
         self._new: list[Left] = []
         self._again: list[tuple[float, list[Left]]] = []
         self._changed = asyncio.Event()
@@ -94,13 +99,13 @@ class ServiceMemory:
 
     async def forget_due(self) -> None:
         """What came since the last time, and what is due again."""
-        new, self._new = self._new, []
+        new, self._new = self._still_gone(self._new), []
         now = self._clock()
         due = [each for at, batch in self._again if at <= now for each in batch]
         self._again = [(at, batch) for at, batch in self._again if at > now]
         if new:
             self._again.append((now + AGAIN_AFTER_S, new))
-        await asyncio.to_thread(self._forget_all, new + due, new)
+        await asyncio.to_thread(self._forget_all, new + self._still_gone(due), new)
 
     def _forget_all(self, left: list[Left], new: list[Left]) -> None:
         gone = [each for each in new if each.frontend.protocol is Protocol.UDP]

@@ -121,6 +121,21 @@ def test_a_backend_that_left_is_told_of_with_the_numbers_that_clients_may_rememb
     assert [(each.service_id, each.backend_id) for each in node.left] == [(1, number)]
 
 
+def test_a_backend_that_has_come_back_is_gone_no_longer():
+    node = Node(Kernel())
+    node.change(WEB, WEB_SLICE)
+    node.change(slice_of("web", "10.0.0.6"))
+    (left,) = node.left
+    assert node.services.still_gone(node.left) == [left]
+
+    node.change(WEB_SLICE)
+    assert node.services.still_gone([left]) == []
+
+    assert node.services.still_gone([replace(left, service_id=99)]) == [replace(left, service_id=99)]
+    node.change(without=(WEB, WEB_SLICE))
+    assert node.services.still_gone([left]) == [left]
+
+
 def test_backends_that_left_while_no_agent_ran_are_told_of_too():
     kernel = Kernel()
     Node(kernel).change(WEB, WEB_SLICE)

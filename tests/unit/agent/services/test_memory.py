@@ -20,7 +20,13 @@ class Maps:
     def __init__(self) -> None:
         self.now = 0.0
         self.told: list[str] = []
-        self.memory = ServiceMemory(self.forget, end_sockets=self.end, clock=lambda: self.now)
+        self.back: set[int] = set()
+        self.memory = ServiceMemory(
+            self.forget,
+            end_sockets=self.end,
+            still_gone=lambda left: [each for each in left if each.backend_id not in self.back],
+            clock=lambda: self.now,
+        )
 
     def forget(self, spec, left) -> None:
         pairs = ",".join(f"{pair >> 32}:{pair & 0xFFFFFFFF}" for pair in left.tolist())
@@ -63,4 +69,16 @@ async def test_it_is_done_once_more_for_programs_that_had_read_the_frontend_befo
 
     assert await maps.after(AGAIN_AFTER_S / 2) == []
     assert await maps.after(AGAIN_AFTER_S / 2) == ["affinity 3:7"]
+    assert await maps.after(AGAIN_AFTER_S) == []
+
+
+async def test_datagrams_of_a_backend_that_flaps_are_not_forgotten_once_it_is_back():
+    maps = Maps()
+    maps.memory.left([Left(UDP, 3, 7, BACKEND), Left(TCP, 4, 8, BACKEND)])
+    maps.back = {7}
+    assert await maps.after(0.0) == ["affinity 4:8"]
+
+    maps.memory.left([Left(UDP, 3, 9, BACKEND)])
+    assert "service_flows4 3:9" in await maps.after(0.0)
+    maps.back = {7, 8, 9}
     assert await maps.after(AGAIN_AFTER_S) == []
