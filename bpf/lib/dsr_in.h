@@ -133,7 +133,7 @@ __noinline int dsr_keep(void)
 	found = service_flow_find(&draft->back, draft->family);
 	if (found && found->used_s == draft->now_s && service_flow_same(found, &draft->back_to))
 		return STEP_DONE;
-	return service_keep();
+	return service_keep() ? DROP_NAT_NO_MAPPING : STEP_DONE;
 }
 
 /* For a pod of this node; `from_node`: a node of the cluster has sent it, as far as the way tells. 0 or a drop reason. */

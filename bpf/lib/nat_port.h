@@ -102,8 +102,9 @@ __noinline int nat_claim(PACKET_CONTEXT *context, __u32 port)
 	return nat_add(&key, &entry, draft->family);
 }
 
-/* Has the node itself a connection with this port of the gateway? Conntrack knows those that it has with pods. Not part of
- * nat_claim(), which has no stack left for it.
+/* Has the node itself a connection with this port of the gateway? Conntrack knows those that it has with pods. Or, if the
+ * client keeps its address and only gets another port, has the client one, to whatever frontend? Not part of nat_claim(),
+ * which has no stack left for it.
  */
 __noinline int nat_connection_has(__u32 port)
 {
@@ -120,7 +121,9 @@ __noinline int nat_connection_has(__u32 port)
 	tuple.destination_port = draft->remote_port;
 	tuple.protocol = draft->protocol;
 	connection = ct_lookup(&tuple, draft->family, draft->now_s, &is_reply);
-	return connection && !(connection->flags & CT_TRANSLATED);
+	if (!connection)
+		return 0;
+	return !(connection->flags & CT_TRANSLATED) || address_equal(&draft->inside, &draft->outside);
 }
 
 static __always_inline int nat_take(PACKET_CONTEXT *context, __u32 port)

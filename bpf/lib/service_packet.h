@@ -39,7 +39,8 @@ enum service_where {
 enum service_step {
 	STEP_NEW = -4,        /* the draft says what the connection's packets become, but no map does yet */
 	STEP_NEEDS_PORT = -5, /* the same, but for the port of the gateway, which nat_draft is for */
-	STEP_NO_ROOM = -9,
+	STEP_NO_ROOM = -9,    /* a map is full */
+	STEP_TAKEN = -10,     /* another connection of its client would get the answers */
 };
 
 static __always_inline const struct service_entry *service_of(const struct service_draft *draft)
@@ -406,8 +407,8 @@ __noinline int service_keep_flows(void)
 	return 0;
 }
 
-/* Keeps what the draft says, and once a second all that goes with it: any entry may have been lost. 0, STEP_NO_ROOM or a drop
- * reason.
+/* Keeps what the draft says, and once a second all that goes with it: any entry may have been lost. 0, STEP_NO_ROOM,
+ * STEP_TAKEN or a drop reason.
  */
 __noinline int service_try_to_keep(void)
 {
@@ -417,7 +418,7 @@ __noinline int service_try_to_keep(void)
 		return DROP_NAT_NO_MAPPING;
 	service_flow_back(draft);
 	if (service_is_taken(draft))
-		return DROP_NAT_NO_MAPPING;
+		return STEP_TAKEN;
 	if (draft->to.flags & SERVICE_FLOW_SNAT && !service_keep_port(draft)) {
 		service_flow_remove(&draft->packet, draft->family);
 		return DROP_NAT_NO_MAPPING;
@@ -430,7 +431,7 @@ __noinline int service_try_to_keep(void)
 	return STEP_DONE;
 }
 
-/* The same, where others may have to give way; 0 or a drop reason. */
+/* The same, where others may have to give way; 0, STEP_TAKEN or a drop reason. */
 __noinline int service_keep(void)
 {
 	int step = service_try_to_keep();
@@ -587,6 +588,22 @@ __noinline int service_take_port(PACKET_CONTEXT *context)
 	return STEP_NEW;
 }
 
+/* The client's own address with another port, for a connection that from its own port has the ends of another one: of two
+ * frontends of a backend. What a backend in the node's own network answers, and what answers directly, has no way back to
+ * another port.
+ */
+__noinline int service_draft_other_port(void)
+{
+	struct service_draft *draft = service_draft_here();
+	struct ipv6_addr address;
+
+	if (!draft || draft->packet.protocol != IPPROTO_TCP || !service_opens(draft) || draft->to.flags)
+		return DROP_NAT_NO_MAPPING;
+	address = draft->packet.source;
+	draft->to.flags = SERVICE_FLOW_SNAT;
+	return service_draft_port(draft, &address);
+}
+
 /* The packet is for a service: what does it become, and is that kept? STEP_DONE, or a drop reason. */
 static __always_inline int service_settle(PACKET_CONTEXT *context)
 {
@@ -605,7 +622,17 @@ static __always_inline int service_settle(PACKET_CONTEXT *context)
 	step = service_decide();
 	if (step == STEP_NEEDS_PORT)
 		step = service_take_port(context);
-	return step == STEP_NEW ? service_keep() : step;
+	if (step != STEP_NEW)
+		return step;
+	step = service_keep();
+	if (likely(step != STEP_TAKEN))
+		return step;
+	step = service_draft_other_port();
+	if (step == STEP_NEEDS_PORT)
+		step = service_take_port(context);
+	if (step == STEP_NEW)
+		step = service_keep();
+	return step == STEP_TAKEN ? DROP_NAT_NO_MAPPING : step;
 }
 
 /* A packet that may be for a service: STEP_DONE, and the draft says what it became; STEP_IGNORE: it is for none; or a

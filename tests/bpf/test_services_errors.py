@@ -5,21 +5,22 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
-from pycilium.datapath.layouts import BackendState, DropReason
+from pycilium.datapath.layouts import BackendState, DropReason, ServiceFlags
 from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE
-from tests.bpf.node import DB, GATEWAY4, GATEWAY6, ROUTER_MAC, UPLINK_MAC, WEB, Node, Ran, Verdict
+from tests.bpf.node import DB, GATEWAY4, GATEWAY6, ROUTER_MAC, UPLINK_MAC, WEB, Node, Pod, Ran, Verdict
 from tests.bpf.packets import address, from_network, from_pod, tcp, udp
 from tests.bpf.services import (
     API,
     CLIENT,
     CLUSTER_IP,
+    LOAD_BALANCER_IP,
     NODE_PORT,
     PORT,
     TARGET_PORT,
@@ -242,17 +243,58 @@ def test_an_answer_whose_flow_is_forgotten_is_dropped_rather_than_shown_from_the
 
 
 @FAMILIES
-def test_a_connection_to_the_backend_itself_is_not_disturbed(services: Services, family: int) -> None:
-    """The same ports, so that answers could be anybody's: who comes second is refused."""
+@pytest.mark.parametrize("first", ["the backend itself", "another frontend"])
+def test_a_connection_whose_port_has_one_to_the_backend_already_gets_another_port(
+    services: Services, family: int, first: str
+) -> None:
+    """The kernel gives one port to several connections, if what they call is different: here it is not."""
     node = services.node
-    services.cluster_ip(family, services.backend(address(DB, family)))
-    send(node, from_pod(WEB, DB, family) / tcp(40000, TARGET_PORT, "S"))
+    backend = services.backend(address(DB, family))
+    services.cluster_ip(family, backend)
+    services.frontend(LOAD_BALANCER_IP[family], PORT, (backend,))
+    called = (DB, TARGET_PORT) if first == "the backend itself" else (LOAD_BALANCER_IP[family], PORT)
+    send(node, from_pod(WEB, called[0], family) / tcp(40000, called[1], "S"))
 
-    ran = send(node, from_pod(WEB, CLUSTER_IP[family], family) / tcp(40000, PORT, "S"))
+    second = Ether(send(node, from_pod(WEB, CLUSTER_IP[family], family) / tcp(40000, PORT, "S")).packet)
 
-    assert (ran.verdict, ran.events[0].subtype) == (Verdict.DROP, DropReason.NAT_NO_MAPPING)
-    reply = from_pod(DB, WEB, family) / tcp(TARGET_PORT, 40000, "SA")
-    assert Ether(node.run("from_container", "db", bytes(reply)).packet)[1].src == address(DB, family)
+    assert (second[1].src, second[1].dst) == (address(WEB, family), address(DB, family))
+    assert second[TCP].sport != 40000
+    answers = [Ether(answer_of_db(node, family, port).packet) for port in (40000, second[TCP].sport)]
+    assert [(each[1].src, each[TCP].sport, each[1].dst, each[TCP].dport) for each in answers] == [
+        (address(called[0], family), called[1], address(WEB, family), 40000),
+        (CLUSTER_IP[family], PORT, address(WEB, family), 40000),
+    ]
+    assert [Ether(each).dst for each in map(bytes, answers)] == [WEB.mac, WEB.mac]
+    again = Ether(send(node, from_pod(WEB, CLUSTER_IP[family], family) / tcp(40000, PORT, "A")).packet)
+    assert again[TCP].sport == second[TCP].sport
+
+
+@FAMILIES
+def test_a_client_outside_may_call_two_frontends_of_a_backend_from_one_port(services: Services, family: int) -> None:
+    node = services.node
+    backend = services.backend(address(DB, family))
+    services.node_port(family, backend)
+    services.frontend(LOAD_BALANCER_IP[family], PORT, (backend,), (backend,), flags=ServiceFlags.EXTERNAL)
+    calls = ((NODE[family], NODE_PORT), (LOAD_BALANCER_IP[family], PORT))
+    made = [
+        Ether(
+            node.run(
+                "from_netdev", "uplink", bytes(from_network(CLIENT[family], at, family) / tcp(2000, port, "S"))
+            ).packet
+        )
+        for at, port in calls
+    ]
+
+    answers = [Ether(answer_of_db(node, family, each[TCP].sport, to=CLIENT[family]).packet) for each in made]
+
+    assert [each[1].src for each in made] == [CLIENT[family]] * 2
+    assert [(each[1].src, each[TCP].sport, each[1].dst, each[TCP].dport) for each in answers] == [
+        (at, port, CLIENT[family], 2000) for at, port in calls
+    ]
+
+
+def answer_of_db(node: Node, family: int, port: int, to: Pod | str = WEB) -> Ran:
+    return node.run("from_container", "db", bytes(from_pod(DB, to, family) / tcp(TARGET_PORT, port, "SA")))
 
 
 # -- SCTP, malformed -------------------------------------------------------------------------------------------------
