@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pycilium.datapath.layouts import ServiceFlags
-from tests.bpf.conftest import new_namespace
+from tests.bpf.conftest import SMALL_MAPS, new_namespace
 from tests.bpf.live_nodes import API, NODE1, LiveNodes
 from tests.bpf.node import WEB
 from tests.bpf.services import CLUSTER_IP, NODE_PORT, PORT, Services
@@ -188,3 +188,72 @@ def test_a_pod_of_another_node_and_a_host_port(live: LiveNodes, family: int) -> 
         services.frontend(own, NODE_PORT, (backend,), (backend,), flags=flags)
 
         assert talk(live, server, "api", (own, NODE_PORT)) == pod_address(API, family)
+
+
+@FAMILIES
+@pytest.mark.parametrize("client", ["web", "router"])
+def test_one_port_of_a_client_reaches_a_backend_by_two_frontends(live: LiveNodes, family: int, client: str) -> None:
+    services = services_of(live, "tunnel")
+    own = NODE1.ipv4 if family == 4 else NODE1.ipv6
+    place, pod = ("api", API) if client == "web" else ("web", WEB)
+    with ExitStack() as stack:
+        server = stack.enter_context(closing(serve(live, place, pod_address(pod, family), family)))
+        server.settimeout(5)
+        backend = services.backend(pod_address(pod, family), server.getsockname()[1])
+        for port in (NODE_PORT, NODE_PORT + 2):
+            services.frontend(own, port, (backend,), (backend,), flags=ServiceFlags.EXTERNAL)
+        held = []
+        for port in (NODE_PORT, NODE_PORT + 2):
+            made = live.within(client, lambda port=port: connected_from(2345, (own, port), family))
+            accepted, _ = server.accept()
+            held.append((stack.enter_context(closing(made)), stack.enter_context(closing(accepted))))
+
+        for made, accepted in held:
+            made.sendall(b"ask")
+            assert accepted.recv(9) == b"ask"
+            accepted.sendall(b"answer")
+            assert made.recv(9) == b"answer"
+
+
+def connected_from(port: int, to: tuple[str, int], family: int) -> socket.socket:
+    made = socket.socket(KINDS[family], socket.SOCK_STREAM)
+    made.settimeout(5)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("", port))
+    made.connect(to)
+    return made
+
+
+@FAMILIES
+def test_a_flood_from_outside_ends_no_connection_that_stands(live: LiveNodes, family: int) -> None:
+    """More half-open flows than any map has room for, while connections by it say nothing."""
+    services = services_of(live, "tunnel")
+    own = NODE1.ipv4 if family == 4 else NODE1.ipv6
+    with ExitStack() as stack:
+        server = stack.enter_context(closing(serve(live, "api", pod_address(API, family), family)))
+        server.settimeout(5)
+        at = pod_address(API, family), server.getsockname()[1]
+        backends = tuple(services.backend(*at, kind=kind) for kind in ("tcp", "udp"))
+        services.cluster_ip(family, backends[0])
+        for kind, backend in zip(("tcp", "udp"), backends, strict=True):
+            services.frontend(own, NODE_PORT, (backend,), (backend,), kind=kind, flags=ServiceFlags.EXTERNAL)
+        held = []
+        for client, to in (("web", (CLUSTER_IP[family], PORT)), ("router", (own, NODE_PORT))):
+            made = live.within(client, lambda to=to: socket.create_connection(to, timeout=5))
+            held.append((stack.enter_context(closing(made)), stack.enter_context(closing(server.accept()[0]))))
+
+        live.within("router", lambda: flood((own, NODE_PORT), family, 2 * SMALL_MAPS["ct4"]))
+
+        for made, accepted in held:
+            accepted.sendall(b"news")
+            assert made.recv(9) == b"news"
+            made.sendall(b"heard")
+            assert accepted.recv(9) == b"heard"
+
+
+def flood(to: tuple[str, int], family: int, count: int) -> None:
+    """A datagram from each of so many ports; nobody answers."""
+    for port in range(20000, 20000 + count):
+        with closing(socket.socket(KINDS[family], socket.SOCK_DGRAM)) as made:
+            made.bind(("", port))
+            made.sendto(b"x", to)
