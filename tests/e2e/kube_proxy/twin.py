@@ -130,6 +130,8 @@ class Twin:
 def _prepare(node: NodeRecord, record: LabRecord) -> None:
     """What kube-proxy and a network plugin set on their node, and the ways to the other nodes' pods."""
     namespaces.run_in(node.namespace, lambda: namespaces.write_sysctl("net.ipv4.conf.all.route_localnet", "1"))
+    for name in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"):  # a slow machine takes longer
+        namespaces.run_in(node.namespace, lambda name=name: namespaces.write_sysctl(f"net.netfilter.{name}", "600"))
     quiet_about_nothing(node.namespace)
     for family, program, cidr in ((4, "iptables", node.ipv4_pod_cidr), (6, "ip6tables", node.ipv6_pod_cidr)):
         rule = f"-t nat -A POSTROUTING -s {cidr} ! -d {CLUSTER[family]} -j MASQUERADE"
