@@ -213,6 +213,7 @@ def test_a_process_in_the_way_of_a_node_port_is_named(lab, service):
             lambda: "node port 30077/TCP of service default/web is bound" in said(lab),
             timeout_s=TAKEOVER_S,
         )
+    assert "node port 30077/TCP of service default/web is bound" in lab.run("hubble", "observe", "agent-events").stdout
 
 
 @pytest.mark.parametrize("place", ["node1", "node3"])

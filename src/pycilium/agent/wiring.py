@@ -202,6 +202,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             )
             services.on_change = tell_all(service_names.changed, node_services.frontends_changed)
             services.on_left = memory.left
+            node_services.ports.found = lambda said: hubble.agent_events.node_port_taken(time.time_ns(), said)
 
         # What guards the node against us.
         def given_up(link: str, said: str) -> None:

@@ -75,6 +75,9 @@ class AgentEventLog:
     def pool_exhausted(self, time_ns: int, message: str) -> None:
         self._append(time_ns, _other("ipam-exhausted", message))
 
+    def node_port_taken(self, time_ns: int, message: str) -> None:
+        self._append(time_ns, _other("node-port-taken", message))
+
     def _append(self, time_ns: int, event: flow_pb2.AgentEvent) -> None:
         self._records.append(AgentEventRecord(self.next, time_ns, event))
         self.next += 1

@@ -42,15 +42,13 @@ class NodePorts:
         self._services, self._bound = services, bound
         self._changed = asyncio.Event()
         self._taken: dict[PortKey, str] = {}
+        self.found: Callable[[str], None] = lambda _: None
+        """Told of each port that is bound, once."""
 
     @property
     def problems(self) -> list[str]:
         """The ports that are bound, in words."""
-        return [
-            f"node port {port}/{protocol.name} of service {name} is bound by a process on this node too, which gets "
-            f"nothing there: give one of them another port"
-            for (port, protocol), name in sorted(self._taken.items())
-        ]
+        return [_words(key, name) for key, name in sorted(self._taken.items())]
 
     def changed(self) -> None:
         self._changed.set()
@@ -71,6 +69,15 @@ class NodePorts:
         wanted = node_ports_of(self._services())
         bound = await asyncio.to_thread(self._bound) if wanted else set()
         taken = {key: name for key, name in wanted.items() if key in bound}
-        for (port, protocol), name in taken.items() - self._taken.items():
-            log.warning("node port is bound by a process", port=port, protocol=protocol.name, service=name)
+        for key, name in sorted(taken.items() - self._taken.items()):
+            log.warning("node port is bound by a process", port=key[0], protocol=key[1].name, service=name)
+            self.found(_words(key, name))
         self._taken = taken
+
+
+def _words(key: PortKey, service: str) -> str:
+    port, protocol = key
+    return (
+        f"node port {port}/{protocol.name} of service {service} is bound by a process on this node too, which gets "
+        f"nothing there: give one of them another port"
+    )

@@ -22,8 +22,13 @@ async def test_a_socket_on_a_services_port_is_named_until_it_is_gone():
     sockets = {(30080, Protocol.TCP), (30081, Protocol.TCP), (53, Protocol.UDP)}
     ports = NodePorts(lambda: [service("web", 30080), service("dns", 30081, kind="ClusterIP")], bound=lambda: sockets)
 
+    told: list[str] = []
+    ports.found = told.append
+
+    await ports.look()
     await ports.look()
     (problem,) = ports.problems
+    assert told == [problem]
     assert problem.startswith("node port 30080/TCP of service default/web is bound by a process on this node too")
     sockets.clear()
     await ports.look()
