@@ -59,5 +59,14 @@ def test_a_loopback_plugin_that_is_there_is_left_alone(tmp_path):
     (tmp_path / "loopback").write_bytes(b"\x7fELF")
 
     cni_plugin.install(tmp_path, str(tmp_path))
+    cni_plugin.remove(tmp_path)
 
     assert (tmp_path / "loopback").read_bytes() == b"\x7fELF"
+
+
+def test_nothing_that_was_carried_is_left_after_its_removal(tmp_path):
+    cni_plugin.install(tmp_path, str(tmp_path))
+
+    assert cni_plugin.remove(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert not cni_plugin.remove(tmp_path)
