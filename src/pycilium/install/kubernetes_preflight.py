@@ -90,7 +90,15 @@ def kube_proxy(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
         ]
     if not replaced and not found.kube_proxy:
         return [Finding("error", "no kube-proxy runs: --set kubeProxyReplacement=true, or Services lead nowhere")]
-    return [Finding("ok", "Services are translated by " + ("Cilium" if replaced else "kube-proxy"))]
+    if not replaced:
+        return [
+            Finding(
+                "warning",
+                "Services are translated by kube-proxy: what it leads from one pod to another is dropped as of an invalid "
+                "source; --set kubeProxyReplacement=true, k8sServiceHost and k8sServicePort translate them here",
+            )
+        ]
+    return [Finding("ok", "Services are translated by Cilium")]
 
 
 def api_server(values: Mapping[str, Any]) -> list[Finding]:
