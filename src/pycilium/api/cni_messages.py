@@ -96,7 +96,7 @@ class _ConfiguredLabel(msgspec.Struct, frozen=True):
 
 
 def _lower_camel(mapping: dict[str, Any]) -> dict[str, Any]:
-    """A runtime writes `HostPort` where the convention has `hostPort`: plugins written in Go take both."""
+    """A runtime writes `HostPort` where the convention has `hostPort`."""
     return {name[:1].lower() + name[1:]: value for name, value in mapping.items()}
 
 

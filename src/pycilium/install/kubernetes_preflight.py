@@ -94,7 +94,7 @@ def kube_proxy(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
         return [
             Finding(
                 "warning",
-                "Services are translated by kube-proxy: what it leads from one pod to another is dropped as of an invalid "
+                "Services are translated by kube-proxy: what it leads from one pod to another is dropped for its "
                 "source; --set kubeProxyReplacement=true, k8sServiceHost and k8sServicePort translate them here",
             )
         ]
