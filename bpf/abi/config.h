@@ -13,6 +13,7 @@
  *   config_report_interval_s __u32          medium: one event per connection, direction and this interval
  *   config_event_wakeup_ns   __u64          the reader is woken at most once per CPU in this time
  *   config_services       __u32             0: packets are not translated for services
+ *   config_beside_kube_proxy __u32          only what pods send is translated for services; kube-proxy does the rest in the stack
  *   config_host_netns_cookie __u64          the node's network namespace; 0: the machine's first one
  *   config_socket_host_only  __u32          only sockets of that namespace are translated
  *   config_cpus           __u32             how many CPUs the machine may have

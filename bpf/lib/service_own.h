@@ -29,7 +29,8 @@ static __always_inline int service_check_own(struct __sk_buff *skb, struct flow 
 	struct ipv6_addr address = flow->tuple.destination;
 	int reason;
 
-	if (!config_services || !skb->sk || likely(!service_address_lookup(&address, family)))
+	if (!config_services || config_beside_kube_proxy || !skb->sk ||
+	    likely(!service_address_lookup(&address, family)))
 		return STEP_DONE;
 	service_draft_fill(flow, 0);
 	reason = service_own();

@@ -13,6 +13,7 @@
 #include "service_packet.h"
 
 CONFIG(__u32, config_services);
+CONFIG(__u32, config_beside_kube_proxy);
 
 /* What became of a packet, for the program to go on. */
 enum service_path_step {

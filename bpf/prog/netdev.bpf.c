@@ -7,6 +7,8 @@
  *                                    ├─> network                (the answer of such a backend)
  *                                    ├─> back                   (who asks for an address that this node announces)
  *                                    └─> the node's own stack
+ *
+ * Beside kube-proxy the stack gets what pods get from the world too, and from_host delivers it.
  */
 #include "../lib/connection.h"
 #include "../lib/dsr.h"
@@ -50,7 +52,7 @@ static __always_inline int netdev_translate(struct __sk_buff *skb, struct flow *
 
 	if (unlikely(step == STEP_SERVICE))
 		service_draft_fill(flow, SERVICE_FROM_NETWORK);
-	if (step == STEP_IGNORE && config_services && !nat_is_overlay(&flow->tuple))
+	if (step == STEP_IGNORE && config_services && !config_beside_kube_proxy && !nat_is_overlay(&flow->tuple))
 		return service_forth(skb, SERVICE_FROM_NETWORK);
 	return step;
 }
@@ -67,6 +69,19 @@ static __always_inline int netdev_answer(struct __sk_buff *skb)
 static __always_inline bool netdev_from_node(const struct flow *flow)
 {
 	return flow->wrapped || !(config_dsr_outer_family == flow->family || config_overlay_ifindex);
+}
+
+/* kube-proxy's rules drop what the stack's conntrack cannot follow, so both directions of a connection pass the stack or none
+ * does. What a pod sends past it goes to nodes alone, natively.
+ */
+static __always_inline bool netdev_owes_stack(const struct flow *flow, __u8 family)
+{
+	const struct node_entry *node;
+
+	if (!config_beside_kube_proxy)
+		return false;
+	node = flow->source.node_id ? node_lookup(flow->source.node_id) : 0;
+	return !node || forward_way(node, family) == TRACE_TO_STACK;
 }
 
 static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
@@ -96,6 +111,8 @@ static __always_inline int netdev_admit(struct __sk_buff *skb, struct flow *flow
 	reason = netdev_check_source(flow, family);
 	if (reason)
 		return reason;
+	if (netdev_owes_stack(flow, family))
+		return STEP_IGNORE; /* from_host judges it */
 	if (flow->hop_limit <= 1)
 		return DROP_TTL_EXCEEDED;
 	reason = fragment_track(flow);
@@ -221,7 +238,7 @@ int from_netdev(struct __sk_buff *skb)
 	if (!flow || skb->vlan_present)
 		return TC_ACT_OK;
 	flow_begin(flow, skb);
-	step = l2_answer(skb, flow);
+	step = config_beside_kube_proxy ? STEP_IGNORE : l2_answer(skb, flow);
 	if (unlikely(step != STEP_IGNORE))
 		return step == STEP_ANSWERED ? bpf_redirect(skb->ifindex, 0) : TC_ACT_SHOT;
 	if (skb->pkt_type != PACKET_HOST)

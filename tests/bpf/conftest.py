@@ -114,6 +114,7 @@ def constants(devices: dict[str, int], **changes: object) -> layouts.ProgramConf
         "report_interval_s": 5,
         "masquerade": 1,
         "services": 1,
+        "beside_kube_proxy": 0,
         "tunnel_port": 8472,
         "cpus": possible_cpus(),
     }

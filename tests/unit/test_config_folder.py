@@ -22,7 +22,8 @@ def test_the_defaults_make_an_agent_of_a_cluster():
     config = agent_config(settings(), "node1")
 
     assert (config.node_name, config.store, config.ipam) == ("node1", "kubernetes:", "cluster-pool")
-    assert (config.services, config.cgroup_root, config.masquerade) == (False, None, True)
+    assert (config.services, config.kube_proxy_replacement, config.cgroup_root) == (True, False, None)
+    assert config.masquerade
     assert (config.ipv6_pod_cidr, config.health_port, config.kubernetes_node) == (None, 9879, True)
     assert config.cni_configuration == "/host/etc/cni/net.d/05-cilium.conflist"
 
@@ -45,7 +46,7 @@ def test_values_reach_the_agent():
         "node1",
     )
 
-    assert (config.services, config.cgroup_root) == (True, "/run/cilium/cgroupv2")
+    assert (config.kube_proxy_replacement, config.cgroup_root) == (True, "/run/cilium/cgroupv2")
     assert (config.routing_mode, config.pod_mtu_bytes, config.devices) == ("native", 1400, ["eth0", "eth1"])
     assert (config.load_balancer_mode, config.dsr_dispatch, config.load_balancer_algorithm) == (
         "dsr",

@@ -87,9 +87,13 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     nat_capacity: Annotated[int, Meta(ge=1024, le=1 << 23)] = 131072
     """Masqueraded flows of each address family."""
     services: bool = True
-    """Translate the addresses of Services; false: something else does, such as kube-proxy."""
+    """Translate the addresses of Services; false: something else does, for pods too."""
+    kube_proxy_replacement: bool = True
+    """false: only what pods send is translated; kube-proxy does it for the node's own processes and clients outside."""
     cgroup_root: str | None = None
-    """Sockets of processes under this cgroup (v2) are translated; auto: of the whole machine; null: none."""
+    """Sockets of processes under this cgroup (v2) are translated; auto: of the whole machine; null: none.
+
+    Without `kube_proxy_replacement` none are."""
     socket_lb_host_only: bool = False
     """Translate only the node's own sockets: pods' packets are translated one by one, as service meshes want it."""
     service_cidrs: list[str] = msgspec.field(default_factory=lambda: ["10.96.0.0/16", "fd00:96::/112"])
@@ -199,8 +203,30 @@ def _check_services(config: AgentConfig, path: str | Path) -> None:
         node_ports(config.node_port_range)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    _check_beside_kube_proxy(config, path)
     if config.cgroup_root not in (None, "auto") and not str(config.cgroup_root).startswith("/"):
         raise ConfigError(f"{path}: cgroup_root: {config.cgroup_root!r} is neither auto nor an absolute path")
+
+
+def _check_beside_kube_proxy(config: AgentConfig, path: str | Path) -> None:
+    """What only clients outside come by is kube-proxy's where it is not replaced."""
+    if config.kube_proxy_replacement:
+        return
+    for field, only in (
+        ("load_balancer_mode", "snat"),
+        ("load_balancer_acceleration", "disabled"),
+        ("kube_proxy_healthz_port", 0),
+    ):
+        if (value := getattr(config, field)) != only:
+            raise ConfigError(
+                f"{path}: {field}: {value} needs kube_proxy_replacement: clients outside are kube-proxy's without it; "
+                f"set {field} to {only}, or kube_proxy_replacement to true"
+            )
+
+
+def serves_all(config: AgentConfig) -> bool:
+    """Are Services this agent's to translate for everybody, not for pods alone?"""
+    return config.services and config.kube_proxy_replacement
 
 
 def node_ports(text: str) -> range:

@@ -85,7 +85,7 @@ def _services(settings: Settings) -> dict[str, Any]:
     cidrs = settings.words("k8s-service-cidrs")
     on = settings.flag("kube-proxy-replacement", False)
     return {
-        "services": on,
+        "kube_proxy_replacement": on,
         "cgroup_root": settings.text("cgroup-root", CGROUP_DEFAULT) if on else None,
         "socket_lb_host_only": settings.flag("bpf-lb-sock-hostns-only", False),
         "node_port_range": settings.text("node-port-range", "30000,32767").replace(",", "-"),

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from pycilium.agent.config import AgentConfig, node_ports
+from pycilium.agent.config import AgentConfig, node_ports, serves_all
 from pycilium.agent.flows import WAKEUP_NS
 from pycilium.agent.intent import Intent
 from pycilium.agent.link_operations import LinkTarget, sock_targets
@@ -67,6 +67,7 @@ def datapath_config(
             overlay_ifindex=overlay_ifindex,
             tunnel_port=config.tunnel_port,
             services=int(config.services),
+            beside_kube_proxy=int(config.services and not config.kube_proxy_replacement),
             host_netns_cookie=netns.own_cookie(),
             socket_host_only=int(config.socket_lb_host_only),
             dsr_outer_family=plumbing.underlay_family if config.dsr_dispatch == "ipip" else 0,
@@ -160,7 +161,7 @@ def desire_node_links(devices: Mapping[str, int], targets: Targets, gateway: Gat
 
 def desire_sock_links(config: AgentConfig, targets: Targets) -> None:
     """The programs on sockets, if services are translated there. AttachError if there is no such cgroup."""
-    if config.services and config.cgroup_root is not None:
+    if serves_all(config) and config.cgroup_root is not None:
         cgroup = cgroup_links.cgroup_root() if config.cgroup_root == "auto" else Path(config.cgroup_root)
         for target in sock_targets(cgroup):
             targets.links.desired_set(target.key, target)

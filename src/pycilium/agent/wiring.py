@@ -23,7 +23,7 @@ from typing import Any
 import structlog
 
 from pycilium import __version__
-from pycilium.agent.config import AgentConfig, node_ports
+from pycilium.agent.config import AgentConfig, node_ports, serves_all
 from pycilium.agent.controller import Controller
 from pycilium.agent.deadman import Deadman
 from pycilium.agent.earlier_agent import discard_unreferenced, kernel_memory, node_local_in_use, numbers_in_use
@@ -120,7 +120,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         for change in gateway.changes:
             log.info("setting of the node changed", change=change)
         overlay_ifindex = plumbing.make_overlay()
-        if config.services and (change := reserved_ports.reserve(node_ports(config.node_port_range))):
+        if serves_all(config) and (change := reserved_ports.reserve(node_ports(config.node_port_range))):
             log.info("setting of the node changed", change=change)
         datapath = ending.enter_context(loader.load(datapath_config(config, plumbing, gateway, overlay_ifindex)))
         attached = LinkOperations(datapath, config.bpf_root, config.attach_mode)
@@ -143,7 +143,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         desire_node_links(devices, targets, gateway, overlay_ifindex)
         desire_acceleration(config, devices, targets.links)
         desire_sock_links(config, targets)
-        if config.services and config.cgroup_root is None:
+        if serves_all(config) and config.cgroup_root is None:
             log.warning("the node's own processes do not reach Services: cgroup_root is not set")
         masquerade = Masquerade(config, intent, targets.masquerade, devices)
         services = make_services(config, intent, targets)
@@ -197,11 +197,12 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         fill = MapFill(datapath.sizes())
         node_services = None
         if services is not None:
+            services.on_change, services.on_left = service_names.changed, memory.left
+        if services is not None and config.kube_proxy_replacement:
             node_services = NodeServices(
                 config, intent, store, devices, make_target(datapath.map), services.catalogue.backends_here
             )
             services.on_change = tell_all(service_names.changed, node_services.frontends_changed)
-            services.on_left = memory.left
             node_services.ports.found = lambda said: hubble.agent_events.node_port_taken(time.time_ns(), said)
 
         # What guards the node against us.

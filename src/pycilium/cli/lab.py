@@ -77,6 +77,12 @@ def lab() -> None:
     help="Translate for Services before the stack, by XDP.",
 )
 @click.option(
+    "--kube-proxy-replacement/--no-kube-proxy-replacement",
+    default=True,
+    show_default=True,
+    help="Without: Services are translated for pods alone, as beside a kube-proxy, which a lab does not have.",
+)
+@click.option(
     "--ipam",
     type=click.Choice(("host-scope", "cluster-pool")),
     default="host-scope",
@@ -96,6 +102,7 @@ def up(
     load_balancer_mode: str,
     dsr_dispatch: str,
     acceleration: str,
+    kube_proxy_replacement: bool,
     ipam: str,
 ) -> None:
     """Make a lab: nodes with agents, and a world outside them. Needs root."""
@@ -108,7 +115,13 @@ def up(
         underlay_family=cast("UnderlayFamily", underlay_family),
         mtu_bytes=mtu,
         load_balancing=msgspec.convert(
-            {"mode": load_balancer_mode, "dispatch": dsr_dispatch, "acceleration": acceleration}, LoadBalancing
+            {
+                "mode": load_balancer_mode,
+                "dispatch": dsr_dispatch,
+                "acceleration": acceleration,
+                "kube_proxy_replacement": kube_proxy_replacement,
+            },
+            LoadBalancing,
         ),
         ipam=cast("IpamMode", ipam),
     )

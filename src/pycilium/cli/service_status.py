@@ -12,8 +12,10 @@ def kube_proxy_text(answer: dict[str, Any]) -> str:
         return ""
     features = part.get("features") or {}
     node_port, sockets = features.get("nodePort") or {}, features.get("socketLB") or {}
-    if part["mode"] != "True" or not node_port:
+    if not node_port:
         return str(part["mode"])
+    if part["mode"] != "True":
+        return f"{part['mode']}   [{node_port['algorithm']}, for pods alone; for others kube-proxy]"
     words = [node_port["mode"], node_port["algorithm"]]
     if node_port.get("acceleration", "Disabled") != "Disabled":
         words.append(f"XDP: {node_port['acceleration']}")
@@ -30,7 +32,7 @@ def kube_proxy_details(answer: dict[str, Any]) -> list[str]:
     part = answer.get("kube-proxy-replacement") or {}
     features = part.get("features") or {}
     node_port, sockets = features.get("nodePort") or {}, features.get("socketLB") or {}
-    if part.get("mode") != "True" or not node_port:
+    if not node_port:
         return []
     coverage = "Hostns-only" if features.get("bpfSocketLBHostnsOnly") else "Full"
     table = f" (Table Size: {node_port['lutSize']})" if node_port.get("lutSize") else ""
@@ -45,9 +47,10 @@ def kube_proxy_details(answer: dict[str, Any]) -> list[str]:
         ("Graceful Termination", _enabled(features.get("gracefulTermination"))),
         ("XDP Acceleration", node_port.get("acceleration", "Disabled")),
     ]
+    ports = f" (Range: {node_port.get('portMin')}-{node_port.get('portMax')})" if node_port.get("enabled") else ""
     kinds = [
         ("ClusterIP", "Enabled"),
-        ("NodePort", f"{_enabled(node_port)} (Range: {node_port.get('portMin')}-{node_port.get('portMax')})"),
+        ("NodePort", f"{_enabled(node_port)}{ports}"),
         ("LoadBalancer", _enabled(node_port)),
         ("externalIPs", _enabled(features.get("externalIPs"))),
         ("HostPort", _enabled(features.get("hostPort"))),

@@ -3232,6 +3232,7 @@ class ProgramConfig:
     """Constants that the programs are loaded with; what each means: bpf/abi/config.h."""
 
     aggregation: int = 0
+    beside_kube_proxy: int = 0
     cpus: int = 0
     dsr_outer_family: int = 0
     event_wakeup_ns: int = 0
@@ -3499,6 +3500,7 @@ PROGRAMS: Final[dict[str, ProgramSpec]] = {
 
 CONFIG: Final[dict[str, Constant]] = {
     "config_aggregation": Constant("config_aggregation", "aggregation", "u32", integer_encoder(4, sys.byteorder, signed=False)),
+    "config_beside_kube_proxy": Constant("config_beside_kube_proxy", "beside_kube_proxy", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_cpus": Constant("config_cpus", "cpus", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_dsr_outer_family": Constant("config_dsr_outer_family", "dsr_outer_family", "u32", integer_encoder(4, sys.byteorder, signed=False)),
     "config_event_wakeup_ns": Constant("config_event_wakeup_ns", "event_wakeup_ns", "u64", integer_encoder(8, sys.byteorder, signed=False)),

@@ -75,7 +75,7 @@ def kernels(found: Facts) -> list[Finding]:
 
 
 def kube_proxy(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
-    """Exactly one must translate Services."""
+    """Clients outside and nodes need exactly one of the two; what pods send is translated here in any case."""
     replaced = str(values["kubeProxyReplacement"]).lower() == "true"
     if found.k3s:
         wanted = "--disable-kube-proxy must be" if replaced else "--disable-kube-proxy must not be"
@@ -84,19 +84,20 @@ def kube_proxy(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
         return [
             Finding(
                 "warning",
-                "kube-proxy runs although kubeProxyReplacement is on: both work side by side, but "
-                "`kubectl -n kube-system delete daemonset kube-proxy` leaves one of them",
+                "kube-proxy runs although kubeProxyReplacement is on: its rules drop pods' connections to the world; "
+                "`kubectl -n kube-system delete daemonset kube-proxy`, then `kube-proxy --cleanup` on each node",
             )
         ]
     if not replaced and not found.kube_proxy:
-        return [Finding("error", "no kube-proxy runs: --set kubeProxyReplacement=true, or Services lead nowhere")]
-    if not replaced:
         return [
             Finding(
-                "warning",
-                "Services are translated by kube-proxy: what it leads from one pod to another is dropped for its "
-                "source; --set kubeProxyReplacement=true, k8sServiceHost and k8sServicePort translate them here",
+                "error",
+                "no kube-proxy runs: --set kubeProxyReplacement=true, or nodes and clients outside reach no Service",
             )
+        ]
+    if not replaced:
+        return [
+            Finding("ok", "Services are translated by Cilium for pods, by kube-proxy for nodes and clients outside")
         ]
     return [Finding("ok", "Services are translated by Cilium")]
 

@@ -233,7 +233,7 @@ MEANINGS: dict[str, str] = {
     "enableIPv6Masquerade": "the same for IPv6; as for IPv4 where both are on",
     "MTU": "of pods' interfaces; 0: what the devices leave",
     "devices": "the nodes' devices towards the outside; empty: those with a default route or the node's address",
-    "kubeProxyReplacement": "translate Services; false: kube-proxy does",
+    "kubeProxyReplacement": "translate Services for all; false: for pods alone, and kube-proxy for the rest",
     "loadBalancer": "how Services are translated",
     "loadBalancer.algorithm": "how a backend is chosen",
     "loadBalancer.mode": "how backends on other nodes answer: through this node, straight, or TCP alone straight",

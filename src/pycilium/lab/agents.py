@@ -115,6 +115,7 @@ def write_config(layout: LabLayout, record: LabRecord, node: str) -> None:
         "load_balancer_mode": record.load_balancing.mode,
         "dsr_dispatch": record.load_balancing.dispatch,
         "load_balancer_acceleration": record.load_balancing.acceleration,
+        "kube_proxy_replacement": record.load_balancing.kube_proxy_replacement,
         **capacities(record.planned_nodes),
     }
     config_of(layout, node).write_bytes(msgspec.json.format(msgspec.json.encode(values), indent=2))

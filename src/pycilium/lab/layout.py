@@ -72,6 +72,7 @@ class LoadBalancing(msgspec.Struct, frozen=True):
     mode: Literal["snat", "dsr", "hybrid"] = "snat"
     dispatch: Literal["option", "ipip"] = "option"
     acceleration: Literal["disabled", "native", "best-effort"] = "disabled"
+    kube_proxy_replacement: bool = True
 
 
 class LabRecord(msgspec.Struct, frozen=True, kw_only=True):

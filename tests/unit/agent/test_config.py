@@ -27,6 +27,17 @@ def test_the_defaults_are_within_their_own_bounds(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
+    [("load_balancer_mode", "dsr"), ("load_balancer_acceleration", "native"), ("kube_proxy_healthz_port", 10256)],
+)
+def test_what_serves_clients_outside_is_refused_where_kube_proxy_does_that(tmp_path, field, value):
+    path = written(tmp_path, kube_proxy_replacement=False, **{field: value})
+
+    with pytest.raises(ConfigError, match=f"{field}: {value} needs kube_proxy_replacement"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
     [
         ("report_interval_s", 0),
         ("flow_capacity", 0),

@@ -37,6 +37,7 @@ def test_an_agent_that_does_not_say_whether_it_masquerades():
     ("config", "said"),
     [
         ({"services": False}, "False"),
+        ({"kube_proxy_replacement": False}, "False   [Random, for pods alone; for others kube-proxy]"),
         ({}, f"True   [SNAT, Random, {NO_SOCKETS}]"),
         ({"cgroup_root": "/c", "load_balancer_algorithm": "maglev"}, "True   [SNAT, Maglev, sockets: TCP UDP]"),
         (

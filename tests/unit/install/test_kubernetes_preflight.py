@@ -34,9 +34,9 @@ def test_kernels(release, level):
 
 @pytest.mark.parametrize(
     ("replaced", "runs", "level"),
-    [(True, False, "ok"), (False, True, "warning"), (True, True, "warning"), (False, False, "error")],
+    [(True, False, "ok"), (False, True, "ok"), (True, True, "warning"), (False, False, "error")],
 )
-def test_exactly_one_should_translate_services(replaced, runs, level):
+def test_exactly_one_should_translate_services_for_nodes_and_clients_outside(replaced, runs, level):
     found = facts(daemon_sets=["kube-proxy"] if runs else [])
 
     assert levels(kube_proxy(found, values_of({"kubeProxyReplacement": replaced}))) == [level]

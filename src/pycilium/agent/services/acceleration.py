@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pycilium.agent.config import AgentConfig
+from pycilium.agent.config import AgentConfig, serves_all
 from pycilium.agent.link_operations import AnyTarget, LinkOperations, XdpTarget
 from pycilium.datapath import xdp_links
 from pycilium.reconcile.reconciler import Reconciler
@@ -20,7 +20,7 @@ def acceleration_key(device: str) -> str:
 def desire_acceleration(config: AgentConfig, devices: Mapping[str, int], links: Reconciler[str, AnyTarget]) -> None:
     """A program before the stack of each device, if the configuration says so."""
     mode = config.load_balancer_acceleration
-    if not config.services or mode == "disabled":
+    if not serves_all(config) or mode == "disabled":
         return
     for device, ifindex in devices.items():
         links.desired_set(acceleration_key(device), XdpTarget(ifindex, PROGRAM, mode))
@@ -28,7 +28,7 @@ def desire_acceleration(config: AgentConfig, devices: Mapping[str, int], links: 
 
 def acceleration_of(config: AgentConfig, devices: Mapping[str, int], attached: LinkOperations) -> str:
     """`eth0 native, eth1 generic`, or why a device has none; "" if none is to have any. In the node's namespace."""
-    if not config.services or config.load_balancer_acceleration == "disabled":
+    if not serves_all(config) or config.load_balancer_acceleration == "disabled":
         return ""
     said = []
     for device in devices:

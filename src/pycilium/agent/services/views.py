@@ -75,9 +75,20 @@ def _state(backend: Backend) -> str:
 
 
 def kube_proxy_replacement(config: AgentConfig) -> KubeProxyReplacement:
-    """The part of GET /healthz."""
+    """The part of GET /healthz; False with features: what pods send is translated all the same."""
     if not config.services:
         return KubeProxyReplacement(mode="False")
+    if not config.kube_proxy_replacement:
+        on = Feature(enabled=True)
+        return KubeProxyReplacement(
+            mode="False",
+            devices=list(config.devices),
+            features=ServiceFeatures(
+                graceful_termination=on,
+                node_port=NodePortFeature(algorithm=config.load_balancer_algorithm.title()),
+                session_affinity=on,
+            ),
+        )
     sockets = SocketFeature(enabled=config.cgroup_root is not None, protocols=list(_TRANSLATED))
     node_ports = config.node_port_range.partition("-")
     return KubeProxyReplacement(
