@@ -12,7 +12,7 @@ import pytest
 from pycilium.model.resources.endpoint_slice import EndpointSlice
 from pycilium.model.resources.service import Service
 from tests.e2e.kube_proxy.side import run_with
-from tests.e2e.lab import NODE, Lab, Pod, eventually
+from tests.e2e.lab import NODE, WORLD, Lab, Pod, eventually
 from tests.e2e.service_traffic import NamedServer, client_in
 from tests.kubeproxy import iptables
 from tests.kubeproxy.ports import NodeFacts, ports_of
@@ -149,13 +149,14 @@ def test_a_pods_connection_to_the_world_is_none_that_kube_proxys_rules_drop(
     world = NamedServer(Pod("world", "", lab.world_netns, {}), WORLD_PORT)
     try:
         with client_in(lab, "client") as client:
-            assert client.ask("tcp", {4: "1.1.1.1", 6: "2606:4700:4700::1111"}[family], WORLD_PORT) == "world"
+            assert client.ask("tcp", WORLD[family], WORLD_PORT) == "world"
     finally:
         world.close()
 
 
 def test_no_program_is_on_sockets_and_status_says_who_translates(lab: Lab) -> None:
-    said = lab.cilium("status", "--verbose").stdout
+    said = " ".join(lab.cilium("status", "--verbose").stdout.split())
 
-    assert "False   [Random, for pods alone; for others kube-proxy]" in said
-    assert "Socket LB:" in said
+    assert "KubeProxyReplacement: False [Random, for pods alone; for others kube-proxy]" in said
+    assert "Socket LB: Disabled" in said
+    assert not list((lab.folder / "node1" / "bpf").rglob("cgroup*"))

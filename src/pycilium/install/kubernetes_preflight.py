@@ -48,6 +48,7 @@ async def findings(cluster: Cluster, found: Facts, values: Mapping[str, Any], na
         *kernels(found),
         *await _other_plugins(cluster, found, namespace),
         *kube_proxy(found, values),
+        *load_balancing(values),
         *api_server(values),
         *k3s(found, values),
     ]
@@ -100,6 +101,21 @@ def kube_proxy(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
             Finding("ok", "Services are translated by Cilium for pods, by kube-proxy for nodes and clients outside")
         ]
     return [Finding("ok", "Services are translated by Cilium")]
+
+
+def load_balancing(values: Mapping[str, Any]) -> list[Finding]:
+    """What is for clients outside needs them to be ours: agents refuse it else."""
+    if str(values["kubeProxyReplacement"]).lower() == "true":
+        return []
+    return [
+        Finding(
+            "error",
+            f"loadBalancer.{name} is {said}, but kube-proxy serves clients outside: --set loadBalancer.{name}={only}, "
+            "or kubeProxyReplacement=true",
+        )
+        for name, only in (("mode", "snat"), ("acceleration", "disabled"))
+        if (said := values["loadBalancer"][name]) != only
+    ]
 
 
 def api_server(values: Mapping[str, Any]) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pycilium.install.kubernetes_detection import Facts, detected
-from pycilium.install.kubernetes_preflight import api_server, k3s, kernels, kube_proxy
+from pycilium.install.kubernetes_preflight import api_server, k3s, kernels, kube_proxy, load_balancing
 from pycilium.install.settings import merged, values_of
 
 
@@ -40,6 +40,14 @@ def test_exactly_one_should_translate_services_for_nodes_and_clients_outside(rep
     found = facts(daemon_sets=["kube-proxy"] if runs else [])
 
     assert levels(kube_proxy(found, values_of({"kubeProxyReplacement": replaced}))) == [level]
+
+
+def test_what_is_for_clients_outside_is_refused_where_kube_proxy_serves_them():
+    wanted = {"loadBalancer": {"mode": "dsr", "acceleration": "native"}}
+
+    assert levels(load_balancing(values_of(wanted))) == ["error", "error"]
+    assert load_balancing(values_of({**wanted, "kubeProxyReplacement": True})) == []
+    assert load_balancing(values_of()) == []
 
 
 def test_k3s_must_not_run_its_flannel():
