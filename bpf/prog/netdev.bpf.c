@@ -43,18 +43,32 @@ static __always_inline int netdev_check_source(struct flow *flow, __u8 family)
 	return STEP_DONE;
 }
 
+/* What of it is for a service? Beside kube-proxy only what a pod of another node sends to a HostPort: natively, as it comes
+ * by the overlay else.
+ */
+static __always_inline int netdev_forth_where(struct flow *flow, __u8 family)
+{
+	if (!config_beside_kube_proxy)
+		return SERVICE_FROM_NETWORK;
+	end_set_remote(&flow->source, &flow->tuple.source, family);
+	return flow->source.node_id && flow->source.sec_identity != IDENTITY_REMOTE_NODE
+		   ? SERVICE_FROM_NETWORK | SERVICE_TO_OWN_NODE | SERVICE_FROM_OVERLAY
+		   : 0;
+}
+
 /* For no pod: what came back to masqueraded flows and to services, and what is for a service. STEP_DONE: it is for a pod
  * now; else as nat_in() and service_forth().
  */
 static __always_inline int netdev_translate(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
-	int step = nat_in(skb, flow, family);
+	int step = nat_in(skb, flow, family), where;
 
 	if (unlikely(step == STEP_SERVICE))
 		service_draft_fill(flow, SERVICE_FROM_NETWORK);
-	if (step == STEP_IGNORE && config_services && !config_beside_kube_proxy && !nat_is_overlay(&flow->tuple))
-		return service_forth(skb, SERVICE_FROM_NETWORK);
-	return step;
+	if (step != STEP_IGNORE || !config_services || nat_is_overlay(&flow->tuple))
+		return step;
+	where = netdev_forth_where(flow, family);
+	return where ? service_forth(skb, where) : step;
 }
 
 /* The answer of a backend to a pod of this node. */

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scapy.layers.l2 import Ether
 
-from pycilium.datapath.layouts import TracePoint
+from pycilium.datapath.layouts import ServiceFlags, TracePoint
 from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE
 from tests.bpf.node import DB, GATEWAY4, GATEWAY6, IDENTITY_HOST, ROUTER_MAC, UPLINK_MAC, WEB, WORLD4, WORLD6, Verdict
@@ -106,6 +106,17 @@ def test_pods_of_nodes_on_the_same_link_go_past_the_stack(services: Services) ->
     ran = services.node.run("from_netdev", "uplink", bytes(packet))
 
     assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, bytes(delivered(packet, WEB, hops=1)))
+
+
+def test_a_pod_of_another_node_reaches_a_host_port_natively(services: Services) -> None:
+    services.reached_by("native")
+    services.frontend(NODE[4], 8088, (services.backend(WEB.ipv4),), flags=ServiceFlags.OWN_NODE)
+    packet = from_network(API.ipv4, NODE[4], 4) / tcp(20000, 8088, "S")
+
+    ran = services.node.run("from_netdev", "uplink", bytes(packet))
+
+    there = turned(packet, dst=WEB.ipv4, dport=TARGET_PORT, esrc=WEB.host_mac, edst=WEB.mac, hops=1)
+    assert (ran.verdict, ran.packet) == (Verdict.REDIRECT, there)
 
 
 @FAMILIES
