@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pycilium.datapath import layouts
 from pycilium.datapath.bpf_syscall import TestRunResult
@@ -134,7 +134,12 @@ class Node:
             layouts.L2_ANNOUNCED,
         ):
             assert not self.map(spec).delete_batch([key for key, _ in self.map(spec).items()])
-        for spec, nothing in ((layouts.NODES, layouts.NodeEntry()), (layouts.PATH_MTUS, layouts.PathMtuEntry())):
+        arrays: tuple[tuple[Any, Any], ...] = (
+            (layouts.NODES, layouts.NodeEntry()),
+            (layouts.PATH_MTUS, layouts.PathMtuEntry()),
+            (layouts.CT_TRANSIENTS, layouts.CtTransient()),
+        )
+        for spec, nothing in arrays:
             for number, entry in self.map(spec).items():
                 if entry != nothing:
                     self.map(spec).update(number, nothing)

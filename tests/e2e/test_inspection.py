@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import zipfile
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.lab import BIN, Lab, Pod, app, connects, eventually, policy, serving
+from tests.e2e.lab import BIN, Lab, Pod, app, connects, eventually, inside, policy, serving
 
 pytestmark = pytest.mark.root
 PORT = 8080
@@ -107,9 +108,8 @@ class TestMaps:
         assert "KEY" in lab.run("cilium-dbg", "bpf", name, "list").stdout
 
     def test_a_connection_is_listed_with_its_ends(self, lab, pods):
-        connects(pods[0].netns, pods[1].address[4], PORT)
-
-        listed = lab.run("cilium-dbg", "bpf", "ct", "list").stdout
+        with inside(pods[0].netns, lambda: socket.create_connection((pods[1].address[4], PORT), timeout=5)):
+            listed = lab.run("cilium-dbg", "bpf", "ct", "list").stdout
 
         assert f"-> {pods[1].address[4]} {PORT}" in listed
 

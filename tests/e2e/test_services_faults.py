@@ -132,7 +132,7 @@ def test_connections_last_while_endpoints_flap_without_pause(lab: Lab, pods: dic
         assert {each.hold(f"kept {kind}", kind, at, PORT) for each, kind in held} == {"web"}
         with flapping_endpoints(lab, slice_of("flapping", steady), slice_of("flapping", steady, flapping)) as changes:
             while len(changes) < FLAPS:
-                assert {each.ask("tcp", at, PORT) for each in clients} <= {"web", "port"}
+                assert {each.ask("tcp", at, PORT, timeout_s=10) for each in clients} <= {"web", "port"}
                 assert {each.again(f"kept {kind}") for each, kind in held} == {"web"}
 
         assert eventually(lambda: backends(lab, at) == [f"{pods['web'].address[4]} active"])

@@ -44,7 +44,7 @@ class SeenOfChange:
 def run_cases(side: Side, cases: Sequence[Case]) -> dict[Case, Seen]:
     """Brings all Services in force and tries every case."""
     side.apply(_resources_of_cases(side))
-    answers = _everywhere(side, cases, lambda probe, some: probe.ask([_question(each, side) for each in some]))
+    answers = _asked(side, {case: case for case in cases})
     return {case: _seen(answers[case], case, side) for case in cases}
 
 
@@ -62,7 +62,7 @@ def run_changes(side: Side, held: Sequence[tuple[Case, Change]]) -> dict[Case, S
     kept = [case for case in cases if case not in missed]
     again = missed | _everywhere(side, kept, lambda probe, some: probe.again([str(each) for each in some]))
     ends = {case: replace(case, behaviour=change.steps[-1] or case.behaviour) for case, change in held}
-    new = _everywhere(side, cases, lambda probe, some: probe.ask([_question(ends[each], side) for each in some]))
+    new = _asked(side, ends)
     for probe in side.probes.values():
         probe.release()
     return {
@@ -78,6 +78,17 @@ def run_changes(side: Side, held: Sequence[tuple[Case, Change]]) -> dict[Case, S
 def _may_move(case: Case, change: Change) -> bool:
     """UDP flows to a backend that went and came again may have been forgotten in between."""
     return case.transport != Transport.TCP and len(change.steps) > 1
+
+
+def _asked(side: Side, questions: Mapping[Case, Case]) -> dict[Case, list[Answer]]:
+    """Answers by case; who had none in time is asked once more, for a busy machine may lose one, and a drop comes again."""
+
+    def ask(probe: Probe, some: list[Case]) -> list[list[Answer]]:
+        return probe.ask([_question(questions[each], side) for each in some])
+
+    answers = _everywhere(side, list(questions), ask)
+    late = [case for case, said in answers.items() if any(each.get("outcome") == "timeout" for each in said)]
+    return answers | _everywhere(side, late, ask)
 
 
 def _everywhere(side: Side, cases: Sequence[Case], ask: Callable[[Probe, list[Case]], list[T]]) -> dict[Case, T]:

@@ -71,6 +71,13 @@ class Member:
     def pause(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        while not self._is_still():
+            time.sleep(0.001)  # one of its threads may just be answering on another processor
+
+    def _is_still(self) -> bool:
+        assert self._process is not None
+        states = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
+        return all(state.read_text().rpartition(")")[2].split()[0] == "T" for state in states)
 
     def resume(self) -> None:
         assert self._process is not None

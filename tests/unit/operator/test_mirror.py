@@ -28,11 +28,14 @@ class Counting:
         self.was_asked = asyncio.Event()
 
     async def list(self, kind, namespace=None):
+        return await self.list_as(kind, whole, namespace)
+
+    async def list_as(self, kind, keep, namespace=None):
         self.listed.append(kind)
         self.was_asked.set()
         if self.away:
             raise StoreUnavailable("away")
-        return await self.store.list(kind, namespace)
+        return await self.store.list_as(kind, keep, namespace)
 
     def watch(self, kind, version):
         return self.store.watch(kind, version)
