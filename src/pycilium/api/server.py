@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, TypeVar
 
@@ -20,6 +19,7 @@ from pycilium.api import failures
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniStatusRequest
 from pycilium.api.messages import ExplainRequest, MapList
 from pycilium.api.service import AgentService, HealthService
+from pycilium.api.transport import somebody_listens
 from pycilium.errors import AgentUnavailable, CiliumError, ConfigError, InvalidResource, NotFound
 
 _MAX_REQUEST_BYTES = 16 << 20
@@ -54,7 +54,7 @@ class ApiServer:
     async def start(self) -> None:
         """Listen. A socket that a dead agent left is replaced. Raises AgentUnavailable if a live one has it."""
         _check_path(self._socket_path)
-        if await asyncio.to_thread(_somebody_listens, self._socket_path):
+        if await asyncio.to_thread(somebody_listens, self._socket_path):
             raise AgentUnavailable(f"another agent listens on {self._socket_path}: end it first")
         runner = web.AppRunner(_application(self._base, self._routes), access_log=None, handle_signals=False)
         try:
@@ -181,13 +181,3 @@ def _reply(status: int, content: Any) -> web.Response:
 def _check_path(path: str) -> None:
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
         raise ConfigError(f"{path}: a socket's path may have {_MAX_SOCKET_PATH_BYTES} bytes; choose a shorter run_dir")
-
-
-def _somebody_listens(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-        return True

@@ -55,6 +55,19 @@ def encode_json(value: Any) -> str:
     return json.dumps(value)
 
 
+def somebody_listens(socket_path: str) -> bool:
+    """Whether a process has that socket; a file that an ended one left does not count."""
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.settimeout(1)
+        probe.connect(socket_path)
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True
+
+
 def exchange(
     socket_path: str, method: str, target: str, body: bytes = b"", timeout_s: float = 60.0
 ) -> tuple[int, bytes]:

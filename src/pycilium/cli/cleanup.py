@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import click
@@ -23,12 +22,13 @@ def cleanup(*, force: bool, bpf_root: str, run_dir: str, cni_conf: str, cni_bin:
 
     Containers that still run lose their network.
     """
+    from pycilium.api.transport import somebody_listens
     from pycilium.datapath import cleaning
     from pycilium.install import cni_configuration, cni_plugin
 
     if os.geteuid() != 0:
         raise PermissionRequired("root is needed to clean a node: use sudo")
-    if _answers(Path(run_dir) / "cilium.sock"):
+    if somebody_listens(str(Path(run_dir) / "cilium.sock")):
         raise InstallRefused(f"an agent runs, and answers on {run_dir}/cilium.sock: end it first")
     if not force:
         left = cleaning.attached()
@@ -40,13 +40,3 @@ def cleanup(*, force: bool, bpf_root: str, run_dir: str, cni_conf: str, cni_bin:
     if cni_bin and cni_plugin.remove(cni_bin):
         done.append(f"the plugin in {cni_bin}")
     click.echo(f"Cleaned: {', '.join(done)}." if done else "Nothing of an agent is left here.")
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True

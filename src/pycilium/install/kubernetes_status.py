@@ -75,7 +75,7 @@ def assessed(found: Survey) -> Assessment:
         warnings += [Message(AGENT, answer.pod, text) for text in _agent_warnings(answer)]
     candidates, managed = _managed(found)
     return Assessment(
-        counts={name: _count(name, plain) for name, plain in found.workloads.items() if plain is not None},
+        counts={name: count_of(name, plain) for name, plain in found.workloads.items() if plain is not None},
         phases={name: Counter(map(phase, pods)) for name, pods in found.pods.items() if _shown(found, name)},
         images={name: images for name, pods in found.pods.items() if (images := Counter(_images(pods)))},
         pods=candidates,
@@ -124,22 +124,23 @@ def _workload_errors(found: Survey) -> Iterator[Message]:
     for name, plain in found.workloads.items():
         if plain is None:
             continue
-        count, what = _count(name, plain), f"{'daemonset' if name in DAEMON_SETS else 'deployment'} {name}"
+        count, what = count_of(name, plain), f"{'daemonset' if name in DAEMON_SETS else 'deployment'} {name}"
         if count.ready < count.desired:
             yield Message(name, name, f"{count.desired - count.ready} pods of {what} are not ready")
         if name == AGENT and not count.desired:
             yield Message(name, name, f"{what} is wanted on no node: do nodes fit its nodeSelector and tolerations?")
-        if _behind(name, plain):
+        if is_behind(name, plain):
             yield Message(name, name, f"{what} is rolling out")
 
 
 def _workload_warnings(found: Survey) -> Iterator[Message]:
     for name, plain in found.workloads.items():
-        if plain is not None and (missing := _count(name, plain).unavailable):
+        if plain is not None and (missing := count_of(name, plain).unavailable):
             yield Message(name, name, f"{missing} pods of {name} are unavailable")
 
 
-def _count(name: str, plain: Plain) -> Count:
+def count_of(name: str, plain: Plain) -> Count:
+    """Of a DaemonSet or Deployment."""
     status, spec = plain.get("status") or {}, plain.get("spec") or {}
     if name in DAEMON_SETS:
         ready, available = status.get("numberReady", 0), status.get("numberAvailable", 0)
@@ -149,12 +150,17 @@ def _count(name: str, plain: Plain) -> Count:
     return Count("Deployment", spec.get("replicas", 1), ready, available, status.get("unavailableReplicas", 0))
 
 
-def _behind(name: str, plain: Plain) -> bool:
+def is_behind(name: str, plain: Plain) -> bool:
     """Whether not all pods are of the last generation yet."""
-    status, updated = plain.get("status") or {}, "updatedNumberScheduled" if name in DAEMON_SETS else "updatedReplicas"
-    if status.get("observedGeneration", 0) != plain["metadata"].get("generation", 0):
+    if (plain.get("status") or {}).get("observedGeneration", 0) != plain["metadata"].get("generation", 0):
         return True
-    return bool(status.get(updated, 0) < _count(name, plain).desired)
+    return updated_of(name, plain) < count_of(name, plain).desired
+
+
+def updated_of(name: str, plain: Plain) -> int:
+    """How many pods are of the last generation."""
+    field = "updatedNumberScheduled" if name in DAEMON_SETS else "updatedReplicas"
+    return int((plain.get("status") or {}).get(field, 0))
 
 
 def _pod_trouble(workload: str, pod: Plain) -> tuple[bool, str]:

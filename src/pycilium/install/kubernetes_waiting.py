@@ -9,6 +9,7 @@ from typing import Any
 from pycilium.errors import InstallRefused
 from pycilium.install.kubernetes_cluster import DAEMON_SET, DEPLOYMENT, Cluster
 from pycilium.install.kubernetes_names import AGENT, OPERATOR
+from pycilium.install.kubernetes_status import count_of, is_behind, updated_of
 from pycilium.install.templates import Plain
 
 _POLL_S = 2.0
@@ -18,23 +19,22 @@ def agents_missing(daemon_set: Plain | None) -> str:
     """What is missing in words; empty if nothing is."""
     if daemon_set is None:
         return "DaemonSet cilium does not exist"
-    status, behind = _status(daemon_set)
-    wanted, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
-    if behind or status.get("updatedNumberScheduled", 0) < wanted:
-        return f"agents: {status.get('updatedNumberScheduled', 0)} of {wanted} are of this revision"
-    return f"agents: {ready} of {wanted} are ready" if ready < wanted or not wanted else ""
+    return _missing("agents", AGENT, daemon_set) or (
+        "" if count_of(AGENT, daemon_set).desired else "agents: 0 of 0 are ready"
+    )
 
 
 def operators_missing(deployment: Plain | None) -> str:
     """The same of operators."""
-    if deployment is None:
-        return "Deployment cilium-operator does not exist"
-    status, behind = _status(deployment)
-    wanted = deployment["spec"].get("replicas", 1)
-    if behind or status.get("updatedReplicas", 0) < wanted:
-        return f"operators: {status.get('updatedReplicas', 0)} of {wanted} are of this revision"
-    ready = min(status.get("readyReplicas", 0), status.get("availableReplicas", 0))
-    return f"operators: {ready} of {wanted} are ready" if ready < wanted else ""
+    return _missing("operators", OPERATOR, deployment) if deployment else "Deployment cilium-operator does not exist"
+
+
+def _missing(who: str, name: str, plain: Plain) -> str:
+    count = count_of(name, plain)
+    if is_behind(name, plain):
+        return f"{who}: {updated_of(name, plain)} of {count.desired} are of this revision"
+    ready = min(count.ready, count.available) if name == OPERATOR else count.ready
+    return f"{who}: {ready} of {count.desired} are ready" if ready < count.desired else ""
 
 
 async def wait(
@@ -63,9 +63,3 @@ async def wait(
             )
         await sleep(_POLL_S)
         waited_s += _POLL_S
-
-
-def _status(plain: Plain) -> tuple[Plain, bool]:
-    """The status, and whether it is of an older generation."""
-    status = plain.get("status") or {}
-    return status, status.get("observedGeneration", 0) != plain["metadata"].get("generation", 0)

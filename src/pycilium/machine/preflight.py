@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pycilium.agent.config import AgentConfig
+from pycilium.api.transport import somebody_listens
 from pycilium.datapath import cgroup_links, features, rtnetlink
 from pycilium.datapath.bpffs import is_bpffs
 from pycilium.datapath.gateway_device import is_ours
@@ -66,7 +67,7 @@ def look(config: AgentConfig, *, is_installed: bool) -> Iterator[Finding]:
             "cgroup v2 is mounted nowhere", "mount it, or --set cgroup_root=null (Services per packet)", fatal=True
         )
     yield from _other_networks(config)
-    if not is_installed and _answers(Path(config.run_dir) / "cilium.sock"):
+    if not is_installed and somebody_listens(str(Path(config.run_dir) / "cilium.sock")):
         yield Finding(
             f"an agent answers on {config.run_dir}/cilium.sock that this command did not install",
             "remove it first, the way it was installed",
@@ -138,16 +139,6 @@ def _has_cgroup2() -> bool:
         cgroup_links.cgroup_root()
     except AttachError:
         return False
-    return True
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
     return True
 
 
