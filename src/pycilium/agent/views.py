@@ -99,7 +99,6 @@ def cni_result(endpoint: Endpoint, gateways: Mapping[int, Address]) -> CniResult
 
 
 def _policy_of(endpoint: Endpoint, engine: PolicyEngine) -> messages.EndpointPolicy:
-    entry = engine.policy_entry(endpoint.labels)
     enforced: dict[tuple[bool, bool], PolicyEnabled] = {
         (False, False): "none",
         (True, False): "ingress",
@@ -109,7 +108,7 @@ def _policy_of(endpoint: Endpoint, engine: PolicyEngine) -> messages.EndpointPol
     directions = tuple(bool(engine.enforcing(endpoint.labels, way)) for way in (Direction.INGRESS, Direction.EGRESS))
     return messages.EndpointPolicy(
         id=endpoint.sec_identity,
-        policy_revision=entry.revision if entry else 0,
+        policy_revision=engine.revision,
         policy_enabled=enforced[directions[0], directions[1]],
         policy_id=engine.policy_id(endpoint.labels) or 0,
     )

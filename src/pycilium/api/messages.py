@@ -179,6 +179,7 @@ class EndpointPolicy(Message, frozen=True):
     id: int = 0
     """The endpoint's security identity."""
     policy_revision: int = 0
+    """As GET /policy counts: everything up to that is taken into account."""
     policy_enabled: PolicyEnabled = "none"
     policy_id: int = 0
     """Index of its policy in the kernel's map."""

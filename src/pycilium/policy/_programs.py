@@ -72,11 +72,6 @@ class Compiler:
         self._max_policies = max_policies
         self._revision = in_use.max_revision
 
-    @property
-    def revision(self) -> int:
-        """The latest that was given out."""
-        return self._revision
-
     def realized(self) -> None:
         """Freed policy ids may be given out again."""
         self._policy_ids.realized()

@@ -84,7 +84,7 @@ class PolicyEngine:
             self._selectors, self._history, in_use, max_policies=max_policies, allow_localhost=allow_localhost
         )
         self._policies: dict[PolicyKey, Policy] = {}
-        self._generation = 0
+        self._generation = self._changes = 0
         self._sections: dict[_SectionId, Section] = {}
         self._sections_of: dict[PolicyKey, tuple[_SectionId, ...]] = {}
         self._by_subject: SelectorIndex[_SectionId] = SelectorIndex()
@@ -163,8 +163,8 @@ class PolicyEngine:
 
     @property
     def revision(self) -> int:
-        """The latest revision that any policy has."""
-        return self._compiler.revision
+        """Counts what happened to policies: one more for each that was added, changed or removed."""
+        return 1 + self._changes
 
     def policy_id(self, subject: Labels) -> int | None:
         """The policy id of a subject; None if it is none."""
@@ -214,10 +214,13 @@ class PolicyEngine:
         """Take the policies in; returns the subjects that a changed section selects or selected."""
         touched: dict[_SectionId, Section] = {}
         for gone in removed:
-            touched |= self._remove_policy(gone.key if isinstance(gone, Policy) else gone)
+            key = gone.key if isinstance(gone, Policy) else gone
+            self._changes += key in self._policies
+            touched |= self._remove_policy(key)
         for policy in upserted:
             if self._policies.get(policy.key) == policy:
                 continue
+            self._changes += 1
             touched |= self._remove_policy(policy.key)
             touched |= self._add_policy(policy)
         if not touched:

@@ -18,6 +18,30 @@ def selector_of(kernel, subject, peer):
     return found.selector
 
 
+class TestTheRevision:
+    """Cilium's clients wait until it is higher by the number of policies that they applied or deleted."""
+
+    def test_each_policy_that_comes_changes_or_goes_counts_once_though_they_are_taken_in_together(self):
+        kernel = Kernel()
+        before = kernel.engine.revision
+
+        kernel.policies_are(cnp("a", ingress=[{}]), cnp("b", ingress=[{}]), np("c"))
+        applied = kernel.engine.revision
+        kernel.policies_are(cnp("a", ingress=[{}]), cnp("b", ingress=[from_apps("client")]))
+
+        assert (applied - before, kernel.engine.revision - applied) == (3, 2)
+
+    def test_what_is_known_and_what_is_no_policy_does_not_count(self):
+        kernel = Kernel()
+        kernel.policies_are(cnp("a", ingress=[{}]))
+        before = kernel.engine.revision
+
+        kernel.policies_are(cnp("a", ingress=[{}]))
+        kernel.add_pods(WEB, CLIENT)
+
+        assert kernel.engine.revision == before
+
+
 class TestSelectorNumbers:
     def test_bits_of_a_selector_stay_until_no_row_can_refer_to_it(self):
         kernel = Kernel()
