@@ -65,6 +65,7 @@ from pycilium.agent.parts import Parts
 from pycilium.agent.plumbing import Plumbing
 from pycilium.agent.readiness import become_ready
 from pycilium.agent.route_operations import RouteOperations
+from pycilium.agent.runtime_config import write_runtime_config
 from pycilium.agent.runtimes import Runtimes, open_runtimes
 from pycilium.agent.runtimes.cni_folder import make_cni_folder
 from pycilium.agent.service import Service
@@ -112,6 +113,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             IPv6Network(config.ipv6_pod_cidr) if config.ipv6_pod_cidr else None,
         )
         plumbing = Plumbing(config, ipam.ipv4.gateway if ipam.ipv4 else None, ipam.ipv6.gateway if ipam.ipv6 else None)
+        write_runtime_config(config)
         files = EndpointFiles(config.run_dir)
         found = files.load()
         refuse_other_addresses(config, plumbing, found.items)
