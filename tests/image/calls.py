@@ -7,7 +7,7 @@ import re
 from pycilium.install.kubernetes_manifests import objects
 from pycilium.install.settings import values_of
 
-CLIENTS = ("cilium", "cilium-dbg", "cilium-health", "hubble", "sh", "cat", "uname")
+CLIENTS = ("cilium", "cilium-dbg", "cilium-health", "hubble", "sh", "cat", "uname", "jq")
 """What clients start in an agent's container."""
 
 

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -15,12 +17,14 @@ import click
 
 from pycilium.errors import CiliumError
 
+_SHORT_WITH_VALUE = re.compile(r"(-[A-Za-z])=(.+)", re.DOTALL)
+
 
 def run(command: click.Command, program: str) -> NoReturn:
     """Runs `command` with the process's arguments and exits. An interruption unwinds as an exception would."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = command.main(prog_name=program, standalone_mode=False)
+        code = command.main(_arguments(sys.argv[1:]), prog_name=program, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -36,6 +40,11 @@ def run(command: click.Command, program: str) -> NoReturn:
             raise
         code = fail(f"unforeseen {type(error).__name__}: {error} (CILIUM_DEBUG=1 shows where; please report it)", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _arguments(given: Sequence[str]) -> list[str]:
+    """`-o=json` is `-o json`, as Cilium's clients write it and its commands read it."""
+    return [f"{found[1]}{found[2]}" if (found := _SHORT_WITH_VALUE.fullmatch(word)) else word for word in given]
 
 
 def fail(message: str, code: int) -> int:

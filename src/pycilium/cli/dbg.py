@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pycilium.cli.health_report import cluster_health
-from pycilium.cli.render import output_option, print_json, print_table, print_yaml
+from pycilium.cli.render import machine_output_option, output_option, print_as, print_json, print_table, print_yaml
 from pycilium.cli.service_status import kube_proxy_text, services_text
 from pycilium.cli.status import masquerading_text
 from pycilium.cli.target import Target, lab_option, pass_target
@@ -18,16 +18,17 @@ from pycilium.cli.target import Target, lab_option, pass_target
 @click.command()
 @click.option("--brief", is_flag=True, help="One word: OK or what is wrong.")
 @click.option("--verbose", is_flag=True, help="With every address of every node: does it answer, and how soon.")
-@output_option("json")
+@machine_output_option()
 @lab_option
 @pass_target
 def status(target: Target, brief: bool, verbose: bool, output: str | None) -> None:
-    """The agent's health. Exit code 1 unless it is Ok."""
+    """The agent's health. Exit code 1 unless it is Ok; with -o 0 whenever the agent answers, and the answer says it."""
     answer = target.agent().status()
     state, message = answer["cilium"]["state"], answer["cilium"].get("msg", "")
-    if output == "json":
-        print_json(answer)
-    elif brief:
+    if output:
+        print_as(answer, output)
+        return
+    if brief:
         click.echo("OK" if state == "Ok" else f"{state}: {message}")
     else:
         for name, value in _status_lines(answer):
@@ -80,14 +81,14 @@ def endpoint() -> None:
 
 
 @endpoint.command("list")
-@output_option("json")
+@machine_output_option()
 @lab_option
 @pass_target
 def endpoint_list(target: Target, output: str | None) -> None:
     """All endpoints of the node."""
     endpoints = target.agent().endpoints()
-    if output == "json":
-        print_json(endpoints)
+    if output:
+        print_as(endpoints, output)
         return
     print_table(
         ["ENDPOINT", "POLICY", "IDENTITY", "LABELS (source:key[=value])", "IPv6", "IPv4", "STATUS"],
@@ -216,14 +217,14 @@ def policy() -> None:
 
 
 @policy.command("get")
-@output_option("json")
+@machine_output_option()
 @lab_option
 @pass_target
 def policy_get(target: Target, output: str | None) -> None:
-    """Every policy in force."""
+    """Every policy in force, and how often they changed since the agent's start."""
     answer = target.agent().policy()
-    if output == "json":
-        print_json(answer)
+    if output:
+        print_as(answer, output)
         return
     click.echo(json.dumps(json.loads(answer["policy"] or "[]"), indent=2))
     click.echo(f"Revision: {answer['revision']}")

@@ -10,12 +10,40 @@ from typing import Any
 import click
 import msgspec
 
-Output = str
+_JSONPATH = "jsonpath="
 
 
 def output_option(*formats: str, default: str | None = None) -> Callable[[Any], Any]:
     """Adds `-o FORMAT`."""
     return click.option("-o", "--output", "output", type=click.Choice(formats), default=default, help="Output format.")
+
+
+class MachineFormat(click.ParamType[str]):
+    """`json`, `yaml` or `jsonpath=TEMPLATE`: what Cilium's clients ask of an agent's commands."""
+
+    name = "json|yaml|jsonpath=TEMPLATE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in ("json", "yaml") and not str(value).startswith(_JSONPATH):
+            self.fail(f"{value!r} is none of json, yaml, jsonpath=TEMPLATE", param, ctx)
+        return str(value)
+
+
+def machine_output_option() -> Callable[[Any], Any]:
+    """Adds `-o FORMAT` for programs that read the answer: `print_as` prints it."""
+    return click.option("-o", "--output", "output", type=MachineFormat(), default=None, help="Output format.")
+
+
+def print_as(value: object, output: str) -> None:
+    """Prints `value` as one of `MachineFormat`."""
+    if output.startswith(_JSONPATH):
+        from pycilium.cli.jsonpath import rendered
+
+        click.echo(rendered(output.removeprefix(_JSONPATH), msgspec.to_builtins(value, str_keys=True)))
+    elif output == "yaml":
+        print_yaml(value)
+    else:
+        print_json(value)
 
 
 def print_json(value: object) -> None:

@@ -8,7 +8,7 @@ import click
 
 from pycilium import __version__
 from pycilium.cli.cluster import ClusterPlace
-from pycilium.cli.render import output_option, print_json
+from pycilium.cli.render import machine_output_option, print_as
 from pycilium.cli.target import Target, pass_target, place_options
 from pycilium.errors import AgentUnavailable, CiliumError, PermissionRequired
 
@@ -18,15 +18,20 @@ _PATIENCE_S = 5.0
 @click.command()
 @click.option("--client", is_flag=True, help="Of this command alone.")
 @place_options
-@output_option("json")
+@machine_output_option()
 @pass_target
 def version(target: Target, client: bool, output: str | None) -> None:
     """The version of this command, and of the agents that it works with."""
     place = None if client else target.cluster
     running = None if client else asyncio.run(_image(place)) if place else _agent_version(target)
-    if output == "json":
-        daemon = {} if client else {"Daemon": {"Version": running or ""}}
-        print_json({"Client": {"Version": __version__}, **daemon})
+    if output:
+        from pycilium.install.versions import for_clients
+
+        known = running or ""
+        if place is None and known[:1].isdecimal():
+            known = for_clients(known)
+        daemon = {} if client else {"Daemon": {"Version": known}}
+        print_as({"Client": {"Version": for_clients()}, **daemon}, output)
     elif place is not None:
         from pycilium.install.values import Image
 

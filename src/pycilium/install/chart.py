@@ -10,9 +10,9 @@ from pycilium.install.chart_templates import template
 from pycilium.install.json_schemas import Schema, described
 from pycilium.install.kubernetes_manifests import head, trees
 from pycilium.install.values import MEANINGS, Plain, Values, defaults
-from pycilium.install.versions import CILIUM
+from pycilium.install.versions import for_clients
 
-CHART_VERSION = f"{CILIUM}+pycilium.{__version__}"
+CHART_VERSION = for_clients()
 """Cilium's clients refuse charts below 1.16: it begins with the version of the Cilium that they take us for."""
 METADATA: Plain = {
     "apiVersion": "v2",

@@ -43,6 +43,17 @@ def test_errors_become_text_and_exit_codes(body, code, stderr):
     )
 
 
+def test_a_value_may_follow_a_short_option_after_an_equals_sign_as_ciliums_clients_write_it():
+    script = SCRIPT.replace("def command():", "@click.option('-o')\ndef command(o):").format(body="print(o)")
+
+    shown = [
+        subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=30).stdout
+        for words in (["-o=json"], ["-o", "json"], ["-ojson"])
+    ]
+
+    assert shown == ["json\n"] * 3
+
+
 def test_a_fault_of_ours_is_told_without_a_traceback():
     done = run("1 / 0")
 

@@ -13,7 +13,8 @@ from tests.image.calls import programs
 
 ROOT = Path(__file__).parents[3]
 
-PROVIDED = {
+PROVIDED: dict[str, tuple[str, ...]] = {
+    "jq": ("jq",),
     "libbpf1": (),
     "ca-certificates": (),
     "libstdc++6": (),

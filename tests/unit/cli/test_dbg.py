@@ -1,0 +1,55 @@
+"""What Cilium's clients ask in an agent's container: the answer alone on stdout, nothing on stderr, exit code 0."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from pycilium import __version__
+from pycilium.api.messages import Status, StatusResponse
+from pycilium.cli.cilium_dbg import cilium_dbg
+from pycilium.testing.fake_agent import FakeAgent, served
+
+
+class Unwell(FakeAgent):
+    async def status(self) -> StatusResponse:
+        return StatusResponse(cilium=Status(state="Warning", msg="a map is full"), version=__version__)
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    socket = str(tmp_path / "agent.sock")
+    monkeypatch.setenv("CILIUM_SOCK", socket)
+    monkeypatch.delenv("CILIUM_LAB", raising=False)
+    with served(Unwell(), socket):
+        yield lambda *words: CliRunner().invoke(cilium_dbg, words)
+
+
+def test_an_agent_that_is_not_well_says_so_in_json_and_not_by_the_exit_code(asked):
+    done = asked("status", "-o", "json")
+
+    assert (done.exit_code, json.loads(done.stdout)["cilium"]) == (0, {"state": "Warning", "msg": "a map is full"})
+
+
+def test_for_people_and_probes_the_exit_code_says_it(asked):
+    done = asked("status", "--brief")
+
+    assert (done.exit_code, done.stdout) == (1, "Warning: a map is full\n")
+
+
+def test_the_version_is_that_of_the_cilium_that_clients_take_us_for(asked):
+    done = asked("version", "-o", "jsonpath={$.Daemon.Version}")
+
+    assert (done.exit_code, done.stdout) == (0, f"1.19.5+pycilium.{__version__}\n")
+
+
+def test_the_revision_of_the_policies_can_be_asked_for_alone(asked):
+    assert asked("policy", "get", "-o", "jsonpath='{.revision}'").stdout == "'3'\n"
+
+
+def test_a_format_that_there_is_not_is_refused(asked):
+    done = asked("version", "-o", "wide")
+
+    assert (done.exit_code, "'wide' is none of json, yaml, jsonpath=TEMPLATE" in done.stderr) == (2, True)
