@@ -44,10 +44,10 @@ REASONS = {Verdict.ALLOWED: ALLOWED, Verdict.NOT_ALLOWED: DENIED, Verdict.DENIED
 
 # == who there is ==
 
-OTHER_FAMILY = {
-    1001: "fd00::11", 1002: "fd01::2", 1003: "fd00:0:0:1::5", 1004: "10.0.0.4", 1005: "fd00::6",
-    1006: "2606:4700::6", 1007: "10.0.0.9", 1008: "fd00::8", 1009: "10.9.0.9",
-}  # fmt: skip
+OTHER_FAMILY = (
+    "fd00::11", "fd01::2", "fd00:0:0:1::5", "10.0.0.4", "fd00::6", "2606:4700::6", "10.0.0.9", "fd00::8", "10.9.0.9",
+    "fd00::12",
+)  # fmt: skip
 """The pods' second addresses, spread over the prefixes that generated rules name."""
 
 
@@ -69,11 +69,11 @@ class Party:
 
 
 def _local(number: int, party: gen.Party) -> Party:
-    addresses = [party.end.address, ip_address(OTHER_FAMILY[party.identity])]
+    addresses = [party.end.address, ip_address(OTHER_FAMILY[number - 1])]
     by_family = {address.version: address for address in addresses}
     macs = [f"{first}:00:00:00:00:{number:02x}" for first in ("02", "06")]
     pod = Pod(f"pod{number}", number, party.identity, 0, str(by_family[4]), str(by_family[6]), *macs)
-    ends = {family: End(party.end.labels, address) for family, address in by_family.items()}
+    ends = {family: replace(party.end, address=address) for family, address in by_family.items()}
     return Party(party.name, ends, party.identity, pod, "from_container")
 
 
@@ -114,6 +114,7 @@ def endpoint_of(pod: Pod, ifindex: int) -> Endpoint:
         labels=party.ends[4].labels,
         sec_identity=pod.identity,
         state=EndpointState.REGENERATING,
+        named_ports=gen.targets_of(party.ends[4].ports),
     )
 
 
@@ -231,6 +232,7 @@ class Expected:
 
 def by_reference(documents: Sequence[gen.Document], connection: Connection, options: Options) -> Expected:
     sides: dict[Direction, Judgement] = {}
+    options = replace(options, pods=gen.ENDS)
     source, destination = connection.source, connection.destination
     ends = source.ends[connection.family], destination.ends[connection.family]
     for direction, subject in ((Direction.EGRESS, source), (Direction.INGRESS, destination)):

@@ -26,6 +26,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from pycilium.agent.earlier_agent import nodes_in_use
+from pycilium.agent.endpoints.named_ports import IdentityPorts
 from pycilium.agent.entries import EndpointTarget
 from pycilium.agent.intent import HostAddress, Intent
 from pycilium.agent.ipcache import Ipcache, IpcacheTarget, network_of
@@ -35,8 +36,9 @@ from pycilium.agent.services.controller import Services
 from pycilium.agent.targets import Targets
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.identity import Identity, ReservedIdentity
-from pycilium.model.labels import Labels
 from pycilium.model.peer import Address, Network
+from pycilium.model.policy import Subject
+from pycilium.model.remote_endpoint import RemoteEndpoint
 from pycilium.policy import PolicyChanges, PolicyEngine
 from pycilium.reconcile import Reconciler, RoundResult, Status, Uncertain
 from pycilium.tables import Change
@@ -66,8 +68,9 @@ class Controller:
         self._identities = intent.identities.changes()
         self._endpoints = intent.endpoints.changes()
         self._hosts = intent.host_addresses.changes()
-        self._subjects: Counter[Labels] = Counter()
-        self._policy_ids: dict[Labels, int] = {}
+        self._subjects: Counter[Subject] = Counter()
+        self._policy_ids: dict[Subject, int] = {}
+        self._ports = IdentityPorts()
         self._lost: set[int] = set()
         """Identities that are in the table no longer, and that somebody still has."""
         self._nodes = intent.nodes.changes()
@@ -91,7 +94,8 @@ class Controller:
         endpoints = self._endpoints.drain()
         hosts = self._hosts.drain()
         added, removed = self._count_subjects(endpoints)
-        cluster = self._desire_cluster(hosts)
+        remote = self._remote_endpoints.drain()
+        cluster = self._desire_cluster(hosts, remote)
         policies, identities = self._policies.drain(), self._identities.drain()
         policies_gone = [change.old.key for change in policies if change.new is None and change.old is not None]
         changes = self.engine.update(
@@ -99,6 +103,7 @@ class Controller:
             policies_removed=policies_gone,
             identities_upserted=_upserted(identities),
             identities_removed=self._unused_of(identities),
+            ports_changed=self._ports.update(endpoints, remote),
             subjects_added=added,
             subjects_removed=removed,
         )
@@ -173,13 +178,13 @@ class Controller:
 
     # == one round ==
 
-    def _count_subjects(self, endpoints: Iterable[Change[Endpoint]]) -> tuple[list[Labels], list[Labels]]:
+    def _count_subjects(self, endpoints: Iterable[Change[Endpoint]]) -> tuple[list[Subject], list[Subject]]:
         before = set(self._subjects)
         for change in endpoints:
             if change.new is not None and change.new.sec_identity:
-                self._subjects[change.new.labels] += 1
+                self._subjects[change.new.subject] += 1
             if change.old is not None and change.old.sec_identity:
-                self._subjects[change.old.labels] -= 1
+                self._subjects[change.old.subject] -= 1
         self._subjects = +self._subjects
         after = set(self._subjects)
         return list(after - before), list(before - after)
@@ -207,14 +212,16 @@ class Controller:
         _desire(self._targets.bits, changes.bits)
         _desire(self._targets.rows, changes.rows)
         _desire(self._targets.policies, changes.policies)
-        for labels, policy_id in changes.subjects.items():
+        for subject, policy_id in changes.subjects.items():
             if policy_id is None:
-                self._policy_ids.pop(labels, None)
+                self._policy_ids.pop(subject, None)
             else:
-                self._policy_ids[labels] = policy_id
+                self._policy_ids[subject] = policy_id
 
-    def _desire_cluster(self, hosts: Sequence[Change[HostAddress]]) -> ClusterChanges:
-        nodes, endpoints = self._nodes.drain(), self._remote_endpoints.drain()
+    def _desire_cluster(
+        self, hosts: Sequence[Change[HostAddress]], endpoints: Sequence[Change[RemoteEndpoint]]
+    ) -> ClusterChanges:
+        nodes = self._nodes.drain()
         snapshot = self._intent.db.snapshot()
         decided = bool(nodes or hosts or self.cluster.retry_due)
         changes = self.cluster.update(
@@ -283,7 +290,7 @@ class Controller:
             links.run_updates(now, new)
 
     def _desire_endpoint(self, endpoint: Endpoint) -> None:
-        policy_id = self._policy_ids.get(endpoint.labels)
+        policy_id = self._policy_ids.get(endpoint.subject)
         if not endpoint.sec_identity or not endpoint.ifindex or policy_id is None:
             return
         for address in endpoint.addresses:

@@ -11,6 +11,7 @@ from ipaddress import IPv6Address, ip_address
 
 import msgspec
 
+from pycilium.agent.endpoints.named_ports import case_folded
 from pycilium.agent.intent import Intent
 from pycilium.agent.nodes.cluster import Cluster, ClusterSettings
 from pycilium.api import messages
@@ -19,7 +20,7 @@ from pycilium.errors import InvalidResource, NotFound
 from pycilium.hubble import directories as hubble
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.identity import RESERVED_IDENTITIES, ReservedIdentity
-from pycilium.model.l4 import ANY_PORT, MAX_PORT, PortRange, Protocol
+from pycilium.model.l4 import ANY_PORT, MAX_PORT, PortName, PortRange, Protocol
 from pycilium.model.labels import Labels
 from pycilium.model.peer import Address, AnyPeer
 from pycilium.model.policy import Direction, PolicyRef, Rule, RuleRef
@@ -68,8 +69,8 @@ class Explainer:
 
     def answer(self, request: ExplainRequest) -> ExplainReply:
         """Whether the source may open the connection, and which rules say so. NotFound for an unknown name."""
-        asked = _asked(request)
         source, destination = self._peer(request.source), self._peer(request.destination)
+        asked = _asked(request, destination.party)
         family = self._family(Protocol(asked.protocol), source, destination)
         what = _in_words_of(asked, family)
         source, destination = _in_family(source, family), _in_family(destination, family)
@@ -80,7 +81,7 @@ class Explainer:
             source=source.shown,
             destination=destination.shown,
             decisions=[_decision(half) for half in halves],
-            what=str(what),
+            what=_with_number(request.port, what) if isinstance(request.port, str) else str(what),
             text=str(explained),
         )
 
@@ -89,7 +90,8 @@ class Explainer:
         labels = self._engine.labels_of(identity)
         if labels is None:
             return outside(address) if address is not None else Party(f"identity {identity}", Labels())
-        return Party(str(address) if address is not None else str(labels), labels, address)
+        ports = self._engine.named_ports_of(identity)
+        return Party(str(address) if address is not None else str(labels), labels, address, identity_ports=ports)
 
     def _peer(self, word: str) -> _Peer:
         try:
@@ -110,7 +112,7 @@ class Explainer:
         snapshot = self._intent.db.snapshot()
         found = snapshot.by(self._intent.endpoints, "pod", (namespace, name))
         if (endpoint := next(iter(found), None)) is not None:
-            return _in_all_families(_of_endpoint(endpoint, endpoint.addresses[0]))
+            return _in_all_families(self._of_endpoint(endpoint, endpoint.addresses[0]))
         remote = snapshot.get(self._intent.remote_endpoints, ResourceKey("CiliumEndpoint", namespace, name))
         if remote is not None:
             return _in_all_families(self._of_remote_endpoint(remote, remote.addresses[0]))
@@ -120,7 +122,7 @@ class Explainer:
         snapshot = self._intent.db.snapshot()
         for endpoint in snapshot.all(self._intent.endpoints):
             if address in endpoint.addresses:
-                return _of_endpoint(endpoint, address)
+                return self._of_endpoint(endpoint, address)
         if snapshot.get(self._intent.host_addresses, address) is not None:
             party = replace(entity("host"), address=address)
             return _Peer(party, _shown(party, ReservedIdentity.HOST), frozenset({address.version}))
@@ -148,6 +150,18 @@ class Explainer:
             raise InvalidResource(f"ICMPv6 needs IPv6 at both ends, and these have {_words(common)} in common")
         return 6
 
+    def _of_endpoint(self, endpoint: Endpoint, address: Address) -> _Peer:
+        party = Party(
+            endpoint.qualified_pod_name or endpoint.attachment,
+            endpoint.labels,
+            address,
+            managed=True,
+            ports=endpoint.named_ports,
+            identity_ports=self._engine.named_ports_of(endpoint.sec_identity),
+        )
+        shown = _shown(party, endpoint.sec_identity, endpoint.endpoint_id)
+        return _Peer(party, shown, frozenset({address.version}), endpoint.addresses)
+
     def _of_remote_endpoint(self, remote: RemoteEndpoint, address: Address) -> _Peer:
         labels = self._engine.labels_of(remote.sec_identity)
         if labels is None:
@@ -155,7 +169,14 @@ class Explainer:
                 f"pod {remote} is on another node, and its identity ({remote.sec_identity or 'none yet'}) is not known "
                 "here yet; ask again in a moment"
             )
-        party = Party(str(remote), labels, address, managed=True)
+        party = Party(
+            str(remote),
+            labels,
+            address,
+            managed=True,
+            ports=case_folded(remote.targets),
+            identity_ports=self._engine.named_ports_of(remote.sec_identity),
+        )
         return _Peer(party, _shown(party, remote.sec_identity), frozenset({address.version}), remote.addresses)
 
 
@@ -190,7 +211,7 @@ class Rules:
         )
 
     def _implicit(self, decision: hubble.Decision, endpoint: Endpoint | None) -> hubble.DecisionRules | None:
-        entry = self._engine.policy_entry(endpoint.labels) if endpoint is not None else None
+        entry = self._engine.policy_entry(endpoint.subject) if endpoint is not None else None
         if endpoint is None or (decision.revision and entry and entry.revision != decision.revision):
             return None  # who restricted then is not known any more
         address = ip_address(decision.peer_address)
@@ -198,7 +219,7 @@ class Rules:
             address = address.ipv4_mapped or address
         peer = self._explainer.party_at(decision.peer_identity, address)
         direction = Direction(int(decision.direction))
-        judged = self._engine.decide(endpoint.labels, direction, peer, decision.protocol, decision.port)
+        judged = self._engine.decide(endpoint.subject, direction, peer, decision.protocol, decision.port)
         if judged.reason is not Reason.NO_RULE:
             return None  # the policy has changed since
         return hubble.DecisionRules(
@@ -229,18 +250,35 @@ def match_type_of(rule: Rule) -> int:
     return 3 if any_peer else 2
 
 
-def _asked(request: ExplainRequest) -> PortRange:
+def _asked(request: ExplainRequest, destination: Party) -> PortRange:
     """Protocol and port (or ICMP type) of the question. InvalidResource for what no packet can have."""
     try:
         protocol = Protocol[request.protocol.upper()]
     except KeyError:
         known = ", ".join(protocol.name for protocol in Protocol)
         raise InvalidResource(f"protocol {request.protocol!r} is not known; {known} are", path="protocol") from None
+    if isinstance(request.port, str):
+        return PortRange.single(protocol, _number_of_name(PortName(protocol, request.port.lower()), destination))
     is_icmp = protocol in (Protocol.ICMP, Protocol.ICMPV6)
     name, last = ("ICMP type", MAX_ICMP_TYPE) if is_icmp else ("port", MAX_PORT)
     if not 0 <= request.port <= last:
         raise InvalidResource(f"{name} {request.port} is impossible; 0 to {last} are possible", path="port")
     return PortRange.single(protocol, request.port)
+
+
+def _with_number(name: str, what: PortRange) -> str:
+    return f"{PortName(Protocol(what.protocol), name)} ({what.first})"
+
+
+def _number_of_name(name: PortName, destination: Party) -> int:
+    meant = name.among(destination.ports)
+    if len(meant) == 1:
+        return meant[0].port
+    if meant:
+        numbers = " and ".join(str(target.port) for target in meant)
+        raise InvalidResource(f"{destination.name} has {name} at {numbers}: ask about a number", path="port")
+    has = ", ".join(str(target) for target in sorted(destination.ports)) or "none with a name"
+    raise InvalidResource(f"{destination.name} has no port {name}; it has {has}", path="port")
 
 
 def _in_words_of(asked: PortRange, family: int) -> PortRange:
@@ -258,12 +296,6 @@ def _in_words_of(asked: PortRange, family: int) -> PortRange:
 
 def _words(families: Collection[int]) -> str:
     return " and ".join(f"IPv{family}" for family in sorted(families)) or "no family"
-
-
-def _of_endpoint(endpoint: Endpoint, address: Address) -> _Peer:
-    party = Party(endpoint.qualified_pod_name or endpoint.attachment, endpoint.labels, address, managed=True)
-    shown = _shown(party, endpoint.sec_identity, endpoint.endpoint_id)
-    return _Peer(party, shown, frozenset({address.version}), endpoint.addresses)
 
 
 def _in_all_families(peer: _Peer) -> _Peer:

@@ -110,7 +110,7 @@ def _policy_of(endpoint: Endpoint, engine: PolicyEngine) -> messages.EndpointPol
         id=endpoint.sec_identity,
         policy_revision=engine.revision,
         policy_enabled=enforced[directions[0], directions[1]],
-        policy_id=engine.policy_id(endpoint.labels) or 0,
+        policy_id=engine.policy_id(endpoint.subject) or 0,
     )
 
 

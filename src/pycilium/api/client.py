@@ -98,7 +98,7 @@ class AgentClient(_Client):
     def config(self) -> dict[str, Any]:
         return self._object("/config")
 
-    def explain(self, source: str, destination: str, protocol: str = "TCP", port: int = 0) -> dict[str, Any]:
+    def explain(self, source: str, destination: str, protocol: str = "TCP", port: int | str = 0) -> dict[str, Any]:
         request = {"source": source, "destination": destination, "protocol": protocol, "port": port}
         reply: dict[str, Any] = self.post("/policy/explain", request)
         return reply

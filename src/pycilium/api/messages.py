@@ -315,8 +315,8 @@ class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     source: str
     destination: str
     protocol: str = "TCP"
-    port: int = 0
-    """For ICMP the type."""
+    port: int | str = 0
+    """For ICMP the type; or what the destination's pod calls the port."""
 
 
 class ExplainPeer(Message, frozen=True):

@@ -14,6 +14,7 @@ from pycilium.lab.layout import LabLayout
 
 if TYPE_CHECKING:
     from pycilium.model.host_port import HostPort
+    from pycilium.model.l4 import NamedTarget
 
 
 @click.group()
@@ -34,6 +35,14 @@ def pod() -> None:
     metavar="[ADDRESS:]8080:80[/TCP]",
     help="A port of the node that leads to the pod; may be repeated.",
 )
+@click.option(
+    "--port",
+    "named_ports",
+    multiple=True,
+    metavar="http=8080[/TCP]",
+    help="What the pod calls a port, for policies and Services that name it; may be repeated.",
+)
+@click.option("--service-account", default="", metavar="NAME", help="Who the pod is to policies; else `default`.")
 @click.option("--existing", is_flag=True, help="Start a Pod that was applied before; works while the store is away.")
 @output_option("json")
 @lab_option
@@ -45,6 +54,8 @@ def pod_add(
     namespace: str,
     labels: tuple[str, ...],
     host_ports: tuple[str, ...],
+    named_ports: tuple[str, ...],
+    service_account: str,
     existing: bool,
     output: str | None,
 ) -> None:
@@ -54,8 +65,10 @@ def pod_add(
     labs.require_root("cilium lab pod add")
     layout, record = target.lab_and_record()
     node = node or pods.node_with_fewest(layout, record)
-    if existing and labels:
-        raise click.UsageError("--existing and --label exclude each other: the Pod has its labels")
+    if existing and (labels or named_ports or service_account):
+        raise click.UsageError(
+            "--existing excludes --label, --port and --service-account: the Pod has its own, and it is made already"
+        )
     if existing and host_ports:
         raise click.UsageError("--existing and --host-port exclude each other")
     if existing:
@@ -69,6 +82,8 @@ def pod_add(
             node=node,
             labels=_parsed_labels(labels),
             host_ports=_parsed_host_ports(host_ports),
+            named_ports=_parsed_named_ports(named_ports),
+            service_account=service_account,
         )
     if output == "json":
         print_json(next(row for row in _pod_rows(target, layout) if _is(row, namespace, name)))
@@ -204,6 +219,15 @@ def _parsed_host_ports(words: tuple[str, ...]) -> list[HostPort]:
         return [HostPort.parse(word) for word in words]
     except ValueError as error:
         raise ConfigError(f"--host-port: {error}") from error
+
+
+def _parsed_named_ports(words: tuple[str, ...]) -> list[NamedTarget]:
+    from pycilium.model.l4 import NamedTarget
+
+    try:
+        return [NamedTarget.parse(word) for word in words]
+    except ValueError as error:
+        raise ConfigError(f"--port: {error}") from error
 
 
 def _label_text(labels: dict[str, str]) -> str:

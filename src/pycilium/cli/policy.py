@@ -11,11 +11,13 @@ import click
 from pycilium.cli.render import output_option, print_json
 from pycilium.cli.target import Target, lab_option, node_option, pass_target
 from pycilium.errors import ConfigError
+from pycilium.model.resources.checks import is_port_name
 
 _RESERVED = ("host", "world", "remote-node", "kube-apiserver", "health", "unmanaged", "init", "ingress")
 _ECHO_REQUEST = {"ICMP": 8, "ICMPV6": 128}
 _MAX_ICMP_TYPE = 255
-_PROTOCOLS = ("TCP", "UDP", "SCTP", "ICMP", "ICMPV6")
+_WITH_NAMES = ("TCP", "UDP", "SCTP")
+_PROTOCOLS = (*_WITH_NAMES, "ICMP", "ICMPV6")
 
 
 @click.group()
@@ -28,7 +30,11 @@ def policy() -> None:
 @click.option("--from", "source", required=True, metavar="[NS/]POD|IP|ENTITY", help="Who opens the connection.")
 @click.option("--to", "destination", required=True, metavar="[NS/]POD|IP|ENTITY", help="Whom to.")
 @click.option(
-    "--port", "port", required=True, metavar="PORT/PROTOCOL", help="80/TCP, 53/UDP, 8/ICMP (the type); ICMP is a ping."
+    "--port",
+    "port",
+    required=True,
+    metavar="PORT/PROTOCOL",
+    help="80/TCP, 53/UDP, 8/ICMP (the type); ICMP is a ping; http/TCP is what the destination's pod calls so.",
 )
 @click.option("--exit-code", "by_code", is_flag=True, help="Exit with 3 when it would be denied.")
 @output_option("json")
@@ -57,16 +63,21 @@ def _peer(word: str) -> str:
         return word if "/" in word or word in _RESERVED else f"default/{word}"
 
 
-def _parsed_port(text: str) -> tuple[int, str]:
-    first, slash, last = text.partition("/")
-    word, protocol = (first, last.upper()) if slash else ("", first.upper())
-    if not slash and first.isdecimal():
-        word, protocol = first, "TCP"
+def _parsed_port(text: str) -> tuple[int | str, str]:
+    """Number, or what the destination's pod calls the port; and protocol."""
+    word, slash, last = text.partition("/")
+    protocol = last.upper() if slash else "TCP"
+    if not slash and word.upper() in ("ICMPV4", *_PROTOCOLS):
+        word, protocol = "", word.upper()
     protocol = "ICMP" if protocol == "ICMPV4" else protocol
     if not slash and protocol in _ECHO_REQUEST:
         return _ECHO_REQUEST[protocol], protocol
+    if protocol in _WITH_NAMES and is_port_name(word):
+        return word.lower(), protocol
     if protocol not in _PROTOCOLS or not (word.isascii() and word.isdecimal()) or int(word) > 65535:
-        raise ConfigError(f"--port {text!r}: write a port and a protocol, such as 80/TCP, 53/UDP or 8/ICMP (the type)")
+        raise ConfigError(
+            f"--port {text!r}: write a port and a protocol, such as 80/TCP, http/TCP or 8/ICMP (the type)"
+        )
     if protocol in _ECHO_REQUEST and int(word) > _MAX_ICMP_TYPE:
         raise ConfigError(f"--port {text!r}: write an ICMP type of 0 to {_MAX_ICMP_TYPE}, such as 8/ICMP")
     if protocol not in _ECHO_REQUEST and int(word) == 0:

@@ -13,6 +13,7 @@ import msgspec
 from pycilium.errors import InvalidResource
 from pycilium.model.endpoint import Endpoint, EndpointState, mac_text
 from pycilium.model.host_port import HostPort
+from pycilium.model.l4 import NamedTarget
 from pycilium.model.labels import Label, Labels
 
 _VERSION = 1
@@ -40,6 +41,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     state: str
     network: str = ""
     host_ports: list[str] = []
+    named_ports: list[str] = []
 
 
 def encode_endpoint(endpoint: Endpoint) -> bytes:
@@ -64,6 +66,7 @@ def encode_endpoint(endpoint: Endpoint) -> bytes:
         state=endpoint.state,
         network=endpoint.network,
         host_ports=[str(each) for each in endpoint.host_ports],
+        named_ports=sorted(str(each) for each in endpoint.named_ports),
     )
     return msgspec.json.encode(file)
 
@@ -93,6 +96,7 @@ def decode_endpoint(data: bytes, source: str = "") -> Endpoint:
             state=EndpointState(file.state),
             network=file.network,
             host_ports=tuple(HostPort.parse(text) for text in file.host_ports),
+            named_ports=frozenset(NamedTarget.parse(text) for text in file.named_ports),
         )
     except ValueError as error:  # msgspec's errors are ValueErrors too
         raise InvalidResource(str(error), source=source) from error

@@ -23,6 +23,7 @@ from pycilium.lab import agents, cgroups, namespaces, processes
 from pycilium.lab.labs import find_pod, open_store, pod_records, write_atomically
 from pycilium.lab.layout import LabLayout, LabRecord, NodeRecord, PodRecord, check_pod_name
 from pycilium.model.host_port import HostPort
+from pycilium.model.l4 import NamedTarget
 from pycilium.model.resources import Namespace, ObjectMeta, Pod, validate
 from pycilium.store import BlockingStore
 
@@ -39,6 +40,8 @@ def add(
     node: str,
     labels: Mapping[str, str],
     host_ports: Iterable[HostPort] = (),
+    named_ports: Iterable[NamedTarget] = (),
+    service_account: str = "",
 ) -> PodRecord:
     """Makes a pod; its addresses, identity and policy are live when this returns. All or nothing."""
     check_pod_name(namespace, name)
@@ -58,7 +61,7 @@ def add(
     with open_store(layout) as store, contextlib.ExitStack() as undo:
         _claim(layout, pod)
         undo.callback(path.unlink, missing_ok=True)
-        _create_resource(store, pod, labels)
+        _create_resource(store, pod, labels, _spec(pod, named_ports, service_account))
         undo.callback(_delete_resource, store, pod)
         pod = _attach(layout, place, pod, undo)
         store.patch_status(Pod, name, namespace, _running(pod, place.ipv4 or place.ipv6))
@@ -238,12 +241,20 @@ def _claim(layout: LabLayout, pod: PodRecord) -> None:
         raise AlreadyExists(f"pod {pod.namespace}/{pod.name} exists already in lab {layout.name}") from error
 
 
-def _create_resource(store: BlockingStore, pod: PodRecord, labels: Mapping[str, str]) -> None:
+def _spec(pod: PodRecord, named_ports: Iterable[NamedTarget], service_account: str) -> dict[str, Any]:
+    """What users write of a pod, as far as a lab has it."""
+    spec: dict[str, Any] = {"nodeName": pod.node}
+    if service_account:
+        spec["serviceAccountName"] = service_account
+    ports = [{"name": each.name, "containerPort": each.port, "protocol": each.protocol.name} for each in named_ports]
+    if ports:
+        spec["containers"] = [{"name": pod.name, "ports": ports}]
+    return spec
+
+
+def _create_resource(store: BlockingStore, pod: PodRecord, labels: Mapping[str, str], spec: dict[str, Any]) -> None:
     """The Pod, and its Namespace if nobody has made it yet."""
-    resource = Pod(
-        metadata=ObjectMeta(name=pod.name, namespace=pod.namespace, labels=dict(labels)),
-        spec={"nodeName": pod.node},
-    )
+    resource = Pod(metadata=ObjectMeta(name=pod.name, namespace=pod.namespace, labels=dict(labels)), spec=spec)
     validate(resource)
     with contextlib.suppress(AlreadyExists):
         store.create(Namespace(metadata=ObjectMeta(name=pod.namespace)))

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from pycilium.model.host_port import HostPort
+from pycilium.model.l4 import NamedTarget
 from pycilium.model.labels import Labels
+from pycilium.model.policy import Subject
 
 HEALTH_CONTAINER, HEALTH_IFNAME = "cilium-health-ep", "eth0"
 """The attachment of the node's own health endpoint, which no runtime has."""
@@ -65,11 +67,18 @@ class Endpoint:
     """Name of the CNI network that attached it: GC of another one leaves it alone."""
     host_ports: tuple[HostPort, ...] = ()
     """Ports of the node that lead to it."""
+    named_ports: frozenset[NamedTarget] = frozenset()
+    """What its Pod calls its ports."""
 
     @property
     def attachment(self) -> str:
         """`container id:interface`; owns the addresses and the endpoint id."""
         return attachment_name(self.container_id, self.ifname)
+
+    @property
+    def subject(self) -> Subject:
+        """What its policy is compiled for."""
+        return Subject(self.labels, self.named_ports)
 
     @property
     def is_health(self) -> bool:

@@ -5,8 +5,10 @@ For ICMP and ICMPv6 the type stands in the place of the port, as in the kernel's
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 MAX_PORT = 65535
 
@@ -24,6 +26,7 @@ class Protocol(IntEnum):
 PORT_PROTOCOLS = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
 """What protocol ANY means beside a port."""
 
+_WITH_PORTS = {protocol.name: protocol for protocol in PORT_PROTOCOLS}
 _ICMP = (Protocol.ICMP, Protocol.ICMPV6)
 _NAMES = {Protocol.ICMPV6: "ICMPv6"}
 
@@ -82,3 +85,63 @@ class PortRange:
 
 
 ANY_PORT = PortRange()
+
+
+class NamedTarget(NamedTuple):
+    """A named port: of a slice, or of a pod's containers."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> NamedTarget:
+        """The inverse of `str`; without a protocol it is TCP. ValueError says what is wrong."""
+        name, _, target = text.partition("=")
+        number, _, protocol = target.partition("/")
+        known = _WITH_PORTS.get((protocol or "TCP").upper())
+        if not name or known is None or not (number.isascii() and number.isdecimal() and 0 < int(number) <= MAX_PORT):
+            raise ValueError(f"{text!r} is no port with a name: write it as http=8080/TCP")
+        return cls(name, known, int(number))
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.port}/{protocol_name(self.protocol)}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PortName:
+    """The port that a pod calls so, whatever its number; pods may differ, and one that has no such port has none."""
+
+    protocol: Protocol
+    name: str
+
+    @property
+    def all_ports(self) -> bool:
+        """Never: a name that nobody has is no port at all."""
+        return False
+
+    def means(self, target: NamedTarget) -> bool:
+        """Whether `target` has this name."""
+        return target.name == self.name and target.protocol == self.protocol
+
+    def among(self, targets: Iterable[NamedTarget]) -> tuple[NamedTarget, ...]:
+        """Those of `targets` that have this name, by number."""
+        return tuple(sorted(target for target in targets if self.means(target)))
+
+    def __str__(self) -> str:
+        return f"{self.name}/{protocol_name(self.protocol)}"
+
+
+Ports = PortRange | PortName
+
+
+def resolved(ports: Iterable[Ports], targets: Iterable[NamedTarget]) -> tuple[PortRange, ...]:
+    """What `ports` are for a pod that has these; names that it does not have are nothing."""
+    targets = tuple(targets)
+    found: dict[PortRange, None] = {}
+    for each in ports:
+        if isinstance(each, PortName):
+            found |= dict.fromkeys(PortRange.single(target.protocol, target.port) for target in each.among(targets))
+        else:
+            found[each] = None
+    return tuple(found)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from pycilium.model.l4 import NamedTarget
 from pycilium.model.labels import CLUSTER_KEY, K8S_SOURCE, RESERVED_SOURCE
 from pycilium.model.selector import LabelSelector, Operator, Requirement
 
@@ -61,21 +62,26 @@ Peer = AnyPeer | LabelPeer | CidrPeer
 
 @dataclass(frozen=True, slots=True)
 class PeerSet:
-    """Peers of which one must match; none at all matches nobody. Sorted, so that equal sets are equal objects."""
+    """Peers of which one must match; none at all matches nobody. Sorted, so that equal sets are equal objects.
+
+    With `serving` only those among them whose pods have that port. Only pods have ports with names: of a CIDR it is the
+    pods and nodes inside.
+    """
 
     peers: tuple[Peer, ...]
+    serving: NamedTarget | None = None
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         peers = tuple(sorted(set(self.peers), key=lambda peer: (type(peer).__name__, str(peer))))
         anyone = AnyPeer()
         object.__setattr__(self, "peers", (anyone,) if anyone in peers else peers)
-        object.__setattr__(self, "_hash", hash(self.peers))
+        object.__setattr__(self, "_hash", hash((self.peers, self.serving)))
 
     @property
     def is_anyone(self) -> bool:
         """Whether it is everybody."""
-        return self.peers[:1] == (AnyPeer(),)
+        return self.peers[:1] == (AnyPeer(),) and self.serving is None
 
     @property
     def is_nobody(self) -> bool:
@@ -86,7 +92,8 @@ class PeerSet:
         return self._hash
 
     def __str__(self) -> str:
-        return " or ".join(str(peer) for peer in self.peers) or "nobody"
+        words = " or ".join(str(peer) for peer in self.peers) or "nobody"
+        return words if self.serving is None else f"{words}, with {self.serving.name} at {self.serving.port}"
 
 
 ANYONE = PeerSet((AnyPeer(),))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
-from pycilium.model.l4 import PortRange
+from pycilium.model.l4 import NamedTarget, Ports
+from pycilium.model.labels import Labels
 from pycilium.model.peer import PeerSet
 from pycilium.model.resources.base import ResourceKey
 from pycilium.model.selector import LabelSelector
@@ -26,6 +28,16 @@ class Direction(IntEnum):
 
     def __str__(self) -> str:
         return self.name.lower()
+
+
+class Subject(NamedTuple):
+    """What a policy is compiled for: local endpoints that have the same labels and call the same ports the same."""
+
+    labels: Labels
+    ports: frozenset[NamedTarget] = frozenset()
+
+    def __str__(self) -> str:
+        return str(self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,7 @@ class Rule:
 
     ref: RuleRef
     peers: PeerSet
-    ports: tuple[PortRange, ...]
+    ports: tuple[Ports, ...]
 
     @property
     def direction(self) -> Direction:

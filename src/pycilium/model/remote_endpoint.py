@@ -6,16 +6,16 @@ Owns the conversion from the resource. Invariant: of what many have in common (t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from sys import intern
 
 from pycilium.model.endpoint import EndpointState
-from pycilium.model.l4 import Protocol
+from pycilium.model.l4 import NamedTarget, Protocol
 from pycilium.model.labels import NO_LABELS, Labels
 from pycilium.model.node import usable_address
 from pycilium.model.peer import Address
 from pycilium.model.resources import CiliumEndpoint
 from pycilium.model.resources.base import ResourceKey
-from pycilium.model.service import NamedTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class RemoteEndpoint:
     labels: Labels = NO_LABELS
     """Those of its identity; none where nobody here selects by them."""
     targets: tuple[NamedTarget, ...] = ()
+    """What it calls its ports, in its own order."""
     leaving: bool = False
 
     @property
@@ -47,7 +48,7 @@ class RemoteEndpoint:
 def remote_endpoint_of(resource: CiliumEndpoint, *, selectable: bool = False) -> RemoteEndpoint | None:
     """What a CiliumEndpoint says, None if it has no addresses; InvalidResource names the field that cannot be.
 
-    With `selectable` it has what Services may select it by.
+    With `selectable` it has the labels that Services may select it by.
     """
     status = resource.status
     if status is None or status.networking is None:
@@ -70,12 +71,17 @@ def remote_endpoint_of(resource: CiliumEndpoint, *, selectable: bool = False) ->
         node=intern(networking.node),
         created_s=int(created.timestamp()) if created is not None else 0,
         labels=Labels.of_texts(identity.labels) if selectable and identity is not None else NO_LABELS,
-        targets=tuple(
-            NamedTarget(intern(port.name), Protocol[port.protocol], port.port)
-            for port in status.named_ports
-            if port.name and port.protocol in ("TCP", "UDP", "SCTP")
-        )
-        if selectable
-        else (),
+        targets=_shared(
+            tuple(
+                NamedTarget(intern(port.name), Protocol[port.protocol], port.port)
+                for port in status.named_ports
+                if port.name and port.protocol in ("TCP", "UDP", "SCTP")
+            )
+        ),
         leaving=status.state is not None and EndpointState(status.state).is_leaving,
     )
+
+
+@lru_cache(maxsize=4096)
+def _shared(targets: tuple[NamedTarget, ...]) -> tuple[NamedTarget, ...]:
+    return targets

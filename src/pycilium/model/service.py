@@ -9,18 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
 from functools import total_ordering
-from typing import NamedTuple
 
 from pycilium.model.l4 import Protocol
 from pycilium.model.peer import Address, Network
-
-
-class NamedTarget(NamedTuple):
-    """A port that has a name: of a slice, or of a pod's containers."""
-
-    name: str
-    protocol: Protocol
-    port: int
 
 
 class FrontendKind(StrEnum):

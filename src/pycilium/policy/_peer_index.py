@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pycilium.model.labels import Labels
-from pycilium.model.peer import CidrPeer, LabelPeer, Network, Peer, PeerSet
+from pycilium.model.peer import AnyPeer, CidrPeer, LabelPeer, Network, Peer, PeerSet
 from pycilium.model.prefixes import PrefixMap
 from pycilium.policy._label_index import SelectorIndex
+
+_ANYONE = AnyPeer()
 
 
 class PeerIndex:
@@ -41,6 +43,7 @@ class PeerIndex:
         No except of a set may lie within `network`: a prefix is only that much of a network that no longer one names.
         """
         if labels is not None:
+            yield from self._sets_of.get(_ANYONE, ())
             for peer in self._label_peers.matching(labels):
                 yield from self._sets_of[peer]
         if network is not None:

@@ -1,4 +1,7 @@
-"""Compiled policies: what a set of sections becomes in the kernel.
+"""Compiled policies: what a set of sections becomes in the kernel, for subjects that call their ports the same.
+
+A rule that names a port by its name becomes one for each number that the name means: of an ingress rule the subject
+says which, of an egress rule the peers (_named_ports).
 
 Invariant: a policy id never changes its meaning. A change of the rules makes a new program under a fresh id and a fresh
 revision; subjects flip to it with one write each, and then the old one goes. So no packet ever sees half of a change,
@@ -8,14 +11,16 @@ and a connection that the old revision admitted is judged again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from pycilium.model.l4 import ANY_PORT
+from pycilium.model.l4 import ANY_PORT, NamedTarget, PortName, PortRange, resolved
 from pycilium.model.peer import PeerSet, entity_peers, peer_set
-from pycilium.model.policy import ALLOW_LOCALHOST, Direction, Rule, Section
+from pycilium.model.policy import ALLOW_LOCALHOST, Direction, Rule, RuleRef, Section
 from pycilium.policy._bits import BANK_BITS
 from pycilium.policy._history import RowHistory
+from pycilium.policy._named_ports import Ask
 from pycilium.policy._numbers import NumbersInUse
 from pycilium.policy._rows import Contribution, Row, RowKey, fold
 from pycilium.policy._selectors import Selector, SelectorTable
@@ -45,9 +50,19 @@ class Program:
     entry: PolicyEntry
     rows: dict[RowKey, Row]
     selectors: tuple[Selector, ...]
+    asks: tuple[Ask, ...] = ()
+    """What its rules were told of names among their peers: with other answers it is another program."""
     problem: str = ""
     hopeless: bool = False
     """Whether it is no use to try again before the rules change."""
+
+
+class _NumberedRule(NamedTuple):
+    """A rule, or what it is at one number of a name."""
+
+    ref: RuleRef
+    peers: PeerSet
+    ports: tuple[PortRange, ...]
 
 
 class TooManySelectorsError(Exception):
@@ -76,38 +91,40 @@ class Compiler:
         """Freed policy ids may be given out again."""
         self._policy_ids.realized()
 
-    def compile(self, sections: Sequence[Section]) -> Program:
-        """The program for subjects that these sections select. Never fails: what cannot be built is closed."""
+    def compile(self, sections: Sequence[Section], ports: Collection[NamedTarget] = ()) -> Program:
+        """The program for subjects that these sections select, with these ports.
+
+        Never fails: what cannot be built is closed.
+        """
         self._revision += 1
         try:
             policy_id = self._policy_ids.take()
         except NumbersExhaustedError:
             problem = f"there are more than {self._max_policies - 1} different policies: raise policy_capacity"
-            return Program(NO_POLICY, PolicyEntry(self._revision, ()), {}, (), problem)
-        wanted = list(dict.fromkeys(rule.peers for rule in self._rules(sections) if _needs_number(rule.peers)))
+            return Program(NO_POLICY, PolicyEntry(self._revision, ()), {}, (), problem=problem)
+        rules, asks = self._by_numbers(sections, ports)
+        wanted = list(dict.fromkeys(rule.peers for rule in rules if _needs_number(rule.peers)))
         try:
             chosen = self._choose(wanted)
         except TooManySelectorsError:
-            limit = MAX_SELECTORS_PER_POLICY
-            return self._closed(
-                policy_id, f"its rules name {len(wanted)} different peers; {limit} are possible", hopeless=True
-            )
+            problem = f"its rules name {len(wanted)} different peers; {MAX_SELECTORS_PER_POLICY} are possible"
+            return self._closed(policy_id, asks, problem, hopeless=True)
         except NumbersExhaustedError:
-            return self._closed(policy_id, "the numbers for peers are all taken", hopeless=False)
+            return self._closed(policy_id, asks, "the numbers for peers are all taken", hopeless=False)
         banks = _banks(chosen.values()) or (self._selectors.default_bank(),)
         rows: dict[RowKey, Row] = {}
         for direction in Direction:
             enforced = any(direction in section.enforces for section in sections)
             contributions = [
-                (Contribution(self._number(rule.peers, chosen, banks), rule.deny, rule.ref), rule.ports)
-                for rule in self._rules(sections)
-                if rule.direction is direction and not rule.peers.is_nobody
+                (Contribution(self._number(rule.peers, chosen, banks), rule.ref.deny, rule.ref), rule.ports)
+                for rule in rules
+                if rule.ref.direction is direction and not rule.peers.is_nobody
             ]
             for bank, place, content in fold(contributions, banks, enforced=enforced):
                 rows[RowKey(policy_id, bank, direction, *place)] = self._history.use(content)
         for selector in chosen.values():
             self._selectors.use(selector)
-        return Program(policy_id, PolicyEntry(self._revision, banks), rows, tuple(chosen.values()))
+        return Program(policy_id, PolicyEntry(self._revision, banks), rows, tuple(chosen.values()), asks)
 
     def release(self, program: Program) -> None:
         """Nobody uses the program any more."""
@@ -115,6 +132,8 @@ class Compiler:
             self._history.release(row.row_id)
         for selector in program.selectors:
             self._selectors.release(selector)
+        for ask in program.asks:
+            self._selectors.named_ports.forget(ask)
         if program.policy_id != NO_POLICY:
             self._policy_ids.release(program.policy_id)
 
@@ -129,7 +148,27 @@ class Compiler:
         if self._allow_localhost and any(Direction.INGRESS in section.enforces for section in sections):
             yield Rule(ALLOW_LOCALHOST, _LOCAL_HOST, (ANY_PORT,))
 
-    def _closed(self, policy_id: int, problem: str, *, hopeless: bool) -> Program:
+    def _by_numbers(
+        self, sections: Sequence[Section], ports: Collection[NamedTarget]
+    ) -> tuple[list[_NumberedRule], tuple[Ask, ...]]:
+        """The rules without names of ports, and what was asked for that."""
+        found: list[_NumberedRule] = []
+        asks: list[Ask] = []
+        for rule in self._rules(sections):
+            if rule.direction is Direction.INGRESS:
+                own = resolved(rule.ports, ports)
+                found += [_NumberedRule(rule.ref, rule.peers, own)] if own else []
+                continue
+            ranges = resolved(rule.ports, ())
+            found += [_NumberedRule(rule.ref, rule.peers, ranges)] if ranges else []
+            for name in rule.ports:
+                if isinstance(name, PortName) and not rule.peers.is_nobody:
+                    ask = self._selectors.named_ports.ask(rule.peers, name)
+                    asks.append(ask)
+                    found += [_serving(rule, target) for target in ask.targets]
+        return found, tuple(asks)
+
+    def _closed(self, policy_id: int, asks: tuple[Ask, ...], problem: str, *, hopeless: bool) -> Program:
         """A program that denies everything in both directions."""
         try:
             banks: tuple[int, ...] = (self._selectors.default_bank(),)
@@ -140,9 +179,8 @@ class Compiler:
             for direction in Direction
             for bank, place, content in fold((), banks, enforced=True)
         }
-        return Program(
-            policy_id, PolicyEntry(self._revision, banks), rows, (), f"everything is denied: {problem}", hopeless
-        )
+        problem = f"everything is denied: {problem}"
+        return Program(policy_id, PolicyEntry(self._revision, banks), rows, (), asks, problem, hopeless)
 
     def _choose(self, wanted: Sequence[PeerSet]) -> dict[PeerSet, Selector]:
         """A selector for each set, in no more banks than a policy may use: what exists, else new numbers beside it."""
@@ -185,6 +223,12 @@ class Compiler:
             if not kept:
                 raise NumbersExhaustedError
             kept.pop()  # full, and of little use to this policy: try with a fresh one in its place
+
+
+def _serving(rule: Rule, target: NamedTarget) -> _NumberedRule:
+    """The rule for those of its peers that have this port."""
+    peers = PeerSet(rule.peers.peers, serving=target)
+    return _NumberedRule(rule.ref, peers, (PortRange.single(target.protocol, target.port),))
 
 
 def _needs_number(peers: PeerSet) -> bool:

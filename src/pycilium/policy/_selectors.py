@@ -21,13 +21,15 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from pycilium.model.identity import LOCAL_IDENTITIES, RESERVED_IDENTITIES, Identity, cidr_labels
+from pycilium.model.l4 import NamedTarget
 from pycilium.model.labels import Labels
-from pycilium.model.peer import Address, CidrPeer, LabelPeer, Network, PeerSet
+from pycilium.model.peer import ANYONE, Address, CidrPeer, LabelPeer, Network, PeerSet
 from pycilium.model.prefixes import PrefixMap
 from pycilium.policy._bits import ANY_BIT, BANK_BITS, BitsKey, IdentityBits
 from pycilium.policy._earlier import EarlierPolicies
 from pycilium.policy._label_index import LabelsIndex
 from pycilium.policy._local_identities import LocalIdentities, inside_everything, world_identity
+from pycilium.policy._named_ports import NamedPorts
 from pycilium.policy._numbers import NumbersInUse, Words
 from pycilium.policy._peer_index import PeerIndex
 from pycilium.reconcile import NumbersExhaustedError
@@ -81,6 +83,7 @@ class SelectorTable:
         self._identities = LabelsIndex()
         self._index = PeerIndex()
         self._bits = IdentityBits()
+        self.named_ports = NamedPorts()
 
         self._selectors: dict[PeerSet, list[Selector]] = {}
         self._banks = dict.fromkeys((bank for bank in range(MAX_BANKS) if bank not in in_use.banks), ANY_BIT)
@@ -122,12 +125,21 @@ class SelectorTable:
         if known is not None:
             self._identities.remove(identity.number)
         self._identities.add(identity.number, identity.labels)
+        self.set_ports(identity.number, self.named_ports.of(identity.number))
         self._compute_bits(identity.number)
 
     def remove_identity(self, number: int) -> None:
         """An identity is gone. Absent is success; reserved and local ones stay."""
         if number not in _RESERVED and number not in LOCAL_IDENTITIES and self._identities.remove(number) is not None:
+            self.named_ports.update(number, None, self.named_ports.of(number))
             self._bits.assign(number, {})
+
+    def set_ports(self, number: int, ports: frozenset[NamedTarget]) -> None:
+        """What the pods of an identity call their ports, all that they do; it may come before the identity itself."""
+        before, labels = self.named_ports.of(number), self._identities.get(number)
+        self.named_ports.update(number, labels, ports)
+        if ports != before and labels is not None:
+            self._compute_bits(number)
 
     def labels_of(self, number: int) -> Labels | None:
         """The labels of an identity, local ones too."""
@@ -304,7 +316,10 @@ class SelectorTable:
     def _compute_bits(self, number: int) -> None:
         """Bits from scratch, by the labels that the number has and by the prefix that it stands for."""
         masks: dict[int, int] = {}
-        for peers in self._index.sets_with(self._identities.get(number), self._network_of.get(number)):
+        labels, ports = self._identities.get(number), self.named_ports.of(number)
+        for peers in self._index.sets_with(labels, self._network_of.get(number)):
+            if peers.serving is not None and labels is not None and peers.serving not in ports:
+                continue  # without labels it stands for what is inside a prefix, whatever its ports
             for selector in self._selectors[peers]:
                 masks[selector.bank] = masks.get(selector.bank, 0) | selector.bit
         self._bits.assign(number, masks)
@@ -318,7 +333,12 @@ class SelectorTable:
             elif isinstance(peer, CidrPeer):
                 inside = (prefix for network, prefix in self._prefixes.within(peer.network) if peer.covers(network))
                 members.update(number for prefix in inside for number in prefix.identities)
-        return members
+        if peers.serving is None:
+            return members
+        having = self.named_ports.having(peers.serving)
+        if peers.peers == ANYONE.peers:
+            return having
+        return {number for number in members if number in having or self._identities.get(number) is None}
 
 
 def _networks(peers: PeerSet) -> Iterator[Network]:

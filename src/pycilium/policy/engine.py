@@ -5,8 +5,9 @@
                                          │ peer sets
      identities ───────────────► SelectorTable: identity bits, local CIDR identities  (_selectors)
 
-A subject is a label set of local endpoints. Subjects that the same sections select share one program. A new identity
-touches the selectors that may match it and nothing else: no row changes.
+A subject is a label set of local endpoints and what they call their ports. Subjects share one program if the same
+sections select them and the names of ports in those mean the same for both. A new identity touches the selectors that
+may match it and nothing else: no row changes, unless it has a port at a number that a rule's name did not mean before.
 
 The caller applies changes in this order, each stage complete before the next: bits, rows, policies, cidrs and CIDR
 identities, subjects; then the removals in reverse order. Before, between and after all these writes every packet meets
@@ -18,21 +19,24 @@ Pure: no clock, no I/O. Which numbers come out depends on the path; what they de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from pycilium.model.identity import Identity
+from pycilium.model.l4 import NamedTarget, PortName
 from pycilium.model.labels import Labels
-from pycilium.model.peer import Address, Network
-from pycilium.model.policy import Direction, Policy, PolicyKey, PolicyRef, RuleRef, Section
+from pycilium.model.peer import Address, Network, PeerSet
+from pycilium.model.policy import Direction, Policy, PolicyKey, PolicyRef, RuleRef, Section, Subject
 from pycilium.policy._bits import BitsKey
 from pycilium.policy._history import RowHistory
 from pycilium.policy._label_index import SelectorIndex
+from pycilium.policy._named_ports import NO_PORTS
 from pycilium.policy._numbers import NumbersInUse, Words
 from pycilium.policy._programs import NO_POLICY, Compiler, PolicyEntry, Program
 from pycilium.policy._rows import Row, RowKey
 from pycilium.policy._selectors import SelectorTable
-from pycilium.policy.explain import Decision, Explanation, Party, Question, explain
+from pycilium.policy.explain import Decision, Explanation, Options, Party, Question, explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +51,16 @@ class PolicyChanges:
     cidrs: dict[Network, int | None] = field(default_factory=dict)
     """prefix → identity of the addresses outside that it is the longest prefix of. After a change, ask for the
     `cidr_identity` of the addresses within again."""
-    subjects: dict[Labels, int | None] = field(default_factory=dict)
-    """label set → policy id."""
+    subjects: dict[Subject, int | None] = field(default_factory=dict)
+    """subject → policy id."""
 
     def __bool__(self) -> bool:
         return bool(self.bits or self.rows or self.policies or self.cidrs or self.subjects)
 
 
 _SectionId = tuple[PolicyKey, int, int]  # policy, index, generation of the policy within this engine
-_SectionSet = frozenset[_SectionId]
+_ProgramKey = tuple[frozenset[_SectionId], frozenset[NamedTarget]]
+"""Which sections, and what the names of ports in their ingress rules mean."""
 
 
 @dataclass(slots=True)
@@ -88,8 +93,12 @@ class PolicyEngine:
         self._sections: dict[_SectionId, Section] = {}
         self._sections_of: dict[PolicyKey, tuple[_SectionId, ...]] = {}
         self._by_subject: SelectorIndex[_SectionId] = SelectorIndex()
-        self._subjects: dict[Labels, _SectionSet] = {}
-        self._programs: dict[_SectionSet, _Used] = {}
+        self._subjects: dict[Subject, _ProgramKey] = {}
+        self._programs: dict[_ProgramKey, _Used] = {}
+        self._own_names: dict[_SectionId, frozenset[PortName]] = {}
+        """The names of the subject's ports that a section mentions, where it does."""
+        self._askers: dict[PeerSet, set[_ProgramKey]] = {}
+        """Whose programs depend on what these peers call their ports."""
         self._retry = False
 
     def update(
@@ -99,29 +108,36 @@ class PolicyEngine:
         policies_removed: Iterable[Policy | PolicyKey] = (),
         identities_upserted: Iterable[Identity] = (),
         identities_removed: Iterable[Identity | int] = (),
-        subjects_added: Iterable[Labels] = (),
-        subjects_removed: Iterable[Labels] = (),
+        ports_changed: Mapping[int, frozenset[NamedTarget]] = MappingProxyType({}),
+        subjects_added: Iterable[Subject] = (),
+        subjects_removed: Iterable[Subject] = (),
     ) -> PolicyChanges:
-        """Take all of this in and say what the kernel must know. Saying again what is known changes nothing."""
+        """Take all of this in and say what the kernel must know. Saying again what is known changes nothing.
+
+        `ports_changed`: what the pods of an identity call their ports, all together.
+        """
         for gone in identities_removed:
             self._selectors.remove_identity(gone.number if isinstance(gone, Identity) else gone)
         for identity in identities_upserted:
             self._selectors.add_identity(identity)
+        for number, ports in ports_changed.items():
+            self._selectors.set_ports(number, ports)
 
         changes = PolicyChanges()
         stale = self._stale_subjects(policies_upserted, policies_removed)
-        for labels in subjects_removed:
-            if labels in self._subjects:
-                stale.discard(labels)
-                changes.subjects[labels] = None
-                self._leave(self._subjects.pop(labels), changes)
-        for labels in subjects_added:
-            if labels not in self._subjects:
-                self._enter(labels, changes)
-        for labels in stale:
-            before = self._subjects.pop(labels)
-            self._enter(labels, changes)
+        for subject in subjects_removed:
+            if subject in self._subjects:
+                stale.discard(subject)
+                changes.subjects[subject] = None
+                self._leave(self._subjects.pop(subject), changes)
+        for subject in subjects_added:
+            if subject not in self._subjects:
+                self._enter(subject, changes)
+        for subject in stale:
+            before = self._subjects.pop(subject)
+            self._enter(subject, changes)
             self._leave(before, changes)
+        self._follow_names(changes)
         if self._retry:
             self._retry_closed(changes)
         bits, cidrs = self._selectors.take_changes()
@@ -166,15 +182,24 @@ class PolicyEngine:
         """Counts what happened to policies: one more for each that was added, changed or removed."""
         return 1 + self._changes
 
-    def policy_id(self, subject: Labels) -> int | None:
+    def policy_id(self, subject: Subject) -> int | None:
         """The policy id of a subject; None if it is none."""
-        sections = self._subjects.get(subject)
-        return None if sections is None else self._programs[sections].program.policy_id
+        key = self._subjects.get(subject)
+        return None if key is None else self._programs[key].program.policy_id
 
-    def policy_entry(self, subject: Labels) -> PolicyEntry | None:
+    def policy_entry(self, subject: Subject) -> PolicyEntry | None:
         """Revision and banks of a subject's policy."""
-        sections = self._subjects.get(subject)
-        return None if sections is None else self._programs[sections].program.entry
+        key = self._subjects.get(subject)
+        return None if key is None else self._programs[key].program.entry
+
+    def named_ports_of(self, number: int) -> frozenset[NamedTarget]:
+        """What the pods of an identity call their ports, all together: what egress rules of others go by."""
+        return self._selectors.named_ports.of(number)
+
+    @property
+    def named_ports(self) -> frozenset[NamedTarget]:
+        """What all pods call their ports."""
+        return frozenset(self._selectors.named_ports.known())
 
     def sections(self, subject: Labels) -> Sequence[Section]:
         """The sections that select a label set, whether it is a subject or not."""
@@ -185,10 +210,11 @@ class PolicyEngine:
         refs = (section.policy for section in self.sections(subject) if direction in section.enforces)
         return tuple(dict.fromkeys(refs))
 
-    def decide(self, subject: Labels, direction: Direction, peer: Party, protocol: int, port: int) -> Decision:
+    def decide(self, subject: Subject, direction: Direction, peer: Party, protocol: int, port: int) -> Decision:
         """What the policies of `subject` say of a peer, by rule name; if none decides, the nearest one."""
-        question = Question(direction, peer, protocol, port, self.allow_localhost, self.cidr_matches_pods)
-        return question.decide(self.sections(subject))
+        return Question(direction, subject.ports, peer, protocol, port, self._options()).decide(
+            self.sections(subject.labels)
+        )
 
     def explain(self, source: Party, destination: Party, protocol: int, port: int) -> Explanation:
         """Why a connection is allowed or denied, without sending it."""
@@ -198,19 +224,21 @@ class PolicyEngine:
             protocol,
             port,
             sections={party.labels: self.sections(party.labels) for party in (source, destination)},
-            allow_localhost=self.allow_localhost,
-            cidr_matches_pods=self.cidr_matches_pods,
+            options=self._options(),
         )
 
-    def problems(self) -> dict[Labels, str]:
+    def _options(self) -> Options:
+        return Options(self.allow_localhost, self.cidr_matches_pods, self.named_ports)
+
+    def problems(self) -> dict[Subject, str]:
         """Subjects whose policy could not be built and is closed, with the reason."""
         return {
-            labels: self._programs[sections].program.problem
-            for labels, sections in self._subjects.items()
-            if self._programs[sections].program.problem
+            subject: self._programs[key].program.problem
+            for subject, key in self._subjects.items()
+            if self._programs[key].program.problem
         }
 
-    def _stale_subjects(self, upserted: Iterable[Policy], removed: Iterable[Policy | PolicyKey]) -> set[Labels]:
+    def _stale_subjects(self, upserted: Iterable[Policy], removed: Iterable[Policy | PolicyKey]) -> set[Subject]:
         """Take the policies in; returns the subjects that a changed section selects or selected."""
         touched: dict[_SectionId, Section] = {}
         for gone in removed:
@@ -228,7 +256,7 @@ class PolicyEngine:
         changed: SelectorIndex[_SectionId] = SelectorIndex()
         for section_id, section in touched.items():
             changed.add(section.subject, section_id)
-        return {labels for labels in self._subjects if changed.matching(labels)}
+        return {subject for subject in self._subjects if changed.matching(subject.labels)}
 
     def _add_policy(self, policy: Policy) -> dict[_SectionId, Section]:
         self._generation += 1
@@ -238,6 +266,8 @@ class PolicyEngine:
         self._sections |= added
         for section_id, section in added.items():
             self._by_subject.add(section.subject, section_id)
+            if names := _own_names(section):
+                self._own_names[section_id] = names
         return added
 
     def _remove_policy(self, key: PolicyKey) -> dict[_SectionId, Section]:
@@ -245,43 +275,80 @@ class PolicyEngine:
         gone = {section_id: self._sections.pop(section_id) for section_id in self._sections_of.pop(key, ())}
         for section_id, section in gone.items():
             self._by_subject.remove(section.subject, section_id)
+            self._own_names.pop(section_id, None)
         return gone
+
+    def _follow_names(self, changes: PolicyChanges) -> None:
+        """Programs whose egress rules name ports that mean other numbers now."""
+        changed = self._selectors.named_ports.take_changed()
+        for key in {key for peers in changed for key in self._askers.get(peers, ())}:
+            if any(map(self._selectors.named_ports.is_outdated, self._programs[key].program.asks)):
+                self._exchange(key, self._compile(key), changes)
 
     def _retry_closed(self, changes: PolicyChanges) -> None:
         """Policies that are closed for want of numbers: there may be some by now."""
         self._retry = False
-        for sections, used in self._programs.items():
+        for key, used in list(self._programs.items()):
             if not used.program.problem or used.program.hopeless:
                 continue
-            program = self._compiler.compile([self._sections[section] for section in sorted(sections)])
+            program = self._compile(key)
             if program.problem:
                 self._compiler.release(program)
-                continue
-            old, used.program = used.program, program
-            self._emit(program, changes)
-            self._withdraw(old, changes)
-            changes.subjects.update(
-                {labels: program.policy_id for labels, having in self._subjects.items() if having == sections}
-            )
+            else:
+                self._exchange(key, program, changes)
 
-    def _enter(self, labels: Labels, changes: PolicyChanges) -> None:
-        """Give `labels` the program of the sections that select it, compiling it if nobody has it yet."""
-        selecting = frozenset(self._by_subject.matching(labels))
-        used = self._programs.get(selecting)
+    def _exchange(self, key: _ProgramKey, program: Program, changes: PolicyChanges) -> None:
+        """All who have the program of these sections get another one."""
+        old = self._programs[key].program
+        self._programs[key].program = program
+        self._note_asks(key, old, program)
+        self._emit(program, changes)
+        self._withdraw(old, changes)
+        changes.subjects.update(
+            {subject: program.policy_id for subject, having in self._subjects.items() if having == key}
+        )
+
+    def _enter(self, subject: Subject, changes: PolicyChanges) -> None:
+        """Give `subject` the program of the sections that select it, compiling it if nobody has it yet."""
+        key = self._key_of(subject)
+        used = self._programs.get(key)
         if used is None:
-            program = self._compiler.compile([self._sections[section] for section in sorted(selecting)])
-            used = self._programs[selecting] = _Used(program)
+            program = self._compile(key)
+            used = self._programs[key] = _Used(program)
+            self._note_asks(key, None, program)
             self._emit(program, changes)
         used.subjects += 1
-        self._subjects[labels] = selecting
-        changes.subjects[labels] = used.program.policy_id
+        self._subjects[subject] = key
+        changes.subjects[subject] = used.program.policy_id
 
-    def _leave(self, selecting: _SectionSet, changes: PolicyChanges) -> None:
+    def _key_of(self, subject: Subject) -> _ProgramKey:
+        selecting = frozenset(self._by_subject.matching(subject.labels))
+        if not subject.ports:
+            return selecting, NO_PORTS
+        names = [name for section in selecting for name in self._own_names.get(section, ())]
+        return selecting, frozenset(target for name in names for target in name.among(subject.ports))
+
+    def _compile(self, key: _ProgramKey) -> Program:
+        sections, ports = key
+        return self._compiler.compile([self._sections[section] for section in sorted(sections)], ports)
+
+    def _note_asks(self, key: _ProgramKey, old: Program | None, new: Program | None) -> None:
+        """Who asks about whose ports."""
+        for ask in old.asks if old is not None else ():
+            askers = self._askers.get(ask.peers, set())
+            askers.discard(key)
+            if not askers:
+                self._askers.pop(ask.peers, None)
+        for ask in new.asks if new is not None else ():
+            self._askers.setdefault(ask.peers, set()).add(key)
+
+    def _leave(self, key: _ProgramKey, changes: PolicyChanges) -> None:
         """One subject less for that program; the last one takes it along."""
-        used = self._programs[selecting]
+        used = self._programs[key]
         used.subjects -= 1
         if not used.subjects:
-            del self._programs[selecting]
+            del self._programs[key]
+            self._note_asks(key, used.program, None)
             self._withdraw(used.program, changes)
 
     def _emit(self, program: Program, changes: PolicyChanges) -> None:
@@ -294,3 +361,9 @@ class PolicyEngine:
         if program.policy_id != NO_POLICY:
             changes.rows.update(dict.fromkeys(program.rows))
             changes.policies[program.policy_id] = None
+
+
+def _own_names(section: Section) -> frozenset[PortName]:
+    """The names of ports that its rules for ingress mention."""
+    rules = (rule for rule in section.rules if rule.direction is Direction.INGRESS)
+    return frozenset(port for rule in rules for port in rule.ports if isinstance(port, PortName))

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from pycilium.model.identity import RESERVED_IDENTITIES, ReservedIdentity
-from pycilium.model.l4 import ANY_PORT, PortRange, protocol_name
+from pycilium.model.l4 import ANY_PORT, NamedTarget, PortRange, Ports, protocol_name, resolved
 from pycilium.model.labels import NAMESPACE_KEY, NAMESPACE_LABELS_PREFIX, RESERVED_SOURCE, Labels
 from pycilium.model.peer import Address, AnyPeer, CidrPeer, LabelPeer, Peer, entity_peers, peer_set
 from pycilium.model.policy import ALLOW_LOCALHOST, Direction, PolicyRef, Rule, RuleRef, Section
@@ -41,6 +41,10 @@ class Party:
     labels: Labels
     address: Address | None = None
     managed: bool = False
+    ports: frozenset[NamedTarget] = frozenset()
+    """What it calls its own ports: its ingress rules go by that."""
+    identity_ports: frozenset[NamedTarget] = frozenset()
+    """What all pods with its identity call theirs: the egress rules of others go by that."""
 
     @property
     def is_outside(self) -> bool:
@@ -112,22 +116,34 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """What a decision depends on besides the policies: the agent's settings, and what all pods call their ports."""
+
+    allow_localhost: bool = True
+    cidr_matches_pods: bool = True
+    named_ports: frozenset[NamedTarget] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
-    """One direction of a connection as the endpoint sees it. For ICMP `port` is the type."""
+    """One direction of a connection as the endpoint sees it. For ICMP `port` is the type.
+
+    `own_ports`: what the endpoint calls its ports.
+    """
 
     direction: Direction
+    own_ports: frozenset[NamedTarget]
     peer: Party
     protocol: int
     port: int
-    allow_localhost: bool = True
-    cidr_matches_pods: bool = True
+    options: Options = Options()
 
     def decide(self, sections: Iterable[Section]) -> Decision:
         """What the sections that select the endpoint say."""
         sections = list(sections)
         rules = [rule for section in sections for rule in section.rules if rule.direction is self.direction]
         enforcing = tuple(dict.fromkeys(section.policy for section in sections if self.direction in section.enforces))
-        if enforcing and self.allow_localhost and self.direction is Direction.INGRESS:
+        if enforcing and self.options.allow_localhost and self.direction is Direction.INGRESS:
             rules.append(_LOCALHOST)
         denying = tuple(rule.ref for rule in rules if rule.deny and self._matches(rule))
         if denying:
@@ -140,10 +156,18 @@ class Question:
         return Decision(self.direction, Reason.NO_RULE, (), enforcing, self._nearest(rules))
 
     def _matches(self, rule: Rule) -> bool:
-        return self._covers(rule.ports) and any(not self._differences(peer) for peer in rule.peers.peers)
+        return any(self._covers(rule.ports, peer) and not self._differences(peer) for peer in rule.peers.peers)
 
-    def _covers(self, ports: Sequence[PortRange]) -> bool:
-        return any(each.covers(self.protocol, self.port) for each in ports)
+    def _covers(self, ports: Iterable[Ports], peer: Peer) -> bool:
+        return any(each.covers(self.protocol, self.port) for each in resolved(ports, self._named_ports(peer)))
+
+    def _named_ports(self, peer: Peer) -> frozenset[NamedTarget]:
+        """Whose names count: the endpoint's own, or on egress those of whoever `peer` is."""
+        if self.direction is Direction.INGRESS:
+            return self.own_ports
+        if not isinstance(peer, CidrPeer):
+            return self.peer.identity_ports
+        return frozenset() if self.peer.is_outside else self.options.named_ports
 
     def _nearest(self, rules: Iterable[Rule]) -> Nearest | None:
         """The allowing rule with the fewest differences; the same peer on another port before other peers."""
@@ -151,14 +175,23 @@ class Question:
         for rule in rules:
             if rule.deny or rule.peers.is_nobody or rule.ref is ALLOW_LOCALHOST:
                 continue
-            peer = min((self._differences(peer) for peer in rule.peers.peers), key=len)
-            ports = () if self._covers(rule.ports) else (self._other_ports(rule.ports),)
-            found.append((len(peer) + len(ports), len(peer), Nearest(rule.ref, (*ports, *peer))))
+            for each in rule.peers.peers:
+                peer = self._differences(each)
+                ports = () if self._covers(rule.ports, each) else (self._other_ports(rule.ports, each),)
+                found.append((len(peer) + len(ports), len(peer), Nearest(rule.ref, (*ports, *peer))))
         return min(found, key=lambda entry: entry[:2])[2] if found else None
 
-    def _other_ports(self, ports: Sequence[PortRange]) -> str:
-        named = ", ".join(str(each) for each in ports[:4]) + (", ..." if len(ports) > 4 else "")
+    def _other_ports(self, ports: Sequence[Ports], peer: Peer) -> str:
+        named = ", ".join(self._in_words(each, peer) for each in ports[:4]) + (", ..." if len(ports) > 4 else "")
         return f"it allows {named} and this is {PortRange.single(self.protocol, self.port)}"
+
+    def _in_words(self, port: Ports, peer: Peer) -> str:
+        """A port, and which numbers a name stands for here."""
+        if isinstance(port, PortRange):
+            return str(port)
+        numbers = " or ".join(str(target.port) for target in port.among(self._named_ports(peer)))
+        word = "destination" if self.direction is Direction.EGRESS else "endpoint"
+        return f"{port} ({numbers})" if numbers else f"{port} (which the {word} does not have)"
 
     def _differences(self, peer: Peer) -> tuple[str, ...]:
         """What keeps `peer` from being the peer of the question; nothing if it is."""
@@ -174,7 +207,7 @@ class Question:
         address = self.peer.address
         if address is None:
             return (f"it wants an address in {peer.network}",)
-        if not self.cidr_matches_pods and not self.peer.is_outside:
+        if not self.options.cidr_matches_pods and not self.peer.is_outside:
             return ("its CIDRs match only what is outside",)
         if address not in peer.network:
             return (f"{address} is not in {peer.network}",)
@@ -204,12 +237,11 @@ def explain(
     port: int,
     *,
     sections: dict[Labels, Sequence[Section]],
-    allow_localhost: bool = True,
-    cidr_matches_pods: bool = True,
+    options: Options = Options(),
 ) -> Explanation:
     """Why the connection is allowed or denied. `sections`: those that select each end, by its labels."""
-    egress = Question(Direction.EGRESS, destination, protocol, port, allow_localhost, cidr_matches_pods)
-    ingress = Question(Direction.INGRESS, source, protocol, port, allow_localhost, cidr_matches_pods)
+    egress = Question(Direction.EGRESS, source.ports, destination, protocol, port, options)
+    ingress = Question(Direction.INGRESS, destination.ports, source, protocol, port, options)
     return Explanation(
         source=source,
         destination=destination,

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pycilium.model.identity import ReservedIdentity
-from pycilium.model.labels import Labels
 from pycilium.model.peer import Address, Network
-from pycilium.model.policy import Direction
+from pycilium.model.policy import Direction, Subject
 from pycilium.policy._bits import BANK_BITS, BitsKey
 from pycilium.policy._numbers import Words
 from pycilium.policy._programs import PolicyEntry
@@ -46,7 +45,7 @@ class KernelTables:
     rows: dict[RowKey, Row] = field(default_factory=dict)
     policies: dict[int, PolicyEntry] = field(default_factory=dict)
     cidrs: dict[Network, int] = field(default_factory=dict)
-    subjects: dict[Labels, int] = field(default_factory=dict)
+    subjects: dict[Subject, int] = field(default_factory=dict)
 
     def apply(self, changes: PolicyChanges) -> None:
         """Make all changes."""

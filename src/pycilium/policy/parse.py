@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
 from pycilium.errors import InvalidResource, NotSupported
-from pycilium.model.l4 import ANY_PORT, PORT_PROTOCOLS, PortRange, Protocol
+from pycilium.model.l4 import ANY_PORT, PORT_PROTOCOLS, PortName, PortRange, Ports, Protocol
 from pycilium.model.labels import (
     ANY_SOURCE,
     K8S_SOURCE,
@@ -88,7 +88,7 @@ class _KubernetesSection:
     ) -> Rule:
         path = f"spec.{direction}[{index}]"
         chosen = peer_set(self._peer(peer, f"{path}.{field}[{n}]") for n, peer in enumerate(peers)) if peers else ANYONE
-        ranges = tuple(_kubernetes_port(port, f"{path}.ports[{n}]") for n, port in enumerate(ports or ()))
+        ranges = tuple(dict.fromkeys(map(_kubernetes_port, ports or ())))
         return Rule(_rule_ref(self._ref, direction, index, path), chosen, ranges or (ANY_PORT,))
 
     def _peer(self, peer: kubernetes.NetworkPolicyPeer, path: str) -> Peer:
@@ -253,16 +253,16 @@ def _cidr_rule(rule: cilium.CIDRRule, path: str) -> CidrPeer:
 # ---- ports ----
 
 
-def _kubernetes_port(port: kubernetes.NetworkPolicyPort, path: str) -> PortRange:
+def _kubernetes_port(port: kubernetes.NetworkPolicyPort) -> Ports:
     protocol = Protocol[port.protocol]
     if port.port is None:
         return PortRange(protocol)
     if isinstance(port.port, str):
-        _not_built(f"{path}.port", f"named ports ({port.port})")
+        return PortName(protocol, port.port.lower())
     return PortRange(protocol, port.port, port.end_port or port.port)
 
 
-def _cilium_ports(item: _CiliumItem, path: str) -> Iterator[PortRange]:
+def _cilium_ports(item: _CiliumItem, path: str) -> Iterator[Ports]:
     """What `toPorts` and `icmps` name; nothing if the item has neither."""
     port_rules: Sequence[cilium.PortRule | cilium.PortDenyRule] = item.to_ports or ()
     for index, port_rule in enumerate(port_rules):
@@ -282,7 +282,7 @@ def _cilium_ports(item: _CiliumItem, path: str) -> Iterator[PortRange]:
             yield PortRange.single(Protocol.ICMP if field.family == "IPv4" else Protocol.ICMPV6, number)
 
 
-def _cilium_port(port: cilium.PortProtocol, path: str) -> Iterator[PortRange]:
+def _cilium_port(port: cilium.PortProtocol, path: str) -> Iterator[Ports]:
     if port.protocol == "ANY":
         protocols: tuple[Protocol, ...] = PORT_PROTOCOLS
     elif port.protocol in ("TCP", "UDP", "SCTP"):
@@ -290,9 +290,10 @@ def _cilium_port(port: cilium.PortProtocol, path: str) -> Iterator[PortRange]:
     else:
         _not_built(f"{path}.protocol", f"protocol {port.protocol}")
     number = checks.port_number(port.port, f"{path}.port") if port.port else 0
-    if number is None:
-        _not_built(f"{path}.port", f"named ports ({port.port})")
     for protocol in protocols:
+        if number is None:
+            yield PortName(protocol, port.port.lower())
+            continue
         yield PortRange(protocol, number, port.end_port or number) if number else PortRange(protocol)
 
 

@@ -25,6 +25,7 @@ _PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _ICMP = {"IPv4": 1, "IPv6": 58}
 
 Spec = Mapping[str, Any]
+_ANYBODY: Spec = {}
 
 
 class Verdict(Enum):
@@ -37,10 +38,14 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One end of a connection: the labels of its identity and its address. What lies outside has reserved:world."""
+    """One end of a connection: the labels of its identity and its address. What lies outside has reserved:world.
+
+    `ports`: what a pod calls its ports, each with name, protocol and number.
+    """
 
     labels: Labels
     address: IPv4Address | IPv6Address | None = None
+    ports: frozenset[tuple[str, int, int]] = frozenset()
 
 
 LOCALHOST = "the local host always reaches its pods"
@@ -69,11 +74,12 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the agent's configuration has a say in."""
+    """What the agent's configuration has a say in; and the pods of the cluster, among which egress looks for names."""
 
     cluster: str = "default"
     allow_localhost: bool = True
     cidr_matches_pods: bool = True
+    pods: tuple[End, ...] = ()
 
 
 def verdict(
@@ -103,7 +109,7 @@ def judge(
 ) -> Judgement:
     """The same, with what it rests on."""
     subject, peer = (destination, source) if direction is Direction.INGRESS else (source, destination)
-    packet = _Packet(peer, direction, protocol, port, options)
+    packet = _Packet(subject, peer, direction, protocol, port, options)
     restricted, allowing, denying = False, set[str](), set[str]()
     for document in resources:
         resource = document if isinstance(document, Mapping) else {**to_plain(document), "kind": document.kind}
@@ -118,6 +124,7 @@ def judge(
 
 @dataclass(frozen=True, slots=True)
 class _Packet:
+    subject: End
     peer: End
     direction: Direction
     protocol: int
@@ -161,17 +168,18 @@ def _network_policy(spec: Spec, name: str, namespace: str, subject: End, packet:
         allowing=frozenset(
             f"{name} {items}[{index}]"
             for index, item in enumerate(spec.get(items) or ())
-            if _network_policy_peers(item.get(peers_field), namespace, packet)
-            and _network_policy_ports(item.get("ports"), packet)
+            if any(
+                _network_policy_peer(peer, namespace, packet)
+                and _network_policy_ports(item.get("ports"), packet, by_address="ipBlock" in peer)
+                for peer in item.get(peers_field) or (_ANYBODY,)
+            )
         ),
     )
 
 
-def _network_policy_peers(peers: Sequence[Spec] | None, namespace: str, packet: _Packet) -> bool:
-    return not peers or any(_network_policy_peer(peer, namespace, packet) for peer in peers)
-
-
 def _network_policy_peer(peer: Spec, namespace: str, packet: _Packet) -> bool:
+    if peer is _ANYBODY:
+        return True
     block = peer.get("ipBlock")
     if block is not None:
         return _in_cidr(block["cidr"], block.get("except") or (), packet)
@@ -184,10 +192,10 @@ def _network_policy_peer(peer: Spec, namespace: str, packet: _Packet) -> bool:
     return _is_pod(packet.peer) and _selects(namespaces, labels, source="k8s", key_prefix=_NAMESPACE_LABELS)
 
 
-def _network_policy_ports(ports: Sequence[Spec] | None, packet: _Packet) -> bool:
+def _network_policy_ports(ports: Sequence[Spec] | None, packet: _Packet, *, by_address: bool) -> bool:
     return not ports or any(
         packet.protocol == _PROTOCOLS[port.get("protocol", "TCP")]
-        and (port.get("port") is None or port["port"] <= packet.port <= (port.get("endPort") or port["port"]))
+        and _is_port(port.get("port"), port.get("endPort"), packet, by_address=by_address)
         for port in ports
     )
 
@@ -220,7 +228,7 @@ def _cilium_spec(spec: Spec, prefix: str, namespace: str, subject: End, packet: 
 def _cilium_item(item: Spec, namespace: str, packet: _Packet) -> bool:
     """Whether an item's peers and ports both match. A field that is missing says nothing; `{}` matches nothing."""
     matching_peer = _cilium_peers(item, namespace, packet)
-    matching_port = _cilium_ports(item, packet)
+    matching_port = _cilium_ports(item, packet, by_address=any(field in item for field in ("toCIDR", "toCIDRSet")))
     if matching_peer is None and matching_port is None:
         return False
     return matching_peer is not False and matching_port is not False
@@ -266,21 +274,25 @@ def _is_entity(entity: str, packet: _Packet) -> bool:
     return _has(labels, "reserved", entity)
 
 
-def _cilium_ports(item: Spec, packet: _Packet) -> bool | None:
+def _cilium_ports(item: Spec, packet: _Packet, *, by_address: bool) -> bool | None:
     port_rules, icmp_rules = item.get("toPorts") or (), item.get("icmps") or ()
     if not port_rules and not icmp_rules:
         return None
     ports = (port for rule in port_rules for port in rule["ports"])
     fields = (field for rule in icmp_rules for field in rule["fields"])
-    return any(_cilium_port(port, packet) for port in ports) or any(_icmp(field, packet) for field in fields)
+    return any(_cilium_port(port, packet, by_address=by_address) for port in ports) or any(
+        _icmp(field, packet) for field in fields
+    )
 
 
-def _cilium_port(port: Spec, packet: _Packet) -> bool:
+def _cilium_port(port: Spec, packet: _Packet, *, by_address: bool) -> bool:
     protocol = port.get("protocol", "ANY")
     if packet.protocol not in (_PROTOCOLS.values() if protocol == "ANY" else (_PROTOCOLS[protocol],)):
         return False
-    first = int(port.get("port") or 0)
-    return first == 0 or first <= packet.port <= (port.get("endPort") or first)
+    written = str(port.get("port") or "0")
+    if not written.isdigit():
+        return _is_port(written, None, packet, by_address=by_address)
+    return written == "0" or _is_port(int(written), port.get("endPort"), packet, by_address=by_address)
 
 
 def _icmp(field: Spec, packet: _Packet) -> bool:
@@ -289,6 +301,25 @@ def _icmp(field: Spec, packet: _Packet) -> bool:
 
 
 # ---- both ----
+
+
+def _is_port(port: int | str | None, end: int | None, packet: _Packet, *, by_address: bool) -> bool:
+    """`by_address`: the peer was named by its address, which does not say which pod it is."""
+    if port is None:
+        return True
+    if isinstance(port, int):
+        return port <= packet.port <= (end or port)
+    return (port.lower(), packet.protocol, packet.port) in _ports_in_question(packet, by_address=by_address)
+
+
+def _ports_in_question(packet: _Packet, *, by_address: bool) -> set[tuple[str, int, int]]:
+    """Of ingress the subject's own; of egress those of the pods that the peer cannot be told from."""
+    if packet.direction is Direction.INGRESS:
+        return set(packet.subject.ports)
+    if _has(packet.peer.labels, "reserved", "world"):
+        return set()
+    alike = (pod for pod in packet.options.pods if by_address or pod.labels == packet.peer.labels)
+    return {port for pod in alike for port in pod.ports}
 
 
 def _is_pod(end: End) -> bool:

@@ -12,12 +12,12 @@ from ipaddress import AddressValueError, IPv6Address
 from sys import intern
 from typing import NamedTuple
 
-from pycilium.model.l4 import Protocol
+from pycilium.model.l4 import NamedTarget, Protocol
 from pycilium.model.peer import Address, ipv4_address
 from pycilium.model.remote_endpoint import RemoteEndpoint
 from pycilium.model.resources import EndpointSlice
 from pycilium.model.resources.endpoint_slice import SliceEndpoint
-from pycilium.model.service import Backend, L4Address, NamedTarget
+from pycilium.model.service import Backend, L4Address
 
 NO_NAMES: frozenset[str] = frozenset()
 

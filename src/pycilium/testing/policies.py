@@ -8,15 +8,16 @@ policies of them. `connections` draws what to ask about.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
 from hypothesis import strategies as st
 
 from pycilium.model.identity import RESERVED_IDENTITIES, Identity, ReservedIdentity
-from pycilium.model.labels import Labels, pod_labels
-from pycilium.model.policy import Direction, Policy
+from pycilium.model.l4 import NamedTarget, Protocol
+from pycilium.model.labels import pod_labels
+from pycilium.model.policy import Direction, Policy, Subject
 from pycilium.model.resources import CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy, NetworkPolicy, decode_object
 from pycilium.policy import parse_policy
 from pycilium.policy.reference import End
@@ -51,22 +52,32 @@ class Connection:
     port: int
 
 
-def _pod(number: int, namespace: str, labels: Mapping[str, str], address: str) -> Party:
+def _pod(number: int, namespace: str, labels: Mapping[str, str], address: str, *ports: str) -> Party:
+    """`ports`: each as `http=8080/TCP`."""
     security_labels = pod_labels(labels, namespace, namespace_labels=NAMESPACE_LABELS[namespace], cluster=CLUSTER)
-    return Party(f"{namespace}/{number}", End(security_labels, ip_address(address)), number)
+    end = End(security_labels, ip_address(address), frozenset(map(_port_of, ports)))
+    return Party(f"{namespace}/{number}", end, number)
+
+
+def _port_of(text: str) -> tuple[str, int, int]:
+    name, _, target = text.partition("=")
+    number, _, protocol = target.partition("/")
+    return name, int(Protocol[protocol]), int(number)
 
 
 PODS = (
-    _pod(1001, "a", {"app": "web"}, "10.0.0.1"),
-    _pod(1002, "a", {"app": "api", "role": "front"}, "10.0.0.2"),
+    _pod(1001, "a", {"app": "web"}, "10.0.0.1", "http=80/TCP", "dns=53/UDP"),
+    _pod(1002, "a", {"app": "api", "role": "front"}, "10.0.0.2", "http=8443/TCP", "dns=8443/TCP"),
     _pod(1003, "a", {"app": "db", "role": "back"}, "10.0.0.5"),
-    _pod(1004, "a", {}, "fd00::1"),
-    _pod(1005, "b", {"app": "web", "role": "front"}, "10.0.0.6"),
-    _pod(1006, "b", {"app": "api"}, "10.0.1.1"),
-    _pod(1007, "b", {"app": "db"}, "fd00::5"),
+    _pod(1004, "a", {}, "fd00::1", "http=80/UDP"),
+    _pod(1005, "b", {"app": "web", "role": "front"}, "10.0.0.6", "http=81/TCP", "http=81/UDP"),
+    _pod(1006, "b", {"app": "api"}, "10.0.1.1", "dns=53/UDP", "dns=53/TCP"),
+    _pod(1007, "b", {"app": "db"}, "fd00::5", "http=80/TCP"),
     _pod(1008, "c", {"app": "web"}, "10.0.1.9"),
-    _pod(1009, "c", {"role": "back"}, "fd00:0:0:1::1"),
+    _pod(1009, "c", {"role": "back"}, "fd00:0:0:1::1", "dns=443/SCTP"),
+    replace(_pod(1001, "a", {"app": "web"}, "10.0.0.8", "http=8080/TCP"), name="a/1001 again"),
 )
+"""The first and the last are alike, but for what they call their ports."""
 
 _BY_NUMBER = {identity.number: identity.labels for identity in RESERVED_IDENTITIES}
 
@@ -97,10 +108,33 @@ CIDRS = (
     "1.1.1.1/32", "192.168.0.0/24", "::/0", "fd00::/8", "fd00::/16", "fd00::/64", "fd00::5/128", "2606:4700::/32",
 )  # fmt: skip
 _PORTS = (1, 22, 53, 79, 80, 81, 90, 443, 8080, 8443, 65535)
+_PORT_NAMES = ("http", "dns", "http", "nobodys")
 ENTITIES = ("all", "world", "cluster", "host", "none", "remote-node", "health", "kube-apiserver")
 
-IDENTITIES = tuple(Identity(pod.identity, pod.end.labels) for pod in PODS)
-SUBJECTS: tuple[Labels, ...] = tuple(pod.end.labels for pod in PODS)
+IDENTITIES = tuple(dict.fromkeys(Identity(pod.identity, pod.end.labels) for pod in PODS))
+ENDS = tuple(pod.end for pod in PODS)
+
+
+def subject_of(pod: Party) -> Subject:
+    """What the engine compiles a policy for."""
+    return Subject(pod.end.labels, targets_of(pod.end.ports))
+
+
+def targets_of(ports: Iterable[tuple[str, int, int]]) -> frozenset[NamedTarget]:
+    """As the engine has them."""
+    return frozenset(NamedTarget(name, Protocol(protocol), number) for name, protocol, number in ports)
+
+
+def ports_of(pods: Iterable[Party]) -> dict[int, frozenset[NamedTarget]]:
+    """What identities call their ports, if these are all the pods that have them."""
+    found: dict[int, frozenset[NamedTarget]] = {}
+    for pod in pods:
+        found[pod.identity] = found.get(pod.identity, frozenset()) | targets_of(pod.end.ports)
+    return found
+
+
+SUBJECTS: tuple[Subject, ...] = tuple(map(subject_of, PODS))
+PORTS: Mapping[int, frozenset[NamedTarget]] = ports_of(PODS)
 
 
 def parsed(documents: Iterable[Document]) -> list[Policy]:
@@ -187,9 +221,12 @@ def _network_policy_peers(draw: st.DrawFn) -> Document:
 def _network_policy_ports(draw: st.DrawFn) -> Document:
     port: Document = {}
     _maybe(draw, port, "protocol", st.sampled_from(("TCP", "UDP", "SCTP")))
-    if draw(st.booleans()):
+    form = draw(st.sampled_from(("none", "number", "number", "name")))
+    if form == "number":
         first, last = draw(_port_ranges())
         port |= {"port": first} if last is None else {"port": first, "endPort": last}
+    elif form == "name":
+        port["port"] = draw(st.sampled_from(_PORT_NAMES))
     return port
 
 
@@ -258,10 +295,13 @@ def _cilium_items(draw: st.DrawFn, prefix: str) -> Document:
 def _cilium_ports(draw: st.DrawFn) -> Document:
     port: Document = {}
     _maybe(draw, port, "protocol", st.sampled_from(("TCP", "UDP", "SCTP", "ANY")))
-    if draw(st.integers(0, 3)):
+    form = draw(st.sampled_from(("number", "number", "number", "name", "name", "zero", "none")))
+    if form == "number":
         first, last = draw(_port_ranges())
         port |= {"port": str(first)} if last is None else {"port": str(first), "endPort": last}
-    elif draw(st.booleans()):
+    elif form == "name":
+        port["port"] = draw(st.sampled_from(_PORT_NAMES))
+    elif form == "zero":
         port["port"] = "0"
     return port
 

@@ -146,6 +146,7 @@ def endpoint_of(number: int, party: gen.Party, *, sec_identity: int | None = Non
         host_mac=b"\x06" + bytes(4) + bytes([number]),
         ipv4=address if address.version == 4 else None,
         ipv6=address if address.version == 6 else None,
+        named_ports=gen.targets_of(party.end.ports),
         mtu_bytes=1500,
         pod_name=party.name,
         namespace="a",

@@ -15,6 +15,7 @@ from pycilium.errors import InvalidResource, NotFound
 from pycilium.hubble import directories as hubble
 from pycilium.model.endpoint import Endpoint, EndpointState
 from pycilium.model.identity import Identity, ReservedIdentity
+from pycilium.model.l4 import NamedTarget, Protocol
 from pycilium.model.labels import pod_labels
 from pycilium.model.node import Node
 from pycilium.model.policy import Policy
@@ -73,7 +74,7 @@ def ask(
     source: str,
     destination: str,
     protocol: str = "TCP",
-    port: int = 80,
+    port: int | str = 80,
     *,
     pods: tuple[Endpoint, ...] = (CLIENT, WEB),
     policies: tuple[Policy, ...] = (),
@@ -109,9 +110,9 @@ class TestRulesBehindAnImplicitDeny:
         engine.update(
             policies_upserted=[policy(ingress=[{"fromEndpoints": [{"matchLabels": {"app": "nobody"}}]}])],
             identities_upserted=[Identity(1001, CLIENT.labels)],
-            subjects_added=[WEB.labels],
+            subjects_added=[WEB.subject],
         )
-        entry = engine.policy_entry(WEB.labels)
+        entry = engine.policy_entry(WEB.subject)
         assert entry is not None
         decision = hubble.Decision(
             direction=hubble.Direction.INGRESS,
@@ -204,6 +205,38 @@ class TestIcmp:
     def test_what_no_packet_can_have_is_refused(self, protocol, port):
         with pytest.raises(InvalidResource, match="is impossible"):
             ask("client", "web", protocol, port)
+
+
+class TestNamedPorts:
+    HTTP, METRICS = NamedTarget("http", Protocol.TCP, 8080), NamedTarget("metrics", Protocol.TCP, 9090)
+    PODS = (CLIENT, replace(WEB, named_ports=frozenset({HTTP, METRICS})))
+
+    def allowing(self, port: str) -> tuple[Policy, ...]:
+        return (policy(ingress=[{"toPorts": [{"ports": [{"port": port, "protocol": "TCP"}]}]}]),)
+
+    def test_the_number_is_that_of_the_destinations_pod(self):
+        reply = ask("client", "web", port="http", pods=self.PODS, policies=self.allowing("http"))
+
+        assert (reply.verdict, reply.what) == ("allowed", "http/TCP (8080)")
+        assert ask("client", "web", port=8080, pods=self.PODS, policies=self.allowing("http")).verdict == "allowed"
+
+    def test_a_rule_that_names_another_port_says_at_which_number_it_is(self):
+        reply = ask("client", "web", port=80, pods=self.PODS, policies=self.allowing("http"))
+
+        assert reply.decisions[1].nearest is not None
+        assert reply.decisions[1].nearest.missing == "it allows http/TCP (8080) and this is 80/TCP"
+
+    def test_a_rule_that_names_a_port_which_the_pod_lacks_says_so(self):
+        reply = ask("client", "web", port=80, policies=self.allowing("http"))
+
+        assert reply.decisions[1].nearest is not None
+        assert "it allows http/TCP (which the endpoint does not have)" in reply.decisions[1].nearest.missing
+
+    def test_a_name_that_the_destination_does_not_have_is_refused_with_those_that_it_has(self):
+        with pytest.raises(InvalidResource, match=r"has no port https/TCP; it has http=8080/TCP, metrics=9090/TCP"):
+            ask("client", "web", port="https", pods=self.PODS)
+        with pytest.raises(InvalidResource, match="it has none with a name"):
+            ask("client", "1.1.1.1", port="http")
 
 
 def test_an_unknown_pod_is_not_found():

@@ -153,7 +153,7 @@ class TestWithoutAnAgent:
         assert "the agent does not answer" in done.stderr + done.stdout
         assert "Traceback" not in done.stderr
 
-    @pytest.mark.parametrize("port", ["0/TCP", "65536/TCP", "80/XYZ", "http", "", "-1/UDP"])
+    @pytest.mark.parametrize("port", ["0/TCP", "65536/TCP", "80/XYZ", "http_1", "http/ICMP", "", "-1/UDP"])
     def test_impossible_ports_are_refused(self, cilium, port):
         done = cilium("policy", "explain", "--from", "a", "--to", "b", "--port", port)
 

@@ -25,6 +25,11 @@ def test_icmp_alone_means_an_echo_request(text, asked):
     assert _parsed_port(text) == asked
 
 
+@pytest.mark.parametrize(("text", "asked"), [("http", ("http", "TCP")), ("DNS-1/udp", ("dns-1", "UDP"))])
+def test_a_port_may_be_asked_about_by_its_name(text, asked):
+    assert _parsed_port(text) == asked
+
+
 @pytest.mark.parametrize("text", ["256/ICMP", "300/ICMPv6", "/ICMP", "TCP", "²/TCP", "80/"])
 def test_impossible_types_and_ports_are_refused(text):
     with pytest.raises(ConfigError, match="write "):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pycilium.endpoint import decode_endpoint, encode_endpoint
 from pycilium.errors import InvalidResource
 from pycilium.model.endpoint import EndpointState
+from pycilium.model.l4 import NamedTarget, Protocol
 from pycilium.model.labels import Label, Labels
 from tests.unit.endpoint.builders import ENDPOINT, endpoint
 
@@ -21,6 +22,9 @@ ENDPOINTS = st.builds(
     ipv6=st.none() | st.ip_addresses(v=6),
     labels=st.builds(Labels, st.lists(st.builds(Label, st.just("k8s"), TEXT, TEXT | st.just("")), max_size=4)),
     state=st.sampled_from(EndpointState),
+    named_ports=st.frozensets(
+        st.sampled_from([NamedTarget("http", Protocol.TCP, 80), NamedTarget("a-1", Protocol.SCTP, 1)])
+    ),
     pod_name=TEXT | st.just("ünïcode"),
 )
 

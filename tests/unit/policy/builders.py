@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 from pycilium.model.identity import Identity
 from pycilium.model.labels import pod_labels
-from pycilium.model.policy import Direction
+from pycilium.model.policy import Direction, Subject
 from pycilium.policy import PolicyEngine
 from pycilium.policy.lookup import KernelTables
 from pycilium.testing.policies import parsed
@@ -68,7 +68,11 @@ class Kernel(KernelTables):
         for each in labels:
             self.numbers[each] = 1000 + len(self.numbers)
         identities = [Identity(self.numbers[each], each) for each in labels]
-        return self.update(identities_upserted=identities, subjects_added=labels)
+        return self.update(identities_upserted=identities, subjects_added=map(Subject, labels))
+
+    def policy_of(self, labels):
+        """The policy id of a pod that has no ports with names."""
+        return self.subjects[Subject(labels)]
 
     def realized(self):
         """The kernel has caught up; the engine then clears away what it kept."""
@@ -81,7 +85,7 @@ class Kernel(KernelTables):
             identity = self.outside_identity(ip_address(peer))
         else:
             identity = peer if isinstance(peer, int) else self.numbers[peer]
-        return self.decide(self.subjects[subject], Direction.INGRESS, identity, 0, protocol, port)
+        return self.decide(self.policy_of(subject), Direction.INGRESS, identity, 0, protocol, port)
 
     def rules(self, verdict):
         return [str(rule) for rule in self.engine.rules_for(verdict.row_id, verdict.selector)]

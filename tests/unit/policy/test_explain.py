@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pycilium.model.policy import Direction
 from pycilium.policy import Party, PolicyEngine, Reason, entity, outside
-from pycilium.policy.reference import Verdict, verdict
+from pycilium.policy.reference import Options, Verdict, verdict
 from pycilium.testing import policies as gen
 from tests.unit.policy.builders import app, cnp, from_apps, np, policy
 
@@ -29,16 +29,18 @@ def explain(source, destination, *documents, protocol=6, port=80):
 @given(documents=gen.documents(), asked=st.lists(gen.connections(), min_size=10, max_size=30))
 def test_agrees_with_the_reference(documents, asked):
     engine = PolicyEngine()
-    engine.update(policies_upserted=gen.parsed(documents))
+    engine.update(policies_upserted=gen.parsed(documents), identities_upserted=gen.IDENTITIES, ports_changed=gen.PORTS)
 
     for each in asked:
         subject, peer = each.subject.end, each.peer.end
         source, destination = (peer, subject) if each.direction is Direction.INGRESS else (subject, peer)
-        expected = verdict(documents, source, destination, each.direction, each.protocol, each.port)
+        options = Options(pods=gen.ENDS)
+        expected = verdict(documents, source, destination, each.direction, each.protocol, each.port, options)
 
-        found = engine.decide(
-            subject.labels, each.direction, Party(each.peer.name, peer.labels, peer.address), each.protocol, each.port
+        asked_of = Party(
+            each.peer.name, peer.labels, peer.address, identity_ports=engine.named_ports_of(each.peer.identity)
         )
+        found = engine.decide(gen.subject_of(each.subject), each.direction, asked_of, each.protocol, each.port)
 
         assert found.allowed == (expected is Verdict.ALLOWED)
         assert (found.reason is Reason.DENY_RULE) == (expected is Verdict.DENIED)

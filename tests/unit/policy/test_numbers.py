@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from pycilium.model.identity import Identity
-from pycilium.model.policy import Direction
+from pycilium.model.policy import Direction, Subject
 from pycilium.policy import NO_POLICY, NumbersInUse, PolicyEngine
 from tests.unit.policy.builders import Kernel, app, cnp, from_apps, np
 
@@ -103,12 +103,12 @@ class TestPolicyIds:
         kernel = Kernel()
         kernel.add_pods(WEB)
         kernel.policies_are(cnp(ingress=[{}]))
-        old = kernel.subjects[WEB]
+        old = kernel.policy_of(WEB)
         revision = kernel.policies[old].revision
 
         changes = kernel.policies_are(cnp(ingress=[from_apps("client")]))
 
-        new = changes.subjects[WEB]
+        new = changes.subjects[Subject(WEB)]
         assert new != old
         assert changes.policies[old] is None
         assert changes.policies[new].revision > revision
@@ -131,20 +131,20 @@ class TestPolicyIds:
 
         kernel.policies_are(cnp(endpointSelector={"matchLabels": {"app": "web"}}, ingress=[{}]))
 
-        assert kernel.subjects[CLIENT] == kernel.subjects[OTHER] != kernel.subjects[WEB]
+        assert kernel.policy_of(CLIENT) == kernel.policy_of(OTHER) != kernel.policy_of(WEB)
 
     def test_a_freed_id_rests_until_realized(self):
         kernel = Kernel()
         kernel.add_pods(WEB)
-        first = kernel.subjects[WEB]
+        first = kernel.policy_of(WEB)
 
         kernel.policies_are(cnp(ingress=[{}]))
         kernel.policies_are()
-        assert kernel.subjects[WEB] != first
+        assert kernel.policy_of(WEB) != first
         kernel.realized()
         kernel.policies_are(cnp(ingress=[{}]))
 
-        assert kernel.subjects[WEB] == first
+        assert kernel.policy_of(WEB) == first
 
     def test_without_a_free_id_a_subject_is_cut_off_with_a_message_and_recovers(self):
         kernel = Kernel(PolicyEngine(max_policies=3))
@@ -153,11 +153,11 @@ class TestPolicyIds:
         )
         kernel.add_pods(WEB, CLIENT)
         kernel.add_pods(OTHER)
-        assert kernel.subjects[OTHER] == NO_POLICY
+        assert kernel.policy_of(OTHER) == NO_POLICY
         assert not kernel.ingress(OTHER, WEB).row_id
-        assert "policy_capacity" in kernel.engine.problems()[OTHER]
+        assert "policy_capacity" in kernel.engine.problems()[Subject(OTHER)]
 
-        kernel.update(subjects_removed=[CLIENT])
+        kernel.update(subjects_removed=[Subject(CLIENT)])
         kernel.realized()
 
         assert kernel.ingress(OTHER, WEB).allowed
@@ -176,7 +176,7 @@ class TestBanks:
 
         kernel.policies_are(many_peers("many", 0, 600))
 
-        entry = kernel.policies[kernel.subjects[WEB]]
+        entry = kernel.policies[kernel.policy_of(WEB)]
         assert len(entry.banks) == 2
         assert kernel.rules(kernel.ingress(WEB, app("peer0"))) == ["default/many ingress[0]"]
         assert kernel.rules(kernel.ingress(WEB, app("peer599"))) == ["default/many ingress[599]"]
@@ -190,7 +190,7 @@ class TestBanks:
 
         kernel.policies_are(many_peers("many", 0, 600), bad)
 
-        assert len(kernel.policies[kernel.subjects[WEB]].banks) == 2
+        assert len(kernel.policies[kernel.policy_of(WEB)].banks) == 2
         assert kernel.ingress(WEB, peer).denied
 
     def test_too_many_selectors_close_that_policy_alone_and_say_so(self):
@@ -202,7 +202,7 @@ class TestBanks:
         found = kernel.ingress(WEB, CLIENT)
         assert (found.allowed, found.denied) == (False, False)
         assert found.row_id
-        assert "6643 are possible" in kernel.engine.problems()[WEB]
+        assert "6643 are possible" in kernel.engine.problems()[Subject(WEB)]
         assert kernel.ingress(outsider, CLIENT).allowed
         assert len(changes.rows) < 10
 
@@ -227,7 +227,7 @@ class TestBanks:
         kernel.policies_are(*fillers, scattered)
 
         assert not kernel.engine.problems()
-        assert len(kernel.policies[kernel.subjects[WEB]].banks) <= 13
+        assert len(kernel.policies[kernel.policy_of(WEB)].banks) <= 13
         assert all(kernel.ingress(WEB, pod).allowed for pod in pods)
         assert not kernel.ingress(WEB, app("filled1")).allowed
 
@@ -316,7 +316,7 @@ class TestPrefixes:
         kernel.policies_are(self.BLOCK, cnp("world", ingressDeny=[{"fromEntities": ["world"]}]))
         identity, cidr_identity = kernel.numbers[CLIENT], kernel.engine.cidr_identity(ip_address(address))
 
-        found = kernel.decide(kernel.subjects[WEB], Direction.INGRESS, identity, cidr_identity, 6, 80)
+        found = kernel.decide(kernel.policy_of(WEB), Direction.INGRESS, identity, cidr_identity, 6, 80)
 
         assert found.allowed == allowed
         assert not found.denied
@@ -334,7 +334,7 @@ class TestPrefixes:
         assert not kernel.ingress(WEB, CLIENT).allowed
         cidr_identity = kernel.engine.cidr_identity(ip_address("10.0.0.7"))
         assert kernel.decide(
-            kernel.subjects[WEB], Direction.INGRESS, kernel.numbers[CLIENT], cidr_identity, 6, 80
+            kernel.policy_of(WEB), Direction.INGRESS, kernel.numbers[CLIENT], cidr_identity, 6, 80
         ).allowed
 
 
@@ -371,7 +371,7 @@ def test_a_new_identity_costs_one_entry_in_each_bank_that_it_has_bits_in():
     changes = kernel.add_pods(CLIENT)
 
     assert list(changes.bits) == [(kernel.numbers[CLIENT], 0)]
-    assert not [key for key in changes.rows if key.policy_id == kernel.subjects[WEB]]
+    assert not [key for key in changes.rows if key.policy_id == kernel.policy_of(WEB)]
 
 
 class TestReservedAndLocalIdentities:

@@ -86,11 +86,6 @@ ITEMS = {
         },
         "spec.egress[0].toPorts[0].listener",
     ),
-    "named port": (
-        "ingressDeny",
-        {"toPorts": [{"ports": [{"port": "http", "protocol": "TCP"}]}]},
-        "spec.ingressDeny[0].toPorts[0].ports[0].port",
-    ),
     "protocol": (
         "egress",
         {"toPorts": [{"ports": [{"protocol": "GRE"}]}]},
@@ -151,11 +146,24 @@ class TestRefusals:
 
         assert refused.value.path == "spec.nodeSelector"
 
-    def test_named_ports_of_a_network_policy_are_refused(self):
-        with pytest.raises(NotSupported) as refused:
-            policy(np(ingress=[{"ports": [{"port": 80}, {"port": "http"}]}]))
-
+    @pytest.mark.parametrize("name", ["sixteen-letters-", "more-than-fifteen", "two--hyphens", "8-0", "web_1", "-web"])
+    def test_what_is_no_name_of_a_port_is_refused_with_its_path(self, name):
+        with pytest.raises(InvalidResource, match="name of a port") as refused:
+            policy(np(ingress=[{"ports": [{"port": 80}, {"port": name}]}]))
         assert refused.value.path == "spec.ingress[0].ports[1].port"
+
+        with pytest.raises(InvalidResource, match="name of a port") as refused:
+            policy(cnp(egressDeny=[{"toPorts": [{"ports": [{"port": name}]}]}]))
+        assert refused.value.path == "spec.egressDeny[0].toPorts[0].ports[0].port"
+
+    def test_a_range_cannot_begin_at_a_name(self):
+        with pytest.raises(InvalidResource, match="endPort needs a port given as a number") as refused:
+            policy(np(ingress=[{"ports": [{"port": "http", "endPort": 90}]}]))
+        assert refused.value.path == "spec.ingress[0].ports[0].endPort"
+
+        with pytest.raises(InvalidResource, match="endPort needs a port given as a number") as refused:
+            policy(cnp(egress=[{"toPorts": [{"ports": [{"port": "http", "endPort": 90}]}]}]))
+        assert refused.value.path == "spec.egress[0].toPorts[0].ports[0].endPort"
 
     def test_a_label_that_identities_leave_out_cannot_be_selected_by(self):
         with pytest.raises(NotSupported, match="pod-template-hash"):
@@ -244,6 +252,8 @@ class TestPorts:
             ({"port": "0", "protocol": "SCTP"}, ["SCTP"]),
             ({"protocol": "TCP"}, ["TCP"]),
             ({}, ["TCP", "UDP", "SCTP"]),
+            ({"port": "HTTP-8080", "protocol": "TCP"}, ["http-8080/TCP"]),
+            ({"port": "dns"}, ["dns/TCP", "dns/UDP", "dns/SCTP"]),
         ],
         ids=str,
     )
@@ -259,6 +269,8 @@ class TestPorts:
             ({"port": 53, "protocol": "UDP"}, "53/UDP"),
             ({"port": 8000, "endPort": 9000}, "8000-9000/TCP"),
             ({"protocol": "SCTP"}, "SCTP"),
+            ({"port": "http"}, "http/TCP"),
+            ({"port": "dns", "protocol": "UDP"}, "dns/UDP"),
         ],
         ids=str,
     )

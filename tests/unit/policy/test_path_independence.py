@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pycilium.policy import NumbersInUse, PolicyEngine
 from pycilium.policy.lookup import KernelTables
-from pycilium.policy.reference import Verdict, verdict
+from pycilium.policy.reference import Options, Verdict, verdict
 from pycilium.testing import policies as gen
 
 STAGES = ("bits", "rows", "policies", "ipcache", "peers", "endpoints")
@@ -25,8 +25,21 @@ class Node:
     desired: dict = field(default_factory=lambda: {stage: {} for stage in STAGES})
     kernel: dict = field(default_factory=lambda: {stage: {} for stage in STAGES})
     documents: dict = field(default_factory=dict)
-    identities: set = field(default_factory=set)
-    subjects: set = field(default_factory=set)
+    pods: tuple = ()
+    """Those that are there."""
+
+    def take_pods(self, pods, **updates):
+        """These pods are there and no others, besides other changes."""
+        before, self.pods = self.pods, tuple(pods)
+        there = {pod.identity for pod in self.pods}
+        self.take(
+            identities_upserted=[identity for identity in gen.IDENTITIES if identity.number in there],
+            identities_removed=[pod.identity for pod in before if pod.identity not in there],
+            ports_changed={pod.identity: frozenset() for pod in before} | gen.ports_of(self.pods),
+            subjects_added=[gen.subject_of(pod) for pod in self.pods],
+            subjects_removed=[gen.subject_of(pod) for pod in before if pod not in self.pods],
+            **updates,
+        )
 
     def take(self, **updates):
         changes = self.engine.update(**updates)
@@ -37,7 +50,7 @@ class Node:
         self.desired["peers"] = {
             peer.end.address: (peer.identity, self.engine.cidr_identity(peer.end.address))
             for peer in gen.PEERS
-            if peer.identity and (peer.identity < 256 or peer.identity in self.identities)
+            if peer.identity and (peer.identity < 256 or peer in self.pods)
         }
 
     def writes(self):
@@ -80,10 +93,11 @@ class Node:
             )
         )
         self.desired = {stage: {} for stage in STAGES}
+        self.pods = ()
 
     def decide(self, connection):
         """The kernel's verdict; None if it has not heard of one of the ends."""
-        policy_id = self.kernel["endpoints"].get(connection.subject.end.labels)
+        policy_id = self.kernel["endpoints"].get(gen.subject_of(connection.subject))
         peer = connection.peer
         identity, cidr_identity = self.kernel["peers"].get(peer.end.address, (0, 0))
         if policy_id is None or (peer.identity and not identity):
@@ -110,10 +124,13 @@ def _apply(table, changes):
             table[key] = value
 
 
-def expected(documents, connection):
+def expected(documents, pods, connection):
     subject, peer = connection.subject.end, connection.peer.end
     source, destination = (peer, subject) if connection.direction == 1 else (subject, peer)
-    return verdict(documents.values(), source, destination, connection.direction, connection.protocol, connection.port)
+    options = Options(pods=tuple(pod.end for pod in pods))
+    return verdict(
+        documents.values(), source, destination, connection.direction, connection.protocol, connection.port, options
+    )
 
 
 NAMES = ("p0", "p1", "p2")
@@ -158,12 +175,10 @@ def key_of(document):
 )
 def test_every_write_shows_the_old_policy_or_the_new_one(path, asked):
     node = Node()
-    pods = dict(enumerate(gen.IDENTITIES))
-    node.identities = {identity.number for identity in gen.IDENTITIES}
-    node.take(identities_upserted=gen.IDENTITIES, subjects_added=gen.SUBJECTS)
+    node.take_pods(gen.PODS)
     node.settle()
     absent, unsettled = set(), set()
-    versions = [dict(node.documents)]
+    versions = [(dict(node.documents), node.pods)]
 
     for step in path:
         documents = dict(node.documents)
@@ -174,35 +189,20 @@ def test_every_write_shows_the_old_policy_or_the_new_one(path, asked):
             documents[key_of(document)] = document
         gone = [policy for policy in gen.parsed(node.documents.values()) if policy.key not in documents]
         node.documents = documents
-        versions.append(documents)
-        come = [pods[index] for index in step.toggled & absent]
-        leave = [pods[index] for index in step.toggled - absent]
         absent ^= step.toggled
-        node.identities |= {identity.number for identity in come}
-        node.identities -= {identity.number for identity in leave}
+        present = [pod for index, pod in enumerate(gen.PODS) if index not in absent]
+        versions.append((documents, present))
 
         if step.restart:
             node.restart()
-            present = [pods[index] for index in pods if index not in absent]
-            node.take(
-                policies_upserted=gen.parsed(documents.values()),
-                identities_upserted=present,
-                subjects_added=[identity.labels for identity in present],
-            )
+            node.take_pods(present, policies_upserted=gen.parsed(documents.values()))
         else:
-            node.take(
-                policies_upserted=gen.parsed(documents.values()),
-                policies_removed=gone,
-                identities_upserted=come,
-                identities_removed=leave,
-                subjects_added=[identity.labels for identity in come],
-                subjects_removed=[identity.labels for identity in leave],
-            )
+            node.take_pods(present, policies_upserted=gen.parsed(documents.values()), policies_removed=gone)
 
-        # Who comes or goes meanwhile may meet either; the others never notice.
-        unsettled |= {pods[index].number for index in step.toggled}
+        # Who comes or goes meanwhile may meet either, and so may who is like him; the others never notice.
+        unsettled |= {gen.PODS[index].identity for index in step.toggled}
         possible = {
-            connection: {expected(version, connection) for version in versions}
+            connection: {expected(*version, connection) for version in versions}
             for connection in asked
             if not {connection.subject.identity, connection.peer.identity} & unsettled
         }
@@ -215,15 +215,15 @@ def test_every_write_shows_the_old_policy_or_the_new_one(path, asked):
                 assert found is None or found in verdicts, (connection, found, verdicts)
         if step.writes == -1:
             node.engine.realized()
-            versions, unsettled = [documents], set()
+            versions, unsettled = [(documents, present)], set()
 
     node.settle()
     for connection in asked:
         found = node.decide(connection)
-        present = connection.subject.identity in node.identities
-        peer_present = connection.peer.identity < 256 or connection.peer.identity in node.identities
+        present = connection.subject in node.pods
+        peer_present = connection.peer.identity < 256 or connection.peer in node.pods
         assert (found is not None) == (present and peer_present)
-        assert found in (None, expected(node.documents, connection)), connection
+        assert found in (None, expected(node.documents, node.pods, connection)), connection
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -232,23 +232,29 @@ def test_order_and_split_of_updates_make_no_difference_to_what_remains(documents
     """Everything in any order, one by one, with things that come and go between: the same number of entries remains."""
     at_once, one_by_one = Node(), Node()
     policies = gen.parsed(documents)
-    at_once.identities = one_by_one.identities = {identity.number for identity in gen.IDENTITIES}
-    at_once.take(policies_upserted=policies, identities_upserted=gen.IDENTITIES, subjects_added=gen.SUBJECTS)
+    at_once.take_pods(gen.PODS, policies_upserted=policies)
     at_once.settle()
+    one_by_one.pods = gen.PODS
 
     updates = [
         *({"policies_upserted": [policy]} for policy in policies),
         *({"identities_upserted": [identity]} for identity in gen.IDENTITIES),
         *({"subjects_added": [subject]} for subject in gen.SUBJECTS),
+        *({"ports_changed": {number: ports}} for number, ports in gen.PORTS.items()),
+        {"ports_changed": {1002: gen.PORTS[1001]}},
         {"policies_upserted": [replace(policy, sections=policy.sections[:1]) for policy in policies[:1]]},
-        {"identities_upserted": [replace(gen.IDENTITIES[0], number=4000)]},
+        {"identities_upserted": [replace(gen.IDENTITIES[0], number=4000)], "ports_changed": {4000: gen.PORTS[1001]}},
     ]
     order.shuffle(updates)
     for update in updates:
         one_by_one.take(**update)
         if order.random() < 0.3:
             one_by_one.settle()
-    one_by_one.take(policies_upserted=policies[:1], identities_removed=[4000])
+    one_by_one.take(
+        policies_upserted=policies[:1],
+        identities_removed=[4000],
+        ports_changed={1002: gen.PORTS[1002], 4000: frozenset()},
+    )
     one_by_one.settle()
 
     for stage in STAGES:
@@ -267,6 +273,7 @@ def test_an_update_that_says_nothing_new_changes_nothing():
     everything = {
         "policies_upserted": gen.parsed([document]),
         "identities_upserted": gen.IDENTITIES,
+        "ports_changed": gen.PORTS,
         "subjects_added": gen.SUBJECTS,
     }
 

@@ -79,7 +79,7 @@ class TestFlags:
     def test_a_direction_without_rules_allows_anyone_and_is_marked(self, kernel):
         kernel.policies_are(cnp(ingress=[{}]))
 
-        rows = {key.direction: row for key, row in kernel.rows.items() if key.policy_id == kernel.subjects[WEB]}
+        rows = {key.direction: row for key, row in kernel.rows.items() if key.policy_id == kernel.policy_of(WEB)}
 
         assert rows[Direction.EGRESS].flags == 1
         assert rows[Direction.EGRESS].allow[0] == 1
@@ -97,7 +97,7 @@ class TestFlags:
     def test_every_bank_and_direction_has_a_row_for_anything(self, kernel):
         kernel.policies_are(cnp(ingress=[from_apps(f"peer{number}") for number in range(600)]))
 
-        policy_id = kernel.subjects[WEB]
+        policy_id = kernel.policy_of(WEB)
         banks = kernel.policies[policy_id].banks
         anything = {
             (key.bank, key.direction) for key in kernel.rows if key.policy_id == policy_id and key.protocol is None

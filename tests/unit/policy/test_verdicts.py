@@ -8,7 +8,7 @@ from pycilium.policy.lookup import KernelTables, LookupVerdict
 from pycilium.policy.reference import Options, Verdict, verdict
 from pycilium.testing import policies as gen
 
-DEFAULT = Options()
+DEFAULT = Options(pods=gen.ENDS)
 
 
 def expected(documents, connection, options=DEFAULT):
@@ -23,7 +23,7 @@ def looked_up(kernel: KernelTables, engine: PolicyEngine, connection: gen.Connec
     peer = connection.peer
     identity = peer.identity or kernel.outside_identity(peer.end.address)
     cidr_identity = engine.cidr_identity(peer.end.address) if peer.identity else 0
-    policy_id = kernel.subjects[connection.subject.end.labels]
+    policy_id = kernel.subjects[gen.subject_of(connection.subject)]
     return kernel.decide(policy_id, connection.direction, identity, cidr_identity, connection.protocol, connection.port)
 
 
@@ -49,11 +49,12 @@ def test_entries_decide_as_the_reference(documents, asked, allow_localhost, cidr
         engine.update(
             policies_upserted=gen.parsed(documents),
             identities_upserted=gen.IDENTITIES,
+            ports_changed=gen.PORTS,
             subjects_added=gen.SUBJECTS,
         )
     )
 
-    options = Options(allow_localhost=allow_localhost, cidr_matches_pods=cidr_matches_pods)
+    options = Options(allow_localhost=allow_localhost, cidr_matches_pods=cidr_matches_pods, pods=gen.ENDS)
     for connection in asked:
         found = looked_up(kernel, engine, connection)
         assert in_words(found) == expected(documents, connection, options), connection

@@ -7,11 +7,11 @@ from ipaddress import ip_address
 
 import yaml
 
-from pycilium.model.l4 import Protocol
+from pycilium.model.l4 import NamedTarget, Protocol
 from pycilium.model.labels import Labels
 from pycilium.model.remote_endpoint import RemoteEndpoint
 from pycilium.model.resources import decode_object
-from pycilium.model.service import BackendState, L4Address, NamedTarget
+from pycilium.model.service import BackendState, L4Address
 from pycilium.services import ServiceSettings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

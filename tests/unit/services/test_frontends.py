@@ -449,7 +449,7 @@ def test_an_endpoint_says_what_a_selector_needs():
     labels = Labels.parse("k8s:app=web", "k8s:empty=", "reserved:x")
     expected = pod("web-1", "10.0.0.1,fd00::1", node="192.0.2.1", ports=[("http", 6, 80)], leaving=True)
     assert remote_endpoint_of(resource, selectable=True) == replace(expected, labels=labels)
-    assert remote_endpoint_of(resource) == replace(expected, labels=NO_LABELS, targets=())
+    assert remote_endpoint_of(resource) == replace(expected, labels=NO_LABELS)
 
 
 def test_an_endpoint_without_addresses_is_no_candidate():

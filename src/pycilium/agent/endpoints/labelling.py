@@ -11,13 +11,16 @@ from dataclasses import dataclass
 import structlog
 
 from pycilium.agent.endpoints.identities import PATIENCE_S
+from pycilium.agent.endpoints.named_ports import named_ports_of
 from pycilium.agent.endpoints.workload_names import is_namespace, name_of_container, name_of_id
 from pycilium.agent.intent import Intent
 from pycilium.agent.runtimes import Container, Runtimes
 from pycilium.api.cni_messages import CniRequest
 from pycilium.errors import InvalidResource, NotFound, StoreError
 from pycilium.model.endpoint import Endpoint
+from pycilium.model.l4 import NamedTarget
 from pycilium.model.labels import NAMESPACE_KEY, Labels, container_labels, pod_labels
+from pycilium.model.policy import Subject
 from pycilium.model.resources import Pod, ResourceKey
 from pycilium.model.resources.checks import check_label_key, check_label_value
 from pycilium.store import Store
@@ -35,6 +38,7 @@ class Workload:
     name: str
     labels: Labels
     """Security labels."""
+    named_ports: frozenset[NamedTarget] = frozenset()
     is_known: bool = True
     """False: neither the store nor a runtime knows it yet; `late_labels` waits for one."""
 
@@ -68,7 +72,7 @@ class PodLabelling:
             if pod is None:
                 pod = await self._pod_in_store(key)
             if pod is not None:
-                return Workload(namespace, request.pod_name, self.of_pod(pod))
+                return Workload(namespace, request.pod_name, self.of_pod(pod), named_ports_of(pod))
         configured = self._configured(request.labels, namespace)
         container = await self._runtimes.container(request.container_id)
         if container is not None and container.is_sandbox and request.pod_name:
@@ -138,6 +142,10 @@ class PodLabelling:
                 "pod is not known, its labels are taken as the runtime gave them", pod=str(key), error=str(error)
             )
             return None
+
+    def subject_of(self, pod: Pod) -> Subject:
+        """What policies know of the pod."""
+        return Subject(self.of_pod(pod), named_ports_of(pod))
 
     def of_pod(self, pod: Pod) -> Labels:
         namespace = pod.metadata.namespace

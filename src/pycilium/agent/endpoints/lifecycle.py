@@ -43,6 +43,7 @@ from pycilium.model.endpoint import (
 )
 from pycilium.model.identity import HEALTH, is_node_local
 from pycilium.model.labels import Labels
+from pycilium.model.policy import Subject
 from pycilium.model.resources import CiliumEndpoint, ResourceKey
 from pycilium.store import Store
 
@@ -171,13 +172,13 @@ class Endpoints:
         Another one if the labels of its pod or namespace changed, or if the cluster has another number for them: the
         lowest of several, one in place of this node's own, a new one if it was lost. Whether nothing is left to do.
         """
-        announced = {labels for _, labels in self._to_relabel()}
+        announced = {subject.labels for _, subject in self._to_relabel()}
         if await self._identities.announce(announced):
             # Until they have heard of an identity the other nodes drop what is sent with it.
             await asyncio.sleep(self._identity_change_grace_s)
-        for endpoint, labels in self._to_relabel():
-            if labels in announced:  # what changed meanwhile has its own turn
-                await self._relabel(endpoint, labels)
+        for endpoint, subject in self._to_relabel():
+            if subject.labels in announced:  # what changed meanwhile has its own turn
+                await self._become(endpoint, subject)
         self._identities.drop_unused()
         return all(
             self._identities.known(endpoint.labels) == endpoint.sec_identity
@@ -185,28 +186,40 @@ class Endpoints:
             if endpoint.labels and not endpoint.state.is_leaving
         )
 
-    def _to_relabel(self) -> list[tuple[Endpoint, Labels]]:
-        """Endpoints that should have another identity, with the labels that it is to stand for."""
+    def _to_relabel(self) -> list[tuple[Endpoint, Subject]]:
+        """Endpoints that should have another identity or call their ports otherwise, with what they are to be."""
         found = []
         snapshot = self._intent.db.snapshot()
         for endpoint in self.all():
             if endpoint.state.is_leaving:
                 continue
             pod = snapshot.get(self._intent.pods, ResourceKey("Pod", endpoint.namespace, endpoint.pod_name))
-            labels = self._labelling.of_pod(pod) if pod is not None else endpoint.labels
-            if labels and (labels != endpoint.labels or self._identities.known(labels) != endpoint.sec_identity):
-                found.append((endpoint, labels))
+            subject = self._labelling.subject_of(pod) if pod is not None else endpoint.subject
+            known = self._identities.known(subject.labels)
+            if subject.labels and (subject, known) != (endpoint.subject, endpoint.sec_identity):
+                found.append((endpoint, subject))
         return found
 
     async def _relabel(self, endpoint: Endpoint, labels: Labels) -> None:
+        current = self._find(endpoint.container_id, endpoint.ifname)
+        if current is not None:
+            await self._become(current, Subject(labels, current.named_ports))
+
+    async def _become(self, endpoint: Endpoint, subject: Subject) -> None:
+        """Give the endpoint these labels and names of ports, if it is still there."""
+        labels, ports = subject
         async with self._one_at_a_time(endpoint.attachment):
             number = await self._identities.number_for(labels)
             current = self._find(endpoint.container_id, endpoint.ifname)
-            if current is None or (labels, number) == (current.labels, current.sec_identity):
+            if current is None:
                 return
             if labels == current.labels and current.sec_identity and is_node_local(number):
-                return  # the store is away: what others know it by is better than what only we do
-            changed = advance(replace(current, labels=labels), EndpointEvent.LABELS_CHANGED)
+                number = (
+                    current.sec_identity
+                )  # the store is away: what others know it by is better than what only we do
+            if (subject, number) == (current.subject, current.sec_identity):
+                return
+            changed = advance(replace(current, labels=labels, named_ports=ports), EndpointEvent.LABELS_CHANGED)
             changed = advance(replace(changed, sec_identity=number), EndpointEvent.IDENTITY_KNOWN)
             self._insert(changed)
             self._files.save(self._realize(changed))
@@ -260,17 +273,15 @@ class Endpoints:
         """Once the sources are synced: identities for what was restored. What cannot be settled stays as it was."""
         for nameless in self.all():
             endpoint = nameless if nameless.labels else await self._named(nameless)
-            labels = endpoint.labels
             key = ResourceKey("Pod", endpoint.namespace, endpoint.pod_name)
             pod = self._intent.db.snapshot().get(self._intent.pods, key)
-            if pod is not None:
-                labels = self._labelling.of_pod(pod)
+            labels, ports = self._labelling.subject_of(pod) if pod is not None else endpoint.subject
             try:
                 number = await self._identities.number_for(labels)
             except CiliumError as error:
                 log.warning("endpoint keeps its identity", endpoint=str(endpoint), reason=str(error))
                 continue
-            changed = replace(endpoint, labels=labels, sec_identity=number)
+            changed = replace(endpoint, labels=labels, named_ports=ports, sec_identity=number)
             self._insert(advance(changed, EndpointEvent.IDENTITY_KNOWN))
             if endpoint is not nameless:
                 self._files.save(changed)
@@ -319,6 +330,7 @@ class Endpoints:
                 sec_identity=await identity,
                 network=str(request.config.get("name", "")),
                 host_ports=host_ports,
+                named_ports=workload.named_ports,
             )
             undo.callback(self._forget, endpoint)
             self._insert(advance(endpoint, EndpointEvent.IDENTITY_KNOWN))

@@ -105,9 +105,13 @@ def check_annotations(annotations: Mapping[str, str], path: str) -> None:
         refuse(path, f"the annotations are {size_bytes} bytes together, at most {MAX_ANNOTATIONS_BYTES} are allowed")
 
 
+def is_port_name(value: str) -> bool:
+    """Whether it is a name of a port as RFC 6335 has it, in letters of any case."""
+    return len(value) <= 15 and _PORT_NAME.fullmatch(value.lower()) is not None
+
+
 def check_port_name(value: str, path: str) -> None:
-    """A port's name as RFC 6335 has it."""
-    if len(value) > 15 or not _PORT_NAME.fullmatch(value.lower()):
+    if not is_port_name(value):
         refuse(
             path,
             f"{value!r} is neither a port number nor the name of a port: a name has at most 15 letters, digits and "

@@ -13,6 +13,7 @@ from pycilium.agent.endpoints.lifecycle import Endpoints
 from pycilium.agent.intent import Intent
 from pycilium.ipam import HostScope
 from pycilium.model.endpoint import EndpointState
+from pycilium.model.l4 import NamedTarget, Protocol
 from pycilium.model.labels import pod_labels
 from pycilium.model.resources import CiliumIdentity, ObjectMeta, Pod
 from pycilium.store.sqlite import SqliteStore
@@ -117,3 +118,20 @@ async def test_an_identity_that_the_cluster_had_is_taken_at_once(store):
 
     assert await asyncio.wait_for(node.endpoints.refresh_labels(), 20)
     assert node.sec_identity == new_identity(node.intent)
+
+
+async def test_a_pod_that_is_known_late_gets_its_ports_with_its_labels(store):
+    node = Relabelled(store, 0)
+    await node.begin()
+    known = Pod(
+        metadata=ObjectMeta(name="web", namespace="default", labels={"app": "old"}),
+        spec={"containers": [{"ports": [{"name": "HTTP", "containerPort": 8080}]}]},
+    )
+    with node.intent.db.write() as txn:
+        txn.insert(node.intent.pods, known)
+
+    assert await node.endpoints.refresh_labels()
+
+    (endpoint,) = node.endpoints.all()
+    assert endpoint.named_ports == {NamedTarget("http", Protocol.TCP, 8080)}
+    assert endpoint.sec_identity == node.before
