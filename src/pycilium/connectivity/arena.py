@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 NAMESPACE = "cilium-test-1"
 PORT = 8080
 """Where echo pods answer HTTP, and datagrams."""
+PORT_NAME = "http-8080"
+"""What they call it, for HTTP."""
 HOST_PORT = 4000
 WORLD_PORT = 80
 
@@ -101,6 +103,11 @@ class PodPlan:
     @property
     def kind(self) -> str:
         return self.labels["kind"]
+
+    @property
+    def account(self) -> str:
+        """The service account that it has, for itself alone."""
+        return self.name
 
 
 PODS = (

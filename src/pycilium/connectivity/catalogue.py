@@ -1,6 +1,6 @@
 """The tests: policies, scenarios, and who is to be let through. Names are Cilium's where the meaning is the same. Pure.
 
-Left out is what is not built: L7, DNS and names as peers, service accounts and named ports in policies, encryption.
+Left out is what is not built: L7, DNS and names as peers, encryption.
 Invariant: a policy that a test names is in the folder `policies`, and an expectation names only policies of its test.
 """
 
@@ -23,6 +23,7 @@ CHECKS = {
 
 ANY: Mapping[str, str] = {}
 CLIENT, CLIENT2, OTHER_CLIENTS = {"kind": "client"}, {"other": "client"}, {"kind": "client"}
+ECHO_SAME_NODE = {"name": "echo-same-node"}
 ECHO, HOST, WORLD = {"kind": "echo"}, {"kind": "host"}, {"kind": "world"}
 
 
@@ -269,6 +270,69 @@ _TESTS = (
             _when(CLIENT2, ECHO, forbidden("ingress", "echo-ingress-from-other-client-deny")),
             _when(ANY, ANY, allowed(egress="allow-all-egress", ingress="allow-all-ingress")),
         ),
+    ),
+    ConnectivityTest(
+        "client-ingress-to-echo-named-port-deny",
+        ("pod-to-pod",),
+        ("allow-all-egress", "allow-all-ingress", "client-egress-to-echo-named-port-deny"),
+        (
+            _when(CLIENT2, ECHO, forbidden("ingress", "client-egress-to-echo-named-port-deny")),
+            _when(ANY, ANY, allowed(egress="allow-all-egress", ingress="allow-all-ingress")),
+        ),
+    ),
+    ConnectivityTest(
+        "client-egress-to-echo-named-port",
+        ("pod-to-pod", "pod-to-pod-udp"),
+        ("client-egress-to-echo-named-port",),
+        (
+            _when(ANY, ECHO, allowed(egress="client-egress-to-echo-named-port"), "pod-to-pod"),
+            _when(ANY, ANY, not_allowed("egress", "client-egress-to-echo-named-port")),
+        ),
+    ),
+    ConnectivityTest(
+        "echo-ingress-named-port-knp",
+        ("pod-to-pod", "pod-to-pod-udp"),
+        ("echo-ingress-named-port-knp",),
+        (
+            _when(CLIENT2, ECHO, allowed(ingress="echo-ingress-named-port-knp"), "pod-to-pod"),
+            _when(ANY, ECHO, not_allowed("ingress", "echo-ingress-named-port-knp")),
+        ),
+    ),
+    ConnectivityTest(
+        "client-egress-to-echo-service-account",
+        ("pod-to-pod",),
+        ("client-egress-to-echo-service-account",),
+        (
+            _when(ANY, ECHO_SAME_NODE, allowed(egress="client-egress-to-echo-service-account")),
+            _when(ANY, ANY, not_allowed("egress", "client-egress-to-echo-service-account")),
+        ),
+        with_port_range=True,
+    ),
+    ConnectivityTest(
+        "client-with-service-account-egress-to-echo",
+        ("pod-to-pod", "pod-to-pod-udp"),
+        ("client-with-service-account-egress-to-echo",),
+        (
+            _when(CLIENT2, ECHO, allowed(egress="client-with-service-account-egress-to-echo"), "pod-to-pod"),
+            _when(CLIENT2, ANY, not_allowed("egress", "client-with-service-account-egress-to-echo")),
+        ),
+        with_port_range=True,
+    ),
+    *(
+        ConnectivityTest(
+            name,
+            ("pod-to-pod",),
+            ("allow-all-egress", "allow-all-ingress", name),
+            (
+                _when(source, destination, forbidden("egress", name)),
+                _when(ANY, ANY, allowed(egress="allow-all-egress", ingress="allow-all-ingress")),
+            ),
+            with_port_range=True,
+        )
+        for name, source, destination in (
+            ("client-egress-to-echo-service-account-deny", ANY, ECHO_SAME_NODE),
+            ("client-with-service-account-egress-to-echo-deny", CLIENT2, ECHO),
+        )
     ),
     ConnectivityTest(
         "to-entities-world",

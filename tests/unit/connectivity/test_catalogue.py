@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 import pytest
 
-from pycilium.connectivity.arena import NAMESPACE, Peer
+from pycilium.connectivity.arena import NAMESPACE, PORT, PORT_NAME, Peer
 from pycilium.connectivity.catalogue import CHECKS, ConnectivityTest, all_tests
 from pycilium.connectivity.flows import POLICY_DENIED, POLICY_DENY
 from pycilium.connectivity.outcomes import Outcome, expected
@@ -19,7 +19,7 @@ from pycilium.model.labels import pod_labels
 from pycilium.model.policy import Direction
 from pycilium.model.resources import decode_object
 from pycilium.policy import parse_policy
-from pycilium.policy.reference import End, Judgement, Verdict, judge
+from pycilium.policy.reference import End, Judgement, Options, Verdict, judge
 from tests.unit.connectivity.arenas import arena
 
 ARENA = arena()
@@ -83,9 +83,8 @@ def disagreement(test: ConnectivityTest, action: Action, outcome: Outcome) -> st
         if not subject.is_pod:
             continue
         protocol = PROTOCOLS[action.probe.protocol, version]
-        judged = judge(
-            resources, end(action.source, version), end(action.destination, version), direction, protocol, port
-        )
+        ends = end(action.source, version), end(action.destination, version)
+        judged = judge(resources, *ends, direction, protocol, port, OPTIONS)
         denied = {Verdict.DENIED: POLICY_DENY, Verdict.NOT_ALLOWED: POLICY_DENIED}.get(judged.verdict, "")
         if denied:
             return "" if (outcome.denied, outcome.reason) == (side, denied) else f"{side}: {judged.verdict.value}"
@@ -105,6 +104,15 @@ def misnamed(outcome: Outcome, side: str, judged: Judgement) -> str:
 def end(peer: Peer, version: int) -> End:
     address = ip_address(peer.addresses[f"ipv{version}"][0])
     if peer.is_pod:
-        return End(pod_labels(peer.labels, NAMESPACE, cluster="default"), address)
+        return pod(peer, address)
     number = ReservedIdentity.HOST if peer.kind == "host" else ReservedIdentity.WORLD
     return End(next(each.labels for each in RESERVED_IDENTITIES if each.number == number), address)
+
+
+def pod(peer: Peer, address: IPv4Address | IPv6Address | None = None) -> End:
+    """As grounds make it: with a service account of its own, and a name for the port at which it serves."""
+    labels = pod_labels(peer.labels, NAMESPACE, cluster="default", service_account=peer.name)
+    return End(labels, address, frozenset({(PORT_NAME, 6, PORT)}) if peer.kind == "echo" else frozenset())
+
+
+OPTIONS = Options(pods=tuple(pod(peer) for peer in ARENA.peers if peer.is_pod))

@@ -102,9 +102,9 @@ class KubernetesGround:
         await self.look_at_agents()
         plans = pods_for(len(self.nodes))
         tell(f"making {len(plans)} pods")
-        await self._cluster.apply(objects.account())
         image = self._image_of()
         for plan in plans:
+            await self._cluster.apply(objects.account(plan.account))
             await self._cluster.apply(objects.pod(plan, self._node_of(plan), image, host_port=True))
         made = await self._ready([plan.name for plan in plans], tell)
         peers = [self._peer(plan, made[plan.name]) for plan in plans]
@@ -239,6 +239,7 @@ class KubernetesGround:
         """Two addresses behind one pod. Where such a pod may not be, its scenarios are left out."""
         node = self.nodes[0]
         try:
+            await self._cluster.apply(objects.account(objects.WORLD_POD))
             await self._cluster.apply(objects.world(node, image, families))
             await self._ready([objects.WORLD_POD], tell)
         except CiliumError as error:

@@ -22,6 +22,7 @@ from pycilium.connectivity.arena import (
     HOST_PORT,
     NAMESPACE,
     PORT,
+    PORT_NAME,
     Arena,
     Peer,
     PodPlan,
@@ -38,6 +39,7 @@ from pycilium.errors import CiliumError, NotFound
 from pycilium.lab import agents, cgroups, labs, namespaces, pods, processes
 from pycilium.lab.layout import WORLD_IPV4, WORLD_IPV6, LabLayout, LabRecord, PodRecord
 from pycilium.model.host_port import HostPort
+from pycilium.model.l4 import NamedTarget, Protocol
 from pycilium.model.resources import CiliumNetworkPolicy, NetworkPolicy, Resource, ResourceKey, Service, decode_object
 
 T = TypeVar("T")
@@ -180,6 +182,8 @@ class LabGround:
             node=nodes[1] if plan.other_node else nodes[0],
             labels=plan.labels,
             host_ports=[HostPort.parse(f"{HOST_PORT}:{PORT}/TCP")] if plan.serves else [],
+            named_ports=[NamedTarget(PORT_NAME, Protocol.TCP, PORT)] if plan.serves else [],
+            service_account=plan.account,
         )
         if plan.serves:
             log = self._layout.pod_log(plan.namespace, plan.name)

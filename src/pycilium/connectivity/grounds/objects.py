@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pycilium.connectivity.arena import HOST_PORT, NAMESPACE, PORT, PodPlan
+from pycilium.connectivity.arena import HOST_PORT, NAMESPACE, PORT, PORT_NAME, PodPlan
 
 Plain = dict[str, Any]
 
 MARK = "cilium.io/connectivity-test"
 """A label that no namespace of users has."""
-ACCOUNT = CONTAINER = "peer"
+CONTAINER = "peer"
 WORLD_POD = "world"
 WORLD = {"ipv4": ("198.51.100.1", "198.51.100.200"), "ipv6": ("2001:db8:77::1", "2001:db8:77::200")}
 """Addresses for documentation: nobody's, anywhere."""
@@ -34,12 +34,12 @@ def namespace() -> Plain:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
 
 
-def account() -> Plain:
-    """Of its own: where no controller runs there is no default one."""
+def account(name: str) -> Plain:
+    """Of a pod's own: policies tell pods apart by it, and where no controller runs there is no default one."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
-        "metadata": {"name": ACCOUNT, "namespace": NAMESPACE},
+        "metadata": {"name": name, "namespace": NAMESPACE},
         "automountServiceAccountToken": False,
     }
 
@@ -54,9 +54,10 @@ def pod(plan: PodPlan, node: str, image: Mapping[str, str], *, host_port: bool) 
         "securityContext": {"capabilities": {"add": ["NET_RAW"]}},
     }
     if plan.serves:
-        container["ports"] = [{"containerPort": PORT, **({"hostPort": HOST_PORT} if host_port else {})}]
+        port = {"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}
+        container["ports"] = [{**port, **({"hostPort": HOST_PORT} if host_port else {})}]
         container["startupProbe"] = _started(PORT)
-    return _pod(plan.name, dict(plan.labels), node, container)
+    return _pod(plan.name, dict(plan.labels), node, plan.account, container)
 
 
 def world(node: str, image: Mapping[str, str], families: Sequence[str]) -> Plain:
@@ -68,7 +69,7 @@ def world(node: str, image: Mapping[str, str], families: Sequence[str]) -> Plain
         "command": [*PROGRAM, "world", *addresses],
         "securityContext": {"privileged": True},
     }
-    made = _pod(WORLD_POD, {"kind": "world"}, node, container)
+    made = _pod(WORLD_POD, {"kind": "world"}, node, WORLD_POD, container)
     made["spec"]["hostNetwork"] = True
     return made
 
@@ -102,14 +103,14 @@ def node_addresses(node: Plain) -> list[str]:
     return [str(each["address"]) for each in listed if each.get("type") == "InternalIP"]
 
 
-def _pod(name: str, labels: dict[str, str], node: str, container: Plain) -> Plain:
+def _pod(name: str, labels: dict[str, str], node: str, account: str, container: Plain) -> Plain:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
         "spec": {
             "nodeName": node,
-            "serviceAccountName": ACCOUNT,
+            "serviceAccountName": account,
             "automountServiceAccountToken": False,
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 2,
