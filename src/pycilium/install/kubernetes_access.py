@@ -14,6 +14,7 @@ from pycilium.install.templates import Namespace
 
 FOLLOW = ("list", "watch")
 READ = ("get", *FOLLOW)
+_POLICIES = ("ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies")
 RBAC = "rbac.authorization.k8s.io/v1"
 
 
@@ -43,7 +44,7 @@ AGENT_CLUSTER_RULES = (
     Rule("", ("services",), FOLLOW, "frontends"),
     Rule("discovery.k8s.io", ("endpointslices",), FOLLOW, "backends"),
     Rule("networking.k8s.io", ("networkpolicies",), FOLLOW, "policy"),
-    Rule("cilium.io", ("ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies"), FOLLOW, "policy"),
+    Rule("cilium.io", _POLICIES, FOLLOW, "policy"),
     Rule("cilium.io", ("ciliuml2announcementpolicies",), FOLLOW, "which Services' addresses it may announce"),
     Rule("cilium.io", ("ciliumidentities",), (*READ, "create", "update"), "finds and makes the numbers of label sets"),
     Rule("cilium.io", ("ciliumnodes",), (*READ, "create", "update"), "the other nodes; its own one"),
@@ -69,6 +70,8 @@ OPERATOR_CLUSTER_RULES = (
     Rule("", ("services/status",), ("patch",), "gives them"),
     Rule("cilium.io", ("ciliumloadbalancerippools",), READ, "the pools"),
     Rule("cilium.io", ("ciliumloadbalancerippools/status",), ("patch",), "says how full they are"),
+    Rule("cilium.io", _POLICIES, READ, "policies that may not be valid"),
+    Rule("cilium.io", tuple(f"{each}/status" for each in _POLICIES), ("patch",), "says whether they are, and why not"),
     Rule("cilium.io", ("ciliumidentities",), (*FOLLOW, "update", "delete"), "collects identities that nobody has"),
     Rule("cilium.io", ("ciliumnodes",), (*READ, "update", "delete"), "gives pod CIDRs; collects nodes that are gone"),
     Rule("cilium.io", ("ciliumnodes/status",), ("patch",), "says why a node has no pod CIDR"),

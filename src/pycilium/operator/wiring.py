@@ -25,6 +25,7 @@ from pycilium.operator.identity_collection import IdentityCollector
 from pycilium.operator.lb_ipam import LbIpam
 from pycilium.operator.mirror import Mirror, slim_endpoint, slim_pod, whole
 from pycilium.operator.pod_cidrs import PodCidrs
+from pycilium.operator.policy_validity import PolicyValidity
 from pycilium.operator.removal import Removal
 from pycilium.operator.unmanaged_pods import UnmanagedPods
 from pycilium.store import Leases, Selection, Store, open_store
@@ -75,6 +76,7 @@ async def lead(config: OperatorConfig, store: Store, election: Election) -> None
     leader, pools = LeaderStore(store, election.leadership, mirror), pools_of(config)
     works: list[Work] = [
         LbIpam(store, leader),
+        PolicyValidity(store, leader),
         IdentityCollector(leader, config.identity_grace_s, config.identity_gc_interval_s, elapsed_s),
         Removal(
             leader, config.node_grace_s, config.node_gc_interval_s, elapsed_s, look_at_pods=not is_kubernetes(config)

@@ -124,7 +124,10 @@ class Store(Protocol):
         ...
 
     async def patch_status(self, kind: type[R], name: str, namespace: str, patch: Mapping[str, Any]) -> R:
-        """Merges `patch` (plain values, names as on the wire) into the status; null removes (RFC 7386); NotFound."""
+        """Merges `patch` (plain values, names as on the wire) into the status; null removes (RFC 7386); NotFound.
+
+        Of one that cannot be read an API server keeps the patch all the same, before ResourceUnreadable is raised.
+        """
         ...
 
     async def delete(self, kind: type[Resource], name: str, namespace: str = "", *, resource_version: str = "") -> None:

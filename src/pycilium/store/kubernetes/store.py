@@ -8,7 +8,7 @@ the other and are not all-or-nothing, and a change whose answer was lost raises 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -75,9 +75,10 @@ class KubernetesStore:
 
     async def patch_status(self, kind: type[R], name: str, namespace: str, patch: Mapping[str, Any]) -> R:
         known = kind_of(kind)
-        present = await self._get(known, namespace, name)
-        if admission.status_patched(present, patch) is present:
-            return present
+        with suppress(ResourceUnreadable):  # here others wrote it, and may read why it is of no use to us
+            present = await self._get(known, namespace, name)
+            if admission.status_patched(present, patch) is present:
+                return present
         call = Call("patch", known, namespace, name, "status" if known.status_apart else "")
         return _readable(known, await self._client.call(call, body=msgspec.json.encode({"status": patch})))
 
