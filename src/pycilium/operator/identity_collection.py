@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -21,14 +20,8 @@ class IdentityCollector:
     """One leader's term: all that it saw, it saw itself."""
 
     def __init__(self, leader: LeaderStore, grace_s: float, interval_s: float, elapsed: Callable[[], float]) -> None:
-        self._leader, self._interval_s, self._elapsed = leader, interval_s, elapsed
+        self._leader, self.interval_s, self._elapsed = leader, interval_s, elapsed
         self._collection = IdentityCollection(grace_s)
-
-    async def run(self) -> None:
-        """Until cancelled, or until this operator leads no longer."""
-        while True:
-            await self.once()
-            await asyncio.sleep(self._interval_s)
 
     async def once(self) -> None:
         """One look at everything, and what follows from it."""

@@ -11,7 +11,6 @@ later sees that it was removed, and publishes itself again.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TypeVar
 
@@ -42,17 +41,11 @@ class Removal:
     ) -> None:
         """`look_at_pods`: false where endpoints are owned by their Pods, so that the API server collects them."""
         self._leader, self._grace_s, self._elapsed, self._look_at_pods = leader, grace_s, elapsed, look_at_pods
-        self._interval_s = min(interval_s, grace_s / 4)
-        self._nodes: Observation[str] = Observation(self._interval_s)
-        self._orphans: Observation[ResourceKey] = Observation(self._interval_s)
+        self.interval_s = min(interval_s, grace_s / 4)
+        self._nodes: Observation[str] = Observation(self.interval_s)
+        self._orphans: Observation[ResourceKey] = Observation(self.interval_s)
         self._pods: set[ResourceKey] = set()
         """Pods that were there at some time: an endpoint may also belong to a pod that no store ever knew."""
-
-    async def run(self) -> None:
-        """Until cancelled, or until this operator leads no longer."""
-        while True:
-            await self.once()
-            await asyncio.sleep(self._interval_s)
 
     async def once(self) -> None:
         """One look at everything, and what follows from it."""

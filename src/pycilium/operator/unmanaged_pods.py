@@ -7,7 +7,6 @@ Invariant: no more than one pod of an owner within `OWNER_REST_S`, so that a fau
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -37,18 +36,12 @@ class UnmanagedPods:
         elapsed: Callable[[], float],
         tell: Callable[[dict[str, Any]], Awaitable[None]],
     ) -> None:
-        self._leader, self._interval_s, self._elapsed, self._tell = leader, interval_s, elapsed, tell
+        self._leader, self.interval_s, self._elapsed, self._tell = leader, interval_s, elapsed, tell
         self._unmanaged: Observation[ResourceKey] = Observation(interval_s)
         self._restarted_s: dict[str, float] = {}
         """By owner's uid."""
         self._left: set[str] = set()
         """Pods, by uid, of which it was said that nobody would make them again."""
-
-    async def run(self) -> None:
-        """Until cancelled, or until this operator leads no longer."""
-        while True:
-            await self.once()
-            await asyncio.sleep(self._interval_s)
 
     async def once(self) -> None:
         """One look, and what follows from it."""

@@ -23,6 +23,7 @@ from pycilium.operator.election import Election, LeaderStore
 from pycilium.operator.health import health_endpoint
 from pycilium.operator.identity_collection import IdentityCollector
 from pycilium.operator.lb_ipam import LbIpam
+from pycilium.operator.looks import Look, repeat
 from pycilium.operator.mirror import Mirror, slim_endpoint, slim_pod, whole
 from pycilium.operator.pod_cidrs import PodCidrs
 from pycilium.operator.policy_validity import PolicyValidity
@@ -74,29 +75,34 @@ async def lead(config: OperatorConfig, store: Store, election: Election) -> None
     """All of a leader's work; ends when one part finds that this operator leads no longer."""
     mirror = Mirror(store, _followed(config))
     leader, pools = LeaderStore(store, election.leadership, mirror), pools_of(config)
-    works: list[Work] = [
-        LbIpam(store, leader),
-        PolicyValidity(store, leader),
-        IdentityCollector(leader, config.identity_grace_s, config.identity_gc_interval_s, elapsed_s),
-        Removal(
-            leader, config.node_grace_s, config.node_gc_interval_s, elapsed_s, look_at_pods=not is_kubernetes(config)
-        ),
-    ]
+    works: list[Work] = [LbIpam(store, leader), PolicyValidity(store, leader)]
     if pools.pools:
         works.append(PodCidrs(store, leader, pools, elapsed_s))
-    if config.unmanaged_pod_interval_s is not None:
-        works.append(UnmanagedPods(leader, config.unmanaged_pod_interval_s, elapsed_s, partial(_write_event, config)))
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(mirror.run(), name="mirror")
             await mirror.read()
             for work in works:
                 tasks.create_task(work.run(), name=type(work).__name__)
+            for look in _looks(config, leader):
+                tasks.create_task(repeat(look), name=type(look).__name__)
     except ExceptionGroup as errors:
         lost, others = errors.split(LeadershipLost)
         if others is not None or lost is None:
             raise
         raise LeadershipLost(str(lost.exceptions[0])) from None
+
+
+def _looks(config: OperatorConfig, leader: LeaderStore) -> list[Look]:
+    looks: list[Look] = [
+        IdentityCollector(leader, config.identity_grace_s, config.identity_gc_interval_s, elapsed_s),
+        Removal(
+            leader, config.node_grace_s, config.node_gc_interval_s, elapsed_s, look_at_pods=not is_kubernetes(config)
+        ),
+    ]
+    if config.unmanaged_pod_interval_s is not None:
+        looks.append(UnmanagedPods(leader, config.unmanaged_pod_interval_s, elapsed_s, partial(_write_event, config)))
+    return looks
 
 
 def _followed(config: OperatorConfig) -> Mapping[type[Resource], Callable[[Any], Resource]]:
