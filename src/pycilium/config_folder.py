@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from pycilium.errors import ConfigError
 from pycilium.install.kubernetes_config import FIXED, config_map
 from pycilium.model.resources.checks import did_you_mean
@@ -73,6 +75,13 @@ class Settings:
         if text not in words:
             raise self.wrong(key, f"is {text!r}; it must be one of {', '.join(words)}")
         return words[text]
+
+    def objects(self, key: str, kind: type[T]) -> tuple[T, ...]:
+        """A list of objects, written as JSON."""
+        try:
+            return msgspec.json.decode(self.text(key) or "[]", type=tuple[kind, ...])  # type: ignore[valid-type]
+        except msgspec.DecodeError as error:
+            raise self.wrong(key, f"is {self.text(key)!r}: {error}") from error
 
     def checked(self, check: Callable[[], T]) -> T:
         """What `check` gives; its ConfigError names this folder."""

@@ -17,6 +17,7 @@ from pycilium.datapath.mtu import IPV6_MIN_MTU_BYTES
 from pycilium.errors import ConfigError
 from pycilium.startup import read_config
 from pycilium.store.leases import OPERATOR_LEASE
+from pycilium.store.urls import hide_password
 
 MAGLEV_TABLE_SIZES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071)
 """The primes that Cilium takes."""
@@ -78,6 +79,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """How long a pod keeps its old identity when its labels are new, so that other nodes hear of the new one first."""
     operator_lease_name: str = OPERATOR_LEASE
     """As in the operators' configuration; status says who holds it."""
+    endpoint_slices: bool = False
+    """Learn of other nodes' endpoints from slices that operators gather, where the store is a Kubernetes API."""
     kube_apiserver: list[str] = []
     """Addresses of the Kubernetes API servers: what the entity kube-apiserver stands for."""
     masquerade: bool = True
@@ -171,6 +174,10 @@ def check(config: AgentConfig, path: str | Path) -> None:
             ipaddress.ip_address(address)
         except ValueError as error:
             raise ConfigError(f"{path}: kube_apiserver[{index}]: {error}") from error
+    if config.endpoint_slices and not config.store.startswith("kubernetes"):
+        raise ConfigError(
+            f"{path}: endpoint_slices: not built yet with the store {hide_password(config.store)}: leave it out"
+        )
     _check_networks("non_masquerade_cidrs", config.non_masquerade_cidrs, path)
     _check_services(config, path)
     try:

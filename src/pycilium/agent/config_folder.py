@@ -70,6 +70,7 @@ def _addresses(settings: Settings) -> dict[str, Any]:
 
 def _routing(settings: Settings) -> dict[str, Any]:
     return {
+        "endpoint_slices": settings.flag("enable-cilium-endpoint-slice", False),
         "cluster_name": settings.text("cluster-name", "default"),
         "bpf_root": f"{settings.text('bpf-root', '/sys/fs/bpf')}/cilium",
         "devices": settings.words("devices"),

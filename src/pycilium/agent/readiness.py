@@ -26,7 +26,7 @@ from pycilium.agent.services.node import NodeServices
 from pycilium.agent.sources import Source
 from pycilium.datapath import process
 from pycilium.hubble.server import HubbleServer
-from pycilium.model.resources import CiliumEndpoint
+from pycilium.model.resources import CiliumEndpoint, CiliumEndpointSlice
 
 log = structlog.get_logger()
 
@@ -64,7 +64,7 @@ async def become_ready(
     log.info("ready", node=config.node_name, seconds=round(time.monotonic() - started, 3))
     publisher = Publisher(config, intent, store, hubble.agent_events, node)
     for source in sources:
-        if source.kind is CiliumEndpoint:
+        if source.kind in (CiliumEndpoint, CiliumEndpointSlice):
             source.listed = publisher.endpoints_listed
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(node.run(), name="node")

@@ -9,6 +9,7 @@ from pycilium.agent.config import AgentConfig
 from pycilium.agent.endpoints.identities import is_cluster_identity
 from pycilium.agent.endpoints.identity_marks import IdentityMarks
 from pycilium.agent.intent import Intent
+from pycilium.agent.nodes.slice_sources import slice_sources
 from pycilium.agent.sources import Source
 from pycilium.model.identity import cluster_identity_number
 from pycilium.model.node import Node, node_of
@@ -82,13 +83,16 @@ def make_sources(
             _name,
             beside=(Source(CiliumNode, intent.own_node, own_node, _name),),
         ),
-        Source(
-            CiliumEndpoint,
-            intent.remote_endpoints,
-            partial(remote_endpoint_of, selectable=services and selects_endpoints(config)),
-        ),
+        *_remote_endpoints(intent, config),
         *(service_sources(intent) if services else ()),
     ]
+
+
+def _remote_endpoints(intent: Intent, config: AgentConfig) -> list[Source[Any, Any]]:
+    if config.endpoint_slices:
+        return slice_sources(intent.remote_endpoints)
+    convert = partial(remote_endpoint_of, selectable=config.services and selects_endpoints(config))
+    return [Source(CiliumEndpoint, intent.remote_endpoints, convert)]
 
 
 def service_sources(intent: Intent) -> list[Source[Any, Any]]:

@@ -126,6 +126,10 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         ("IPV4", _path("status", "networking", "addressing", 0, "ipv4")),
         ("IPV6", _path("status", "networking", "addressing", 0, "ipv6")),
     ),
+    "CiliumEndpointSlice": (
+        ("NAMESPACE", _path("namespace")),
+        ("ENDPOINTS", lambda plain: len(plain.get("endpoints") or ())),
+    ),
     "CiliumNode": (
         ("CILIUMINTERNALIP", _node_address("CiliumInternalIP")),
         ("INTERNALIP", _node_address("InternalIP")),

@@ -17,6 +17,7 @@ from pycilium.install.templates import (
     Fingerprint,
     Format,
     Joined,
+    Json,
     Namespace,
     Text,
     Value,
@@ -25,7 +26,7 @@ from pycilium.install.templates import (
 
 _PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z0-9./-]*")
 _WORDS = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
-_HOLES = (Value, Text, Joined, Namespace, Fingerprint, Format)
+_HOLES = (Value, Text, Joined, Json, Namespace, Fingerprint, Format)
 
 
 def template(tree: Any) -> str:
@@ -97,6 +98,8 @@ def _pipe(hole: Any) -> str:
             return f".Values.{path} | toString"
         case Joined(path, separator):
             return f".Values.{path} | join {json.dumps(separator)}"
+        case Json(path):
+            return f".Values.{path} | toJson"
         case Namespace():
             return ".Release.Namespace"
         case Fingerprint():

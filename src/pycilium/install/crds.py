@@ -31,6 +31,7 @@ COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("IPv4", "string", ".status.networking.addressing[0].ipv4"),
         ("IPv6", "string", ".status.networking.addressing[0].ipv6"),
     ),
+    "CiliumEndpointSlice": (("Namespace", "string", ".namespace"),),
     "CiliumNode": (
         ("CiliumInternalIP", "string", '.spec.addresses[?(@.type=="CiliumInternalIP")].ip'),
         ("InternalIP", "string", '.spec.addresses[?(@.type=="InternalIP")].ip'),

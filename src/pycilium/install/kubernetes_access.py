@@ -54,6 +54,7 @@ AGENT_CLUSTER_RULES = (
         (*READ, "create", "update", "delete"),
         "other nodes' endpoints; its own ones, which go with their pods",
     ),
+    Rule("cilium.io", ("ciliumendpointslices",), FOLLOW, "other nodes' endpoints, with ciliumEndpointSlice.enabled"),
 )
 OPERATOR_CLUSTER_RULES = (
     Rule("apiextensions.k8s.io", ("customresourcedefinitions",), ("create",), "makes the CRDs that are not there"),
@@ -76,6 +77,12 @@ OPERATOR_CLUSTER_RULES = (
     Rule("cilium.io", ("ciliumnodes",), (*READ, "update", "delete"), "gives pod CIDRs; collects nodes that are gone"),
     Rule("cilium.io", ("ciliumnodes/status",), ("patch",), "says why a node has no pod CIDR"),
     Rule("cilium.io", ("ciliumendpoints",), (*FOLLOW, "delete"), "collects endpoints whose nodes are gone"),
+    Rule(
+        "cilium.io",
+        ("ciliumendpointslices",),
+        (*FOLLOW, "create", "update", "delete"),
+        "gathers endpoints in slices with ciliumEndpointSlice.enabled; removes slices without",
+    ),
 )
 AGENT_RULES = (
     Rule("", ("configmaps",), ("get",), "its configuration", names=(CONFIG,)),

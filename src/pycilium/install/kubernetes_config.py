@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from pycilium.install.kubernetes_names import CONFIG, named
-from pycilium.install.templates import Joined, Text, When
+from pycilium.install.templates import Joined, Json, Text, When
 
 CNI_CONFIGURATION = "/host/etc/cni/net.d/05-cilium.conflist"
 """Where an agent in its container writes what the node's runtime reads."""
@@ -66,6 +66,7 @@ def _set() -> dict[str, Any]:
         "bpf-lb-mode": Text("loadBalancer.mode"),
         "bpf-lb-sock-hostns-only": Text("socketLB.hostNamespaceOnly"),
         "bpf-root": Text("bpf.root"),
+        "ces-rate-limits": Json("ciliumEndpointSlice.rateLimits"),
         "cgroup-root": Text("cgroup.hostRoot"),
         "cluster-id": Text("cluster.id"),
         "cluster-name": Text("cluster.name"),
@@ -76,6 +77,7 @@ def _set() -> dict[str, Any]:
         "custom-cni-conf": When("cni.install", "false", "true"),
         "debug": Text("debug.enabled"),
         "devices": Joined("devices"),
+        "enable-cilium-endpoint-slice": Text("ciliumEndpointSlice.enabled"),
         "enable-endpoint-health-checking": Text("endpointHealthChecking.enabled"),
         "enable-health-checking": Text("healthChecking"),
         "enable-hubble": Text("hubble.enabled"),

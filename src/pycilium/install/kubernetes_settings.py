@@ -11,7 +11,7 @@ from typing import Any
 from pycilium.errors import ConfigError
 from pycilium.install import settings
 from pycilium.install.kubernetes_config import FIXED, config_map
-from pycilium.install.templates import Joined, Text, When
+from pycilium.install.templates import Joined, Json, Text, When
 from pycilium.model.resources.checks import did_you_mean
 
 
@@ -30,7 +30,7 @@ def as_option(key: str, text: str) -> str:
     if key in FIXED:
         raise ConfigError(f"{key} cannot be set: only {FIXED[key]!r} is built yet")
     if not isinstance(hole, (Text, Joined)):
-        of = f"follows from the value {hole.path}" if isinstance(hole, When) else "has one meaning"
+        of = f"follows from the value {hole.path}" if isinstance(hole, (Json, When)) else "has one meaning"
         raise ConfigError(f"{key} cannot be set: it {of}")
     if isinstance(hole, Joined):
         option = f"{hole.path}={{{','.join(map(_escaped, text.split(hole.separator) if text else []))}}}"

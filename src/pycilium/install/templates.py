@@ -48,6 +48,13 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class Json:
+    """The value at `path` as a string of JSON, keys in order."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Namespace:
     """The namespace that everything is installed into."""
 
@@ -106,6 +113,8 @@ def realized(tree: Any, filling: Filling) -> Any:
             return as_text(at(filling.values, path))
         case Joined(path, separator):
             return separator.join(at(filling.values, path))
+        case Json(path):
+            return as_json(at(filling.values, path))
         case Namespace():
             return filling.namespace
         case Fingerprint():
@@ -121,9 +130,14 @@ def realized(tree: Any, filling: Filling) -> Any:
             return tree
 
 
-def fingerprint(values: Mapping[str, Any]) -> str:
-    """SHA-256 of values as Helm's toJson writes them: keys in order, and what HTML would misread escaped."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+def as_json(value: Any) -> str:
+    """As Helm's toJson writes it: keys in order, and what HTML would misread escaped."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """SHA-256 of values as Helm's toJson writes them."""
+    return hashlib.sha256(as_json(values).encode()).hexdigest()

@@ -146,6 +146,19 @@ class Operator(Part, frozen=True):
     podAnnotations: dict[str, str] = {}
 
 
+class SliceRateLimit(Part, frozen=True):
+    nodes: Quantity = 0
+    limit: Annotated[int, Meta(ge=1, le=999)] = 10
+    burst: Annotated[int, Meta(ge=1, le=9999)] = 20
+
+
+class CiliumEndpointSlice(Part, frozen=True):
+    enabled: bool = False
+    rateLimits: Annotated[list[SliceRateLimit], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: [SliceRateLimit()]
+    )
+
+
 class K8s(Part, frozen=True):
     serviceCIDRs: list[str] = []
 
@@ -191,6 +204,7 @@ class Values(Part, frozen=True):
     cgroup: Cgroup = Cgroup()
     daemon: Daemon = Daemon()
     operator: Operator = Operator()
+    ciliumEndpointSlice: CiliumEndpointSlice = CiliumEndpointSlice()
     updateStrategy: UpdateStrategy = UpdateStrategy()
     tolerations: list[Plain] = msgspec.field(default_factory=lambda: [{"operator": "Exists"}])
     nodeSelector: dict[str, str] = msgspec.field(default_factory=lambda: {"kubernetes.io/os": "linux"})
@@ -283,6 +297,9 @@ MEANINGS: dict[str, str] = {
     "operator.unmanagedPodWatcher.restart": "restart those that somebody makes again, one of an owner at a time",
     "operator.unmanagedPodWatcher.intervalSeconds": "how often it is looked for them",
     "operator.unmanagedPodWatcher.selector": "which may be restarted, by their labels; empty: all",
+    "ciliumEndpointSlice": "how nodes learn of each other's pods",
+    "ciliumEndpointSlice.enabled": "from slices that the operator gathers: less for the API server, later for nodes",
+    "ciliumEndpointSlice.rateLimits": "slices written per second, and at once, from so many nodes on",
     "updateStrategy": "of the agents",
     "updateStrategy.rollingUpdate": "pods' packets flow on meanwhile",
     "tolerations": "agents run everywhere",

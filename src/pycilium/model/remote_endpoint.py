@@ -1,6 +1,6 @@
-"""The remote endpoint: a pod of another node, as its CiliumEndpoint tells of it. There are tens of thousands: slim.
+"""The remote endpoint: a pod of another node, as its CiliumEndpoint or a slice says. There are many thousands: slim.
 
-Owns the conversion from the resource. Invariant: of what many have in common (texts, label sets) there is one copy.
+Owns the conversion from the resources. Invariant: of what many have in common (texts, label sets) there is one copy.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pycilium.model.node import usable_address
 from pycilium.model.peer import Address
 from pycilium.model.resources import CiliumEndpoint
 from pycilium.model.resources.base import ResourceKey
+from pycilium.model.resources.cilium_objects import CoreEndpoint, EndpointNetworking, NamedPort
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +55,59 @@ def remote_endpoint_of(resource: CiliumEndpoint, *, selectable: bool = False) ->
     if status is None or status.networking is None:
         return None
     networking, created = status.networking, resource.metadata.creation_timestamp
-    addresses = tuple(
-        usable_address(text, f"status.networking.addressing[{index}]")
-        for index, pair in enumerate(networking.addressing)
-        for text in (pair.ipv4, pair.ipv6)
-        if text
-    )
+    addresses = _addresses(networking, "status.networking")
     if not addresses:
         return None
     identity = status.identity
     return RemoteEndpoint(
         namespace=intern(resource.metadata.namespace),
         name=resource.metadata.name,
-        addresses=tuple(dict.fromkeys(addresses)),
+        addresses=addresses,
         sec_identity=identity.id if identity is not None else 0,
         node=intern(networking.node),
         created_s=int(created.timestamp()) if created is not None else 0,
         labels=Labels.of_texts(identity.labels) if selectable and identity is not None else NO_LABELS,
-        targets=_shared(
-            tuple(
-                NamedTarget(intern(port.name), Protocol[port.protocol], port.port)
-                for port in status.named_ports
-                if port.name and port.protocol in ("TCP", "UDP", "SCTP")
-            )
-        ),
+        targets=_targets(status.named_ports),
         leaving=status.state is not None and EndpointState(status.state).is_leaving,
+    )
+
+
+def remote_endpoint_in_slice(namespace: str, core: CoreEndpoint) -> RemoteEndpoint | None:
+    """What one entry of a CiliumEndpointSlice says, as above.
+
+    A slice does not say when a CiliumEndpoint was made: the operator leaves out what a younger one claims.
+    """
+    networking = core.networking
+    addresses = _addresses(networking, "networking") if networking is not None else ()
+    if networking is None or not addresses:
+        return None
+    return RemoteEndpoint(
+        namespace=intern(namespace),
+        name=core.name,
+        addresses=addresses,
+        sec_identity=core.id,
+        node=intern(networking.node),
+        targets=_targets(core.named_ports),
+    )
+
+
+def _addresses(networking: EndpointNetworking, path: str) -> tuple[Address, ...]:
+    found = (
+        usable_address(text, f"{path}.addressing[{index}]")
+        for index, pair in enumerate(networking.addressing)
+        for text in (pair.ipv4, pair.ipv6)
+        if text
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def _targets(ports: tuple[NamedPort, ...]) -> tuple[NamedTarget, ...]:
+    return _shared(
+        tuple(
+            NamedTarget(intern(port.name), Protocol[port.protocol], port.port)
+            for port in ports
+            if port.name and port.protocol in ("TCP", "UDP", "SCTP")
+        )
     )
 
 

@@ -9,11 +9,14 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from pycilium.endpoint.slices import MOST
 from pycilium.errors import ConfigError
 from pycilium.ipam import CidrPool, ClusterPool
 from pycilium.operator.election import ElectionTimes
+from pycilium.operator.write_rate import RateLimit
 from pycilium.startup import read_config
 from pycilium.store.leases import OPERATOR_LEASE
+from pycilium.store.urls import hide_password
 
 Seconds = Annotated[float, Meta(gt=0, le=1_000_000)]
 
@@ -46,6 +49,14 @@ class OperatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Which pods may be restarted: a label selector; empty: all."""
     health_listen: str | None = "127.0.0.1:9234"
     """Where GET /healthz is answered."""
+    endpoint_slices: bool = False
+    """Gather CiliumEndpoints in CiliumEndpointSlices, which agents then follow, where the store is a Kubernetes API."""
+    endpoint_slice_size: Annotated[int, Meta(ge=1, le=1000)] = MOST
+    """The most endpoints of one slice."""
+    endpoint_slice_rate_limits: Annotated[tuple[RateLimit, ...], Meta(min_length=1)] = (
+        RateLimit(nodes=0, limit=10, burst=20),
+    )
+    """How fast slices are written, by how many nodes there are."""
     make_crds: bool = False
     """Make and upgrade the CustomResourceDefinitions, where the store is a Kubernetes API."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -68,6 +79,8 @@ def check(config: OperatorConfig) -> None:
     health_address(config)
     if config.unmanaged_pod_interval_s is not None and not is_kubernetes(config):
         raise ConfigError("unmanaged_pod_interval_s: only Kubernetes starts pods; leave it out with another store")
+    if config.endpoint_slices and not is_kubernetes(config):
+        raise ConfigError(f"endpoint_slices: not built yet with the store {hide_password(config.store)}: leave it out")
 
 
 def is_kubernetes(config: OperatorConfig) -> bool:

@@ -6,10 +6,12 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pycilium.config_folder import Settings
 from pycilium.install.kubernetes_names import OPERATOR_HEALTH_PORT
 from pycilium.operator.config import OperatorConfig, check
+from pycilium.operator.write_rate import RateLimit
 
 
 def load_folder(folder: str | Path, environment: Mapping[str, str] = os.environ) -> OperatorConfig:
@@ -35,6 +37,8 @@ def operator_config(settings: Settings, name: str) -> OperatorConfig:
         identity_gc_interval_s=settings.seconds("identity-gc-interval", 900.0),
         unmanaged_pod_interval_s=settings.number("unmanaged-pod-watcher-interval", 15) or None,
         unmanaged_pod_selector=settings.text("pod-restart-selector"),
+        endpoint_slices=settings.flag("enable-cilium-endpoint-slice", False),
+        **_rate_limits(settings),
         health_listen=f"{host}:{OPERATOR_HEALTH_PORT}",
         log_level="debug" if settings.flag("debug", False) else "info",
     )
@@ -43,3 +47,8 @@ def operator_config(settings: Settings, name: str) -> OperatorConfig:
 def _pool(settings: Settings, family: str, pools: bool) -> tuple[str, ...]:
     on = pools and settings.flag(f"enable-{family}", family == "ipv4")
     return tuple(settings.words(f"cluster-pool-{family}-cidr")) if on else ()
+
+
+def _rate_limits(settings: Settings) -> dict[str, Any]:
+    limits = settings.objects("ces-rate-limits", RateLimit)
+    return {"endpoint_slice_rate_limits": limits} if limits else {}

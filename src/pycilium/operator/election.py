@@ -157,6 +157,11 @@ class LeaderStore:
     async def list(self, kind: type[R], namespace: str | None = None) -> ResourceList[R]:
         return await self._lists.list(kind, namespace)
 
+    async def create(self, resource: R) -> R:
+        """Only under a name that a successor would take for the same: of two that make it, one finds it made."""
+        self._leadership.check()
+        return await self._store.create(resource)
+
     async def replace(self, resource: R) -> R:
         """Only for a resource that was read: what it was decided on must still stand."""
         assert resource.metadata.resource_version
@@ -171,6 +176,11 @@ class LeaderStore:
         await self._store.delete(
             type(resource), metadata.name, metadata.namespace, resource_version=metadata.resource_version
         )
+
+    async def discard(self, kind: type[Resource], name: str, namespace: str = "") -> None:
+        """One that cannot be read, so that nobody decides anything on it."""
+        self._leadership.check()
+        await self._store.delete(kind, name, namespace)
 
     async def patch_status(self, kind: type[R], name: str, namespace: str, patch: Mapping[str, Any]) -> R:
         """Not held against a version: what is decided on a status must bear a late write of a leader before."""

@@ -33,6 +33,10 @@ class Mirror:
         self._store = store
         self._known = {kind: _Known(slim) for kind, slim in kinds.items()}
 
+    def tell(self, kind: type[R], who: Callable[[ResourceList[R] | WatchEvent[R] | Unreadable], None]) -> None:
+        """From its beginning `run` tells `who`, too, what the store says of a followed kind."""
+        self._known[kind].told = who
+
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -54,11 +58,16 @@ class Mirror:
         unreadable = tuple(each for each in known.objects.values() if isinstance(each, Unreadable))
         return ResourceList(items, known.version, unreadable)
 
+    def count(self, kind: type[Resource]) -> int:
+        """How many of a followed kind there are, as far as is known."""
+        return len(self._known[kind].objects)
+
     async def _follow(self, kind: type[Resource], known: _Known) -> None:
         while True:
             try:
                 async for step in follow(self._store, kind):
                     known.take_in(step)
+                    known.told(step)
                     del step  # the next one may be long in coming
             except StoreError as error:
                 if not known.error:
@@ -76,6 +85,7 @@ class _Known:
         self.version = ""
         self.error = ""
         self.read = asyncio.Event()
+        self.told: Callable[[Any], None] = lambda _: None
 
     def take_in(self, step: ResourceList[Any] | WatchEvent[Any] | Unreadable) -> None:
         if isinstance(step, ResourceList):

@@ -20,6 +20,7 @@ from pycilium.model.resources import CiliumEndpoint, CiliumIdentity, CiliumNode,
 from pycilium.operator import crds
 from pycilium.operator.config import OperatorConfig, election_times, health_address, is_kubernetes, pools_of
 from pycilium.operator.election import Election, LeaderStore
+from pycilium.operator.endpoint_slices import EndpointSlices, NoEndpointSlices
 from pycilium.operator.health import health_endpoint
 from pycilium.operator.identity_collection import IdentityCollector
 from pycilium.operator.lb_ipam import LbIpam
@@ -76,6 +77,12 @@ async def lead(config: OperatorConfig, store: Store, election: Election) -> None
     mirror = Mirror(store, _followed(config))
     leader, pools = LeaderStore(store, election.leadership, mirror), pools_of(config)
     works: list[Work] = [LbIpam(store, leader), PolicyValidity(store, leader)]
+    if config.endpoint_slices:
+        slices = _endpoint_slices(config, store, leader, lambda: mirror.count(CiliumNode))
+        mirror.tell(CiliumEndpoint, slices.endpoints_told)
+        works.append(slices)
+    elif is_kubernetes(config):
+        works.append(NoEndpointSlices(leader))
     if pools.pools:
         works.append(PodCidrs(store, leader, pools, elapsed_s))
     try:
@@ -91,6 +98,13 @@ async def lead(config: OperatorConfig, store: Store, election: Election) -> None
         if others is not None or lost is None:
             raise
         raise LeadershipLost(str(lost.exceptions[0])) from None
+
+
+def _endpoint_slices(
+    config: OperatorConfig, store: Store, leader: LeaderStore, nodes: Callable[[], int]
+) -> EndpointSlices:
+    limits, most = config.endpoint_slice_rate_limits, config.endpoint_slice_size
+    return EndpointSlices(store, leader, limits, most, nodes, elapsed_s)
 
 
 def _looks(config: OperatorConfig, leader: LeaderStore) -> list[Look]:

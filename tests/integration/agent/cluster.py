@@ -155,14 +155,13 @@ class Operator:
     """An operator in a thread of its own, for as long as the block runs."""
 
     def __init__(self, cluster: Cluster, **settings: Any) -> None:
-        self._config = OperatorConfig(
-            name="op", store=cluster.store_url(OPERATOR), make_crds=True, health_listen=None, **settings
-        )
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="operator")
+        self._store, self._settings = cluster.store_url(OPERATOR), settings
 
     def __enter__(self) -> Self:
+        config = OperatorConfig(name="op", store=self._store, make_crds=True, health_listen=None, **self._settings)
+        self._loop, self._stop = asyncio.new_event_loop(), asyncio.Event()
+        running = wiring.run(config, self._stop)
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(running), name="operator")
         self._thread.start()
         return self
 
@@ -171,5 +170,8 @@ class Operator:
         self._thread.join()
         self._loop.close()
 
-    def _run(self) -> None:
-        self._loop.run_until_complete(wiring.run(self._config, self._stop))
+    def restart(self, **settings: Any) -> None:
+        """With other settings."""
+        self.__exit__()
+        self._settings |= settings
+        self.__enter__()

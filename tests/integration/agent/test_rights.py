@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from pycilium.endpoint.slices import COMPLETE
 from pycilium.identity import MARK
 from pycilium.install.kubernetes_names import NOT_READY_TAINT
 from pycilium.lab import namespaces, processes
 from pycilium.operator import unmanaged_pods
+from pycilium.testing.api_objects import kind_named
 from pycilium.testing.api_server import serving
 from tests.integration.agent.cluster import AGENT, NAMESPACE, NODE, Cluster, Operator
 from tests.integration.agent.conftest import Place, plumbed
@@ -40,8 +42,8 @@ def place() -> Iterator[Place]:
 
 
 @pytest.fixture(scope="module")
-def cluster(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """With everything in it that agents and operators have to do with, and both running."""
+def running(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Operator]]:
+    """With everything in it that agents and operators have to do with, slices of endpoints too, and both running."""
     folder = tmp_path_factory.mktemp("cluster")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as ending:
         patch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
@@ -51,11 +53,22 @@ def cluster(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ending.enter_context(serving(made.double, unix_socket=made.socket))
         prepare(made)
         ending.enter_context(kubelet(made))
-        ending.enter_context(Operator(made, **OPERATOR))
-        made.start_agent(node_lease_duration_s=4)
+        operator = ending.enter_context(Operator(made, endpoint_slices=True, **OPERATOR))
+        until(lambda: there(made, "CiliumEndpointSlice", name=COMPLETE), "slices are complete")
+        made.start_agent(node_lease_duration_s=4, endpoint_slices=True)
         ending.callback(processes.end, made.agents)
         until(made.is_ready, "the agent is ready")
-        yield made
+        yield made, operator
+
+
+@pytest.fixture(scope="module")
+def cluster(running: tuple[Cluster, Operator]) -> Cluster:
+    return running[0]
+
+
+@pytest.fixture(scope="module")
+def operator(running: tuple[Cluster, Operator]) -> Operator:
+    return running[1]
 
 
 class kubelet:  # noqa: N801  a context manager
@@ -87,6 +100,15 @@ def until(holds: Callable[[], object], why: str) -> None:
 
 def there(cluster: Cluster, kind: str, **fields: Any) -> list[Any]:
     return [each for each in cluster.all(kind) if all(each["metadata"].get(key) == is_ for key, is_ in fields.items())]
+
+
+def agent_follows(cluster: Cluster, kind: str) -> bool:
+    rights = cluster.double.rights
+    assert rights is not None
+    return any(
+        (grant.account, grant.resource, grant.verb) == (f"{NAMESPACE}:{AGENT}", kind_named(kind).plural, "watch")
+        for grant in rights.used
+    )
 
 
 def plain(kind: str, name: str, api_version: str, namespace: str = "", **parts: Any) -> dict[str, Any]:
@@ -137,7 +159,10 @@ def live(cluster: Cluster, place: str, ending: ExitStack) -> None:
     until(lambda: not there(cluster, "CiliumEndpoint", name="nobody-knows-it"), "the endpoint is gone")
 
 
-def test_each_can_do_what_it_must_and_no_right_is_granted_in_vain(cluster: Cluster, place: Place) -> None:
+def test_each_can_do_what_it_must_and_no_right_is_granted_in_vain(
+    cluster: Cluster, operator: Operator, place: Place
+) -> None:
+    """With slices of endpoints, and when they are switched off while agents still follow them."""
     read = cluster.run_in_pod(["pycilium.cli.cilium_dbg", "build-config", f"--dest={cluster.folder}/config"], AGENT)
     networking = {"addressing": [{"ipv4": "10.9.0.1"}], "node": "203.0.113.99"}
     owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "dns", "uid": "1", "controller": True}
@@ -152,6 +177,9 @@ def test_each_can_do_what_it_must_and_no_right_is_granted_in_vain(cluster: Clust
         until(lambda: not there(cluster, "CiliumNode", name="node2"), "the node that gives no sign of life is removed")
         until(lambda: not there(cluster, "CiliumEndpoint", name="lost"), "endpoints of nobody are removed")
         until(lambda: len(cluster.all("CiliumIdentity")) == 1, "identities of nobody are removed")
+        operator.restart(endpoint_slices=False)
+        until(lambda: not cluster.all("CiliumEndpointSlice"), "slices are gone")
+        until(lambda: agent_follows(cluster, "CiliumEndpoint"), "the agent follows CiliumEndpoints")
         cluster.detach("c1")
         until(lambda: cluster.all("Event"), "the pod that started without us is restarted")
 

@@ -69,6 +69,7 @@ def test_what_serves_clients_outside_is_refused_where_kube_proxy_does_that(tmp_p
         ("tunnel_port", 65536),
         ("underlay_family", "ipv5"),
         ("cgroup_root", "cgroup"),
+        ("endpoint_slices", True),
         ("service_cidrs", ["10.96.0.1/16"]),
         ("service_cidrs", ["10.96.0.0/16", "10.97.0.0/16"]),
         ("node_port_range", "30000"),

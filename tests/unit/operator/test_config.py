@@ -31,6 +31,12 @@ def test_the_defaults_are_within_their_own_bounds(tmp_path):
         ({"cluster_pool_ipv4_cidrs": ["fd00::/104"]}, "cluster_pool_ipv4_cidrs: "),
         ({"cluster_pool_ipv6_mask_size": 100}, "cluster_pool_ipv6_cidrs: pool fd00::/104 has no pod CIDRs"),
         ({"lease_duration_s": 5}, "lease_renew_deadline_s: 10 must lie between"),
+        (
+            {"endpoint_slices": True, "store": "etcd://u:secret@10.0.0.1:2379"},
+            "endpoint_slices: not built yet with the store etcd://u:***@10.0.0.1:2379: leave it out",
+        ),
+        ({"endpoint_slice_rate_limits": []}, "endpoint_slice_rate_limits"),
+        ({"endpoint_slice_rate_limits": [{"nodes": 0, "limit": 0, "burst": 1}]}, "endpoint_slice_rate_limits[0].limit"),
         ({"health_listen": "nowhere"}, "health_listen: 'nowhere' is no address like 127.0.0.1:9234"),
     ],
 )

@@ -5,7 +5,7 @@ and the API's own rules; what this version has not built is refused later, where
 """
 
 from pycilium.model.resources.base import Condition, ObjectMeta, OwnerReference, Resource, ResourceKey
-from pycilium.model.resources.cilium_objects import CiliumEndpoint, CiliumIdentity, CiliumNode
+from pycilium.model.resources.cilium_objects import CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode
 from pycilium.model.resources.cilium_policy import CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy
 from pycilium.model.resources.core import Lease, LeaseSpec, Namespace, Pod
 from pycilium.model.resources.decode import (
@@ -32,6 +32,7 @@ __all__ = [
     "KINDS",
     "CiliumClusterwideNetworkPolicy",
     "CiliumEndpoint",
+    "CiliumEndpointSlice",
     "CiliumIdentity",
     "CiliumL2AnnouncementPolicy",
     "CiliumLoadBalancerIPPool",

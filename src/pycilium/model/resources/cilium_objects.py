@@ -1,4 +1,4 @@
-"""The kinds that agents write for one another: CiliumIdentity, CiliumEndpoint, CiliumNode."""
+"""The kinds that agents and operators write for one another: CiliumIdentity, CiliumEndpoint, its slices, CiliumNode."""
 
 from __future__ import annotations
 
@@ -108,6 +108,28 @@ class CiliumEndpoint(Resource, frozen=True, kw_only=True):
     api_version: Literal["cilium.io/v2"] = always("cilium.io/v2")
     kind: Literal["CiliumEndpoint"] = always("CiliumEndpoint")
     status: EndpointStatus | None = None
+
+
+class CoreEndpoint(Part, frozen=True, kw_only=True, rename=dashed_name):
+    """What other nodes need to know of a CiliumEndpoint."""
+
+    name: str = ""
+    id: int = 0
+    """Of its identity."""
+    pod_uid: str = ""
+    networking: EndpointNetworking | None = None
+    encryption: EncryptionSpec | None = None
+    named_ports: tuple[NamedPort, ...] = ()
+    service_account: str = ""
+
+
+class CiliumEndpointSlice(Resource, frozen=True, kw_only=True):
+    """Some of the CiliumEndpoints of one namespace, which is not its own: it belongs to the whole cluster."""
+
+    api_version: Literal["cilium.io/v2alpha1"] = always("cilium.io/v2alpha1")
+    kind: Literal["CiliumEndpointSlice"] = always("CiliumEndpointSlice")
+    namespace: str = ""
+    endpoints: tuple[CoreEndpoint, ...]
 
 
 class NodeAddress(Part, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from pycilium.errors import InvalidResource
 from pycilium.model.resources import validate
 from pycilium.model.resources.base import Resource
 from pycilium.model.resources.checks import did_you_mean
-from pycilium.model.resources.cilium_objects import CiliumEndpoint, CiliumIdentity, CiliumNode
+from pycilium.model.resources.cilium_objects import CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode
 from pycilium.model.resources.cilium_policy import CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy
 from pycilium.model.resources.core import Lease, Namespace, Pod
 from pycilium.model.resources.endpoint_slice import EndpointSlice
@@ -97,6 +97,16 @@ KINDS: Final[tuple[Kind[Any], ...]] = (
         CiliumEndpoint,
         validate.check_endpoint,
         ("cep", "ciliumep"),
+        status_apart=False,
+    ),
+    Kind(
+        "CiliumEndpointSlice",
+        "cilium.io/v2alpha1",
+        "ciliumendpointslices",
+        False,
+        CiliumEndpointSlice,
+        validate.check_endpoint_slice,
+        ("ces",),
         status_apart=False,
     ),
     Kind("CiliumNode", "cilium.io/v2", "ciliumnodes", False, CiliumNode, validate.check_node, ("cn", "ciliumn")),

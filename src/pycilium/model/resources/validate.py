@@ -13,7 +13,13 @@ from pycilium.model.identity import CLUSTER_IDENTITIES, cluster_identity_number
 from pycilium.model.resources import checks
 from pycilium.model.resources.base import ObjectMeta
 from pycilium.model.resources.checks import refuse
-from pycilium.model.resources.cilium_objects import CiliumEndpoint, CiliumIdentity, CiliumNode
+from pycilium.model.resources.cilium_objects import (
+    CiliumEndpoint,
+    CiliumEndpointSlice,
+    CiliumIdentity,
+    CiliumNode,
+    EndpointNetworking,
+)
 from pycilium.model.resources.core import Lease, Namespace, Pod
 from pycilium.model.resources.network_policy import NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort
 from pycilium.model.resources.selector import LabelSelector
@@ -151,11 +157,19 @@ def check_identity(identity: CiliumIdentity) -> None:
 
 
 def check_endpoint(endpoint: CiliumEndpoint) -> None:
-    networking = endpoint.status.networking if endpoint.status else None
+    _check_addressing(endpoint.status.networking if endpoint.status else None, "status.networking")
+
+
+def check_endpoint_slice(endpoints: CiliumEndpointSlice) -> None:
+    for index, each in enumerate(endpoints.endpoints):
+        _check_addressing(each.networking, f"endpoints[{index}].networking")
+
+
+def _check_addressing(networking: EndpointNetworking | None, path: str) -> None:
     for index, pair in enumerate(networking.addressing if networking else ()):
         for family, value in (("ipv4", pair.ipv4), ("ipv6", pair.ipv6)):
             if value:
-                checks.check_address(value, f"status.networking.addressing[{index}].{family}")
+                checks.check_address(value, f"{path}.addressing[{index}].{family}")
 
 
 def check_node(node: CiliumNode) -> None:

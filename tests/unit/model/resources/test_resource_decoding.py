@@ -17,6 +17,7 @@ from pycilium.errors import InvalidResource
 from pycilium.model.resources import (
     KINDS,
     CiliumEndpoint,
+    CiliumEndpointSlice,
     CiliumIdentity,
     CiliumNetworkPolicy,
     CiliumNode,
@@ -35,6 +36,7 @@ from pycilium.model.resources import (
     to_plain,
     validate,
 )
+from pycilium.model.resources.cilium_objects import AddressPair, EndpointNetworking
 
 FULL_POLICY = """
 apiVersion: cilium.io/v2
@@ -256,13 +258,31 @@ class TestRoundTrips:
               state: ready
               service-account: robot
             """)
+        (slice_,) = decode("""
+            apiVersion: cilium.io/v2alpha1
+            kind: CiliumEndpointSlice
+            metadata: {name: ces-1}
+            namespace: default
+            endpoints:
+            - name: web
+              id: 1000
+              pod-uid: u
+              networking: {addressing: [{ipv4: 10.0.0.1, ipv6: "fd00::1"}], node: 192.168.0.1}
+              encryption: {key: 3}
+              named-ports: [{name: http, port: 80, protocol: TCP}]
+              service-account: robot
+            """)
 
         assert json.loads(encode_json(identity))["security-labels"] == {"k8s:app": "web"}
         assert node.spec.ipam.pod_cidrs == ("10.0.0.0/24",)
         assert endpoint.status.policy.ingress.allowed[0].dest_port == 80
         assert isinstance(node, CiliumNode)
         assert isinstance(endpoint, CiliumEndpoint)
-        for resource in (node, endpoint, identity):
+        assert isinstance(slice_, CiliumEndpointSlice)
+        assert slice_.endpoints[0].networking == EndpointNetworking(
+            addressing=(AddressPair(ipv4="10.0.0.1", ipv6="fd00::1"),), node="192.168.0.1"
+        )
+        for resource in (node, endpoint, identity, slice_):
             assert decode_documents(encode_yaml(resource)) == [resource]
 
 

@@ -171,6 +171,8 @@ RULES = [
     ("node CIDR", resource("CiliumNode", "cilium.io/v2", spec="{ipam: {podCIDRs: [10.0.0.0]}}"), "spec.ipam.podCIDRs[0]", "not a CIDR"),
     ("node address", resource("CiliumNode", "cilium.io/v2", spec="{addresses: [{type: InternalIP, ip: here}]}"), "spec.addresses[0].ip", "not an IP address"),
     ("endpoint address", resource("CiliumEndpoint", "cilium.io/v2", status="{networking: {addressing: [{ipv4: here}]}}"), "status.networking.addressing[0].ipv4", "not an IP address"),
+    ("address in a slice", resource("CiliumEndpointSlice", "cilium.io/v2alpha1") | {"endpoints": [{"networking": {"addressing": [{"ipv6": "here"}]}}]}, "endpoints[0].networking.addressing[0].ipv6", "not an IP address"),
+    ("slice without endpoints", resource("CiliumEndpointSlice", "cilium.io/v2alpha1"), "endpoints", "is missing"),
     ("lease duration", resource("Lease", "coordination.k8s.io/v1", spec="{leaseDurationSeconds: 0}"), "spec.leaseDurationSeconds", "1 or more"),
     ("pod node", resource("Pod", spec="{nodeName: 7}"), "spec.nodeName", "must be a string"),
     ("pod containers", resource("Pod", spec="{containers: {}}"), "spec.containers", "list of objects"),

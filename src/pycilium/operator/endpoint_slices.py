@@ -1,0 +1,182 @@
+"""Keeps CiliumEndpointSlices true: every CiliumEndpoint in one, changes gathered and written no faster than allowed.
+
+A term begins with the slices as they are, so that another leader changes nothing. What to write is decided by
+`endpoint.slices` from all that is known at that moment; what could not be written yet is decided anew. Once nothing is
+left to write for the first time, `complete` is made; from then on agents take slices for the truth. A leader that is to
+keep no slices removes that first, and then the others: agents go back to CiliumEndpoints as soon as they see it gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import structlog
+
+from pycilium.endpoint.slice_entries import SliceEntries, name_of
+from pycilium.endpoint.slices import COMPLETE, EndpointName, Slice, SliceWrite, planned
+from pycilium.errors import AlreadyExists, Conflict, InvalidResource, NotFound, StoreError
+from pycilium.model.resources import CiliumEndpoint, CiliumEndpointSlice, ObjectMeta
+from pycilium.operator.election import LeaderStore
+from pycilium.operator.kept_slices import KeptSlices
+from pycilium.operator.write_rate import RateLimit, WriteRate, limit_for
+from pycilium.store import ResourceList, Store, Unreadable, WatchEvent, follow
+
+log = structlog.get_logger()
+
+RETRY_S = 1.0
+GATHER_S = 0.5
+"""How long changes are gathered before they are written: what starts together goes out together."""
+
+
+class EndpointSlices:
+    """One leader's term. Whoever follows CiliumEndpoints tells it of them: `endpoints_told`."""
+
+    def __init__(
+        self,
+        store: Store,
+        leader: LeaderStore,
+        limits: Sequence[RateLimit],
+        most: int,
+        nodes: Callable[[], int],
+        elapsed: Callable[[], float],
+    ) -> None:
+        self._store, self._leader, self._limits, self._most = store, leader, limits, most
+        self._nodes, self._elapsed = nodes, elapsed
+        self._rate = WriteRate()
+        self._entries = SliceEntries()
+        self._kept = KeptSlices()
+        self._endpoints_read = False
+        self._changed = asyncio.Event()
+
+    def endpoints_told(self, step: ResourceList[CiliumEndpoint] | WatchEvent[CiliumEndpoint] | Unreadable) -> None:
+        """What the store said of CiliumEndpoints."""
+        if isinstance(step, ResourceList):
+            unreadable = [EndpointName(each.key.namespace, each.key.name) for each in step.unreadable]
+            problems = self._entries.replace(step.items, unreadable)
+            self._endpoints_read = True
+        else:
+            problems = [self._changed_endpoint(step)]
+        for problem in filter(None, problems):
+            log.warning("endpoint is in no slice", problem=problem)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until cancelled, or until this operator leads no longer."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(), name="slices")
+            while True:
+                await self._changed.wait()
+                await asyncio.sleep(GATHER_S)
+                self._changed.clear()
+                if self._endpoints_read and self._kept.read and not await self._settle():
+                    self._changed.set()
+
+    def _changed_endpoint(self, step: WatchEvent[CiliumEndpoint] | Unreadable) -> str:
+        if isinstance(step, Unreadable):
+            self._entries.lose_sight_of(EndpointName(step.key.namespace, step.key.name))
+            return str(step)
+        if step.type == "DELETED":
+            self._entries.remove(name_of(step.object))
+            return ""
+        return self._entries.change(step.object)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async for step in follow(self._store, CiliumEndpointSlice):
+                    self._kept.take_in(step)
+                    del step  # the next one may be long in coming
+                    self._changed.set()
+            except StoreError as error:
+                log.warning("slices of endpoints cannot be read", error=str(error))
+            await asyncio.sleep(RETRY_S)
+
+    async def _settle(self) -> bool:
+        """Write what follows from everything as it is known; whether nothing is left to write."""
+        for name in self._kept.unreadable:
+            if not await self._attempt(name, self._discard(name)):
+                await asyncio.sleep(RETRY_S)
+                return False
+        limit = limit_for(self._limits, self._nodes())
+        for write in planned(self._kept.slices, self._entries.wanted, self._most, self._entries.unknown):
+            wait_s = self._rate.wait_s(limit, self._elapsed())
+            if wait_s:
+                await asyncio.sleep(wait_s)
+                return False  # much may have changed meanwhile
+            if not await self._write(write):
+                await asyncio.sleep(RETRY_S)
+                return False
+        if not self._kept.complete:
+            return await self._attempt(COMPLETE, self._create(COMPLETE, Slice("", {})))
+        return True
+
+    async def _write(self, write: SliceWrite) -> bool:
+        present = self._kept.resource(write.name)
+        if present is None:
+            return await self._attempt(write.name, self._create(write.name, write.slice))
+        if write.slice.entries:
+            return await self._attempt(write.name, self._replace(present, write.slice))
+        return await self._attempt(write.name, self._delete(present))
+
+    async def _create(self, name: str, slice_: Slice) -> None:
+        written = await self._leader.create(_resource(ObjectMeta(name=name), slice_))
+        self._kept.wrote(written, slice_)
+
+    async def _replace(self, present: CiliumEndpointSlice, slice_: Slice) -> None:
+        written = await self._leader.replace(_resource(present.metadata, slice_))
+        self._kept.wrote(written, slice_)
+
+    async def _delete(self, present: CiliumEndpointSlice) -> None:
+        await self._leader.delete(present)
+        self._kept.deleted(present.metadata.name)
+
+    async def _discard(self, name: str) -> None:
+        await self._leader.discard(CiliumEndpointSlice, name)
+        self._kept.deleted(name)
+
+    async def _attempt(self, name: str, write: Awaitable[None]) -> bool:
+        try:
+            await write
+        except (AlreadyExists, Conflict, NotFound) as error:
+            log.debug("slice is another by now", slice=name, error=str(error))  # the watch says which
+            return False
+        except (StoreError, InvalidResource) as error:
+            log.warning("slice of endpoints not written yet", slice=name, error=str(error))
+            return False
+        return True
+
+
+class NoEndpointSlices:
+    """One leader's term, of an operator that keeps no slices: whatever there are go."""
+
+    def __init__(self, leader: LeaderStore) -> None:
+        self._leader = leader
+
+    async def run(self) -> None:
+        """Return when there are none, or when this operator leads no longer."""
+        while True:
+            if await self.once():
+                return
+            await asyncio.sleep(RETRY_S)
+
+    async def once(self) -> bool:
+        """Whether none is left."""
+        try:
+            listed = (await self._leader.list(CiliumEndpointSlice)).items
+            for each in sorted(listed, key=lambda each: each.metadata.name != COMPLETE):
+                await self._leader.delete(each)
+        except NotFound:
+            return False
+        except StoreError as error:
+            log.warning("slices of endpoints not removed yet", error=str(error))
+            return False
+        if listed:
+            log.info("slices of endpoints removed", slices=len(listed))
+        return True
+
+
+def _resource(metadata: ObjectMeta, slice_: Slice) -> CiliumEndpointSlice:
+    endpoints: Any = tuple(slice_.entries.values())
+    return CiliumEndpointSlice(metadata=metadata, namespace=slice_.namespace, endpoints=endpoints)
