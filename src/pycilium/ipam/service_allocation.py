@@ -11,7 +11,7 @@ Invariant: no two Services have the same cluster IP or node port, and what is gi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import cast
@@ -92,7 +92,10 @@ def owner_of(service: Service) -> str:
 
 
 def carried_over(stored: Service | None, asked: Service) -> Service:
-    """`asked`, with what `stored` was given and `asked` does not say; InvalidResource if its address would change."""
+    """`asked`, with what `stored` was given and `asked` does not say.
+
+    InvalidResource if its address would change, or the first of its families.
+    """
     if stored is None or stored.spec.type == "ExternalName" or asked.spec.type == "ExternalName":
         return asked
     before, spec = stored.spec, asked.spec
@@ -104,24 +107,45 @@ def carried_over(stored: Service | None, asked: Service) -> Service:
             "spec.clusterIP",
             f"cannot change from {before.all_cluster_ips[0]} to {spec.all_cluster_ips[0]}: delete the Service first",
         )
+    if before.ip_families and spec.ip_families and spec.ip_families[0] != before.ip_families[0]:
+        raise _refused(
+            asked,
+            "spec.ipFamilies[0]",
+            f"cannot change from {before.ip_families[0]} to {spec.ip_families[0]}: delete the Service first",
+        )
     policy = spec.ip_family_policy or before.ip_family_policy
     families = spec.ip_families or before.ip_families
     spec = msgspec.structs.replace(spec, ip_family_policy=policy, ip_families=families)
     if policy == "SingleStack":
         spec = msgspec.structs.replace(spec, cluster_ips=spec.cluster_ips[:1], ip_families=families[:1])
     if spec.node_ports_wanted and before.node_ports_wanted:
-        ports = {(port.port, port.protocol): port.node_port for port in before.ports}
-        spec = msgspec.structs.replace(
-            spec,
-            ports=tuple(
-                msgspec.structs.replace(port, node_port=port.node_port or ports.get((port.port, port.protocol), 0))
-                for port in spec.ports
-            ),
-        )
+        spec = msgspec.structs.replace(spec, ports=_still_numbered(spec.ports, before.ports))
     if _wants_health_check(spec) and _wants_health_check(before):
         health = spec.health_check_node_port or before.health_check_node_port
         spec = msgspec.structs.replace(spec, health_check_node_port=health)
     return msgspec.structs.replace(asked, spec=spec)
+
+
+def _still_numbered(ports: Sequence[ServicePort], before: Sequence[ServicePort]) -> tuple[ServicePort, ...]:
+    """A port has the node port that it had. It is known by its name, else by its number: either may be new."""
+    numbers = {index: port.node_port for index, port in enumerate(ports) if port.node_port}
+    used = {(number, ports[index].protocol) for index, number in numbers.items()}
+    for key in (_port_name, _port_number):
+        known = {key(port): port.node_port for port in before if port.node_port}
+        for index, port in enumerate(ports):
+            number = known.get(key(port))
+            if number and index not in numbers and (number, port.protocol) not in used:
+                numbers[index] = number
+                used.add((number, port.protocol))
+    return tuple(msgspec.structs.replace(port, node_port=numbers.get(index, 0)) for index, port in enumerate(ports))
+
+
+def _port_name(port: ServicePort) -> Hashable:
+    return port.name
+
+
+def _port_number(port: ServicePort) -> Hashable:
+    return port.port, port.protocol
 
 
 def needs_allocation(stored: Service | None, carried: Service) -> bool:

@@ -198,6 +198,28 @@ class TestReplacing:
         assert http.node_port == stored.spec.ports[0].node_port
         assert tls.node_port not in (0, http.node_port)
 
+    def test_a_port_that_gets_another_number_or_another_name_keeps_its_node_port(self):
+        stored = applied(
+            None, service(ports=(ServicePort(name="a", port=80), ServicePort(name="b", port=81)), type="NodePort")
+        )
+        asked = service(ports=(ServicePort(name="a", port=8080), ServicePort(name="c", port=81)), type="NodePort")
+
+        changed = applied(stored, asked)
+
+        assert [port.node_port for port in changed.spec.ports] == [port.node_port for port in stored.spec.ports]
+
+    def test_a_node_port_that_is_written_at_another_port_is_not_kept_by_the_one_that_had_it(self):
+        ports = (ServicePort(name="a", port=80, node_port=30100), ServicePort(name="b", port=81, node_port=30101))
+        stored = applied(None, service(ports=ports, type="NodePort"))
+        asked = service(
+            ports=(ServicePort(name="a", port=80), ServicePort(name="b", port=81, node_port=30100)), type="NodePort"
+        )
+
+        first, second = applied(stored, asked).spec.ports
+
+        assert second.node_port == 30100
+        assert first.node_port not in (0, 30100)
+
     def test_a_change_of_type_gives_back_what_the_new_one_has_not(self):
         stored = applied(None, service(type="LoadBalancer", external_traffic_policy="Local"))
 
@@ -222,6 +244,13 @@ class TestReplacing:
 
         with pytest.raises(InvalidResource, match=r"cannot change from 10\.96\.0\.5 to 10\.96\.0\.6"):
             applied(stored, service(cluster_ip="10.96.0.6"))
+
+    def test_the_first_family_cannot_change(self):
+        stored = applied(None, service(ip_family_policy="SingleStack", ip_families=("IPv4",)))
+
+        with pytest.raises(InvalidResource, match="cannot change from IPv4 to IPv6") as refused:
+            applied(stored, service(ip_family_policy="SingleStack", ip_families=("IPv6",)))
+        assert refused.value.path == "spec.ipFamilies[0]"
 
     def test_what_was_given_is_kept_when_the_ranges_change(self):
         stored = applied(None, service(type="NodePort"))
