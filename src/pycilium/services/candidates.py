@@ -20,6 +20,9 @@ from pycilium.model.resources.endpoint_slice import SliceEndpoint
 from pycilium.model.service import Backend, L4Address
 
 NO_NAMES: frozenset[str] = frozenset()
+WEIGHT = "pycilium.io/weight"
+"""Annotation of an EndpointSlice: how many times as many connections each of its endpoints gets as one without."""
+MAX_WEIGHT = 100
 
 
 class Candidate(NamedTuple):
@@ -59,6 +62,7 @@ def slice_view(resource: EndpointSlice) -> SliceView:
     )
     problems: list[str] = []
     endpoints = list(_addressed(resource, family, problems)) if family else []
+    weight = _weight(resource, problems)
     if not family:
         problems.append(f"EndpointSlice {resource.metadata.name}: names cannot be backends; list addresses")
     return SliceView(
@@ -69,7 +73,8 @@ def slice_view(resource: EndpointSlice) -> SliceView:
         targets=targets,
         problems=tuple(problems),
         candidates={
-            target: tuple(_candidate(each, address, target) for address, each in endpoints) for target in targets
+            target: tuple(_candidate(each, address, target, weight) for address, each in endpoints)
+            for target in targets
         },
     )
 
@@ -95,11 +100,22 @@ def _addressed(resource: EndpointSlice, family: int, problems: list[str]) -> Ite
             )
 
 
-def _candidate(endpoint: SliceEndpoint, address: Address, target: NamedTarget) -> Candidate:
+def _weight(resource: EndpointSlice, problems: list[str]) -> int:
+    text = resource.metadata.annotations.get(WEIGHT, "1")
+    if text.isascii() and text.isdecimal() and len(text) <= 3 and int(text) <= MAX_WEIGHT:
+        return int(text)
+    problems.append(
+        f"EndpointSlice {resource.metadata.name}: annotation {WEIGHT}: {text!r} is no number from 0 to {MAX_WEIGHT} "
+        f"and is not heeded"
+    )
+    return 1
+
+
+def _candidate(endpoint: SliceEndpoint, address: Address, target: NamedTarget, weight: int) -> Candidate:
     at = L4Address(address, target.port, target.protocol)
     hints = endpoint.hints
     return Candidate(
-        Backend(at, node=intern(endpoint.node_name or ""), zone=intern(endpoint.zone or "")),
+        Backend(at, weight=weight, node=intern(endpoint.node_name or ""), zone=intern(endpoint.zone or "")),
         _order(at),
         endpoint.ready,
         endpoint.serving,

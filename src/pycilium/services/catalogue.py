@@ -105,7 +105,7 @@ class Catalogue:
                 for frontend in reached.frontends
                 if frontend.external_local
                 for backend in frontend.outside
-                if backend.state is BackendState.ACTIVE
+                if backend.state is BackendState.ACTIVE and backend.weight
             }
         )
 

@@ -34,13 +34,16 @@ def service(name="web", spec="", *, namespace="default", age_s=0, ingress=(), **
     ).with_metadata(creation_timestamp=START - timedelta(seconds=age_s))
 
 
-def slice_of(*endpoints, service="web", name="web-1", ports="[{port: 8080}]", family="IPv4", namespace="default"):
+def slice_of(
+    *endpoints, service="web", name="web-1", ports="[{port: 8080}]", family="IPv4", namespace="default", **metadata
+):
     """An EndpointSlice; each endpoint as `ep` makes it, or an address."""
+    labels = {"kubernetes.io/service-name": service}
     return decode_object(
         {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
-            "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
+            "metadata": {"name": name, "namespace": namespace, "labels": labels, **metadata},
             "addressType": family,
             "endpoints": [ep(each) if isinstance(each, str) else each for each in endpoints],
             "ports": yaml.safe_load(ports),

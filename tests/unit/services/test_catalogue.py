@@ -80,6 +80,15 @@ def test_an_address_of_the_node_costs_nothing_but_the_services_that_are_reached_
     assert {frontend.service for frontend in worked_out} == {"web"}
 
 
+def test_backends_here_are_those_of_this_node_that_take_connections():
+    local = service(spec="{type: NodePort, externalTrafficPolicy: Local, ports: [{port: 80, nodePort: 30080}]}")
+    listed = slice_of(ep("10.0.0.1", node="n1"), ep("10.0.0.2", "terminating", node="n1"), ep("10.0.0.3", node="n2"))
+    drained = slice_of(ep("10.0.0.4", node="n1"), name="web-2", annotations={"pycilium.io/weight": "0"})
+
+    assert catalogue_of(local, listed, drained).backends_here(("default", "web")) == 1
+    assert catalogue_of(local, listed).backends_here(("default", "api")) == 0
+
+
 # == conflicts ==
 
 

@@ -219,6 +219,30 @@ def test_an_endpoint_in_two_slices_is_one_backend_and_ready_if_one_says_so():
     assert words(frontend.inside) == ["10.0.0.1:8080"]
 
 
+def test_endpoints_have_the_weight_of_their_slice():
+    canary = slice_of("10.0.0.1", annotations={"pycilium.io/weight": "3"})
+    drained = slice_of("10.0.0.3", name="web-3", annotations={"pycilium.io/weight": "0"})
+
+    frontend = only(service(), canary, slice_of("10.0.0.2", name="web-2"), drained)
+
+    assert [(str(each.at.address), each.weight) for each in frontend.inside] == [
+        ("10.0.0.1", 3),
+        ("10.0.0.2", 1),
+        ("10.0.0.3", 0),
+    ]
+
+
+@pytest.mark.parametrize("weight", ["", "-1", "101", "1.5", "heavy", "\u0663"])
+def test_a_weight_that_is_none_is_named_and_not_heeded(weight):
+    odd = slice_of("10.0.0.1", annotations={"pycilium.io/weight": weight})
+
+    assert words(only(service(), odd).inside) == ["10.0.0.1:8080"]
+    (problem,) = problems(service(), odd)["default/web"]
+    assert problem == (
+        f"EndpointSlice web-1: annotation pycilium.io/weight: {weight!r} is no number from 0 to 100 and is not heeded"
+    )
+
+
 def test_five_thousand_endpoints_are_as_many_backends():
     slices = [slice_of(*(f"10.{number}.0.{each}" for each in range(100)), name=f"web-{number}") for number in range(50)]
 

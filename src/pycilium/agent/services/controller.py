@@ -24,7 +24,7 @@ from pycilium.agent.services.views import counts, service_views
 from pycilium.api.service_messages import ServiceCounts, ServiceView
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.peer import Address
-from pycilium.model.service import Backend, BackendState, Frontend, L4Address
+from pycilium.model.service import Backend, Frontend, L4Address
 from pycilium.services import (
     Capacities,
     Catalogue,
@@ -122,17 +122,6 @@ class Services:
     def frontends(self) -> Iterator[tuple[Frontend, FrontendEntry | None]]:
         """All that are wanted, with their entries as last planned; None for want of room."""
         return ((frontend, self.planner.entry(frontend.at)) for frontend in self.catalogue.frontends())
-
-    def local_backends(self, name: Name) -> int:
-        """How many backends on this node take connections to a Service: what load balancers outside ask for."""
-        here = {
-            backend.at
-            for frontend in self._known.values()
-            if (frontend.namespace, frontend.service) == name
-            for backend in _backends(frontend)
-            if backend.node == self._settings.node and backend.state is BackendState.ACTIVE and backend.weight
-        }
-        return len({at.address for at in here})
 
     @property
     def longest_affinity_s(self) -> int:

@@ -205,15 +205,6 @@ def test_when_backends_are_full_new_ones_are_named_and_old_ones_stay():
     assert "raise backend_capacity" in " ".join(node.services.problems())
 
 
-def test_the_backends_of_this_node_are_counted_by_service():
-    node = Node(Kernel())
-
-    node.change(service("web", type="NodePort", node_port=30080), slice_of("web", "10.0.0.5", "10.0.0.6"))
-
-    assert node.services.local_backends(("default", "web")) == 2
-    assert node.services.local_backends(("default", "api")) == 0
-
-
 def test_changes_name_frontends_with_their_service_ids():
     node = Node(Kernel())
 
