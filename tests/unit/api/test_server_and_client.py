@@ -123,7 +123,7 @@ class TestErrors:
             ("/cni/add", b'{"ifname": "eth0"}', "container_id"),
             ("/cni/add", b'{"container_id": "a", "ifname": "eth0", "surprise": 1}', "surprise"),
             ("/cni/gc", b"{}", "valid_attachments"),
-            ("/policy/explain", b'{"source": "a", "destination": "b", "port": "http"}', "port"),
+            ("/policy/explain", b'{"source": "a", "destination": "b", "port": ["http"]}', "port"),
         ],
     )
     def test_a_bad_request_never_reaches_the_service(self, client, agent, target, body, complaint):
