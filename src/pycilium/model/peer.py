@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from pycilium.model.l4 import NamedTarget
 from pycilium.model.labels import CLUSTER_KEY, K8S_SOURCE, RESERVED_SOURCE
@@ -127,6 +127,11 @@ def ipv4_address(text: str) -> IPv4Address:
         packed = b""
     plain = len(packed) == 4 and text == ".".join(map(str, packed))
     return IPv4Address(packed if plain else text)
+
+
+def address_of(text: str) -> Address:
+    """The address that a text writes; ValueError if it writes none."""
+    return ip_address(text) if ":" in text else ipv4_address(text)
 
 
 def network_of_one(address: Address) -> Network:

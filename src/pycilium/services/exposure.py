@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from pycilium.model.l4 import Protocol
-from pycilium.model.peer import Address
+from pycilium.model.peer import Address, address_of
 from pycilium.model.resources import Service
 from pycilium.model.resources.service import ServicePort, ServiceSpec
 from pycilium.model.service import FrontendKind, L4Address
@@ -114,6 +114,6 @@ def _addresses(texts: Iterable[str]) -> Iterator[Address]:
     """Those of them that are addresses; a store with an API server of its own has seen to that."""
     for text in texts:
         try:
-            yield ip_address(text)
+            yield address_of(text)
         except ValueError:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pycilium.errors import InvalidResource
 from pycilium.model.resources import checks
 from pycilium.model.resources.checks import refuse
 from pycilium.model.resources.endpoint_slice import EndpointHints, EndpointPort, EndpointSlice, SliceEndpoint
@@ -18,40 +19,43 @@ def check_slice(endpoint_slice: EndpointSlice) -> None:
     _check_count(len(endpoints), MAX_ENDPOINTS, "endpoints")
     _check_count(len(ports), MAX_PORTS, "ports")
     for index, endpoint in enumerate(endpoints):
-        _check_endpoint(endpoint, endpoint_slice.address_type, f"endpoints[{index}]")
+        try:
+            _check_endpoint(endpoint, endpoint_slice.address_type)
+        except InvalidResource as error:  # paths are made when they are needed: there may be 100,000 endpoints
+            refuse(f"endpoints[{index}].{error.path}", error.reason)
     names: set[str] = set()
     for index, port in enumerate(ports):
         _check_port(port, names, f"ports[{index}]")
 
 
-def _check_endpoint(endpoint: SliceEndpoint, family: str, path: str) -> None:
+def _check_endpoint(endpoint: SliceEndpoint, family: str) -> None:
     if not endpoint.addresses:
-        refuse(f"{path}.addresses", "an endpoint needs an address")
-    _check_count(len(endpoint.addresses), MAX_ADDRESSES, f"{path}.addresses")
+        refuse("addresses", "an endpoint needs an address")
+    _check_count(len(endpoint.addresses), MAX_ADDRESSES, "addresses")
     for index, address in enumerate(endpoint.addresses):
-        here = f"{path}.addresses[{index}]"
+        here = f"addresses[{index}]"
         if family == "FQDN":
             checks.check_dns_subdomain(address, here)
             continue
         if f"IPv{checks.check_reachable_address(address, here).version}" != family:
             refuse(here, f"{address} is not {family}, the addressType of this slice: put it into a slice of its own")
     if endpoint.node_name is not None:
-        checks.check_dns_subdomain(endpoint.node_name, f"{path}.nodeName")
+        checks.check_dns_subdomain(endpoint.node_name, "nodeName")
     if endpoint.hostname:
-        checks.check_dns_label(endpoint.hostname, f"{path}.hostname")
+        checks.check_dns_label(endpoint.hostname, "hostname")
     if endpoint.hints is not None:
-        _check_hints(endpoint.hints, f"{path}.hints")
+        _check_hints(endpoint.hints)
 
 
-def _check_hints(hints: EndpointHints, path: str) -> None:
+def _check_hints(hints: EndpointHints) -> None:
     zones = [zone.name for zone in hints.for_zones]
     nodes = [node.name for node in hints.for_nodes]
     for field, names in (("forZones", zones), ("forNodes", nodes)):
-        _check_count(len(names), MAX_HINTS, f"{path}.{field}")
+        _check_count(len(names), MAX_HINTS, f"hints.{field}")
         if len(set(names)) != len(names):
-            refuse(f"{path}.{field}", "each name may stand there once")
+            refuse(f"hints.{field}", "each name may stand there once")
         for index, name in enumerate(names):
-            checks.check_label_value(name or "-", f"{path}.{field}[{index}].name")
+            checks.check_label_value(name or "-", f"hints.{field}[{index}].name")
 
 
 def _check_port(port: EndpointPort, names: set[str], path: str) -> None:
