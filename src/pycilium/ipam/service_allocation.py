@@ -11,19 +11,22 @@ Invariant: no two Services have the same cluster IP or node port, and what is gi
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import cast
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import TypeVar, cast
 
 import msgspec
 
 from pycilium.errors import InvalidResource, IpamExhausted
 from pycilium.ipam.bands import BandedRange, static_band
-from pycilium.model.peer import Address, Network
+from pycilium.model.peer import Address, Network, address_of
 from pycilium.model.resources import DEFAULT_SERVICE_CIDR, Service, ServiceCIDR
 from pycilium.model.resources.service import HEADLESS, IPFamily, ServicePort, ServiceSpec
 from pycilium.model.resources.service_cidr import NODE_PORT_RANGE
+
+K = TypeVar("K", bound=Hashable)
 
 DEFAULT_SERVICE_CIDRS = ("10.96.0.0/16", "fd00:96::/112")
 DEFAULT_NODE_PORTS = "30000-32767"
@@ -46,23 +49,46 @@ class ServiceRanges:
 
 
 class Taken:
-    """What the Services of a cluster have, and who has it."""
+    """What the Services of a cluster have, and who has it, whatever they had before.
+
+    Nobody is given what another has; but what somebody else wrote may be so, and then it is free once both are gone.
+    """
 
     def __init__(self, services: Iterable[Service] = ()) -> None:
-        self.addresses: dict[Address, str] = {}
-        self.ports: dict[int, str] = {}
+        self.addresses: dict[Address, tuple[str, ...]] = {}
+        """Who has each one; most often one Service."""
+        self.ports: dict[int, tuple[str, ...]] = {}
+        self._of: dict[str, tuple[tuple[Address, ...], tuple[int, ...]]] = {}
         for service in services:
-            self.add(service)
+            self.put(service)
 
-    def add(self, service: Service) -> None:
-        self.addresses |= dict.fromkeys(_addresses(service.spec), owner_of(service))
-        self.ports |= dict.fromkeys(_ports(service.spec), owner_of(service))
+    def put(self, service: Service) -> None:
+        """It has now what it says, and nothing else any more."""
+        owner = owner_of(service)
+        self.take_out(owner)
+        addresses, ports = self._of[owner] = _addresses(service.spec), tuple(_ports(service.spec))
+        for address in addresses:
+            self.addresses[address] = _with(owner, self.addresses.get(address))
+        for port in ports:
+            self.ports[port] = _with(owner, self.ports.get(port))
 
-    def remove(self, service: Service) -> None:
-        for address in _addresses(service.spec):
-            self.addresses.pop(address, None)
-        for port in _ports(service.spec):
-            self.ports.pop(port, None)
+    def take_out(self, owner: str) -> None:
+        """It has nothing any more; fine if it had nothing."""
+        addresses, ports = self._of.pop(owner, ((), ()))
+        for address in addresses:
+            _without(owner, self.addresses, address)
+        for port in ports:
+            _without(owner, self.ports, port)
+
+
+def _with(owner: str, others: tuple[str, ...] | None) -> tuple[str, ...]:
+    return tuple(sorted({*others, owner})) if others else (owner,)
+
+
+def _without(owner: str, holders: dict[K, tuple[str, ...]], key: K) -> None:
+    left = tuple(each for each in holders.pop(key, ()) if each != owner)
+    if left:
+        holders[key] = left
 
 
 def ranges_of(resources: Iterable[ServiceCIDR]) -> ServiceRanges:
@@ -228,7 +254,7 @@ def _with_addresses(
             address = _free_address(service, family, taken, ranges)
         elif (holder := taken.addresses.get(address)) is not None:
             raise _refused(
-                service, path, f"{address} is taken: Service {holder} has it; leave clusterIP out to get a free one"
+                service, path, f"{address} is taken: Service {holder[0]} has it; leave clusterIP out to get a free one"
             )
         elif address in had:
             pass
@@ -256,7 +282,7 @@ def _free_address(service: Service, family: IPFamily, taken: Taken, ranges: Serv
 class _Numbers:
     """The taken addresses of a family, as numbers."""
 
-    def __init__(self, addresses: Mapping[Address, str], family: IPFamily) -> None:
+    def __init__(self, addresses: Container[Address], family: IPFamily) -> None:
         self._addresses, self._type = addresses, _ADDRESS[family]
 
     def __contains__(self, number: object) -> bool:
@@ -266,19 +292,19 @@ class _Numbers:
 def _with_ports(
     service: Service, spec: ServiceSpec, had: frozenset[Address | int], taken: Taken, ranges: ServiceRanges
 ) -> ServiceSpec:
-    own: dict[int, str] = {}
+    own: dict[int, tuple[str, ...]] = {}
     for path, port in _explicit_ports(spec):
         if port not in ranges.node_ports and port not in had:
             reason = f"{port} lies outside of the node ports, {ranges.node_ports.first}-{ranges.node_ports.last}"
             raise _refused(service, path, reason)
         if (holder := taken.ports.get(port)) is not None:
             raise _refused(
-                service, path, f"node port {port} is taken: Service {holder} has it; leave it out to get a free one"
+                service, path, f"node port {port} is taken: Service {holder[0]} has it; leave it out to get a free one"
             )
-        own[port] = owner_of(service)
+        own[port] = (owner_of(service),)
     if spec.health_check_node_port and spec.health_check_node_port in {port.node_port for port in spec.ports}:
         raise _refused(service, "spec.healthCheckNodePort", f"{spec.health_check_node_port} is a port's nodePort too")
-    given = _numbers_given(service, spec, taken.ports | own, ranges)
+    given = _numbers_given(service, spec, ChainMap(own, taken.ports), ranges)
     if spec.node_ports_wanted:
         spec = msgspec.structs.replace(spec, ports=tuple(_numbered(spec.ports, given)))
     if _wants_health_check(spec) and not spec.health_check_node_port:
@@ -306,10 +332,9 @@ def _numbered(ports: Iterable[ServicePort], given: Iterator[int]) -> Iterator[Se
 
 
 def _numbers_given(
-    service: Service, spec: ServiceSpec, taken: Mapping[int, str], ranges: ServiceRanges
+    service: Service, spec: ServiceSpec, used: MutableMapping[int, tuple[str, ...]], ranges: ServiceRanges
 ) -> Iterator[int]:
-    """Free node ports, one after the other."""
-    used = dict(taken)
+    """Free node ports, one after the other; each is used then."""
     for index in range(len(spec.ports) + 1):
         number = ranges.node_ports.choose(f"{owner_of(service)}/{index}", used)
         if number is None:
@@ -318,7 +343,7 @@ def _numbers_given(
                 f"{len(used)} are in use; a Service of type LoadBalancer does without with "
                 f"allocateLoadBalancerNodePorts: false"
             )
-        used[number] = owner_of(service)
+        used[number] = (owner_of(service),)
         yield number
 
 
@@ -335,7 +360,7 @@ def _wants_health_check(spec: ServiceSpec) -> bool:
 
 
 def _addresses(spec: ServiceSpec) -> tuple[Address, ...]:
-    return tuple(ip_address(text) for text in spec.all_cluster_ips if text != HEADLESS)
+    return tuple(address_of(text) for text in spec.all_cluster_ips if text != HEADLESS)
 
 
 def _ports(spec: ServiceSpec) -> set[int]:

@@ -7,9 +7,9 @@ no transaction meanwhile gave out anything: SQLite's writers take turns, in etcd
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Self, TypeVar, cast
 
 from pycilium.ipam.service_allocation import (
     ServiceRanges,
@@ -17,6 +17,7 @@ from pycilium.ipam.service_allocation import (
     allocated,
     carried_over,
     needs_allocation,
+    owner_of,
     ranges_of,
 )
 from pycilium.model.resources import Resource, Service, ServiceCIDR, validate
@@ -26,19 +27,24 @@ R = TypeVar("R", bound=Resource)
 
 @dataclass(frozen=True, slots=True)
 class KnownServices:
-    """Everything that decides what is free."""
+    """Everything that decides what is free. What a transaction gives out is taken at once."""
 
-    services: tuple[Service, ...]
-    cidrs: tuple[ServiceCIDR, ...]
+    taken: Taken
+    ranges: ServiceRanges
+
+    @classmethod
+    def of(cls, services: Iterable[Service], cidrs: Iterable[ServiceCIDR]) -> Self:
+        """From all that there are."""
+        return cls(Taken(services), ranges_of(cidrs))
 
 
 class ServiceAdmission:
     """One transaction's: what it gives out is taken for the rest of it."""
 
     def __init__(self, known: Callable[[], KnownServices]) -> None:
-        self._known = known
-        self._taken: Taken | None = None
-        self._ranges = ServiceRanges()
+        """`known` is asked once at most, and what it gives is kept up to date here."""
+        self._ask = known
+        self._known: KnownServices | None = None
 
     def admit(self, stored: Resource | None, resource: R) -> R:
         """`resource` as it is to be kept in the place of `stored`; all but Services as they are.
@@ -51,23 +57,15 @@ class ServiceAdmission:
         before = stored if isinstance(stored, Service) else None
         carried = carried_over(before, resource)
         if needs_allocation(before, carried):
-            taken = self._all_taken()
+            known = self._all_known()
             if before is not None:
-                taken.remove(before)
-            carried = allocated(carried, before, taken, self._ranges)
-            taken.add(carried)
-        elif self._taken is not None:
-            self._replace(self._taken, before, carried)
+                known.taken.take_out(owner_of(before))
+            carried = allocated(carried, before, known.taken, known.ranges)
+        if self._known is not None:
+            self._known.taken.put(carried)
         return cast("R", carried)
 
-    def _all_taken(self) -> Taken:
-        if self._taken is None:
-            known = self._known()
-            self._taken, self._ranges = Taken(known.services), ranges_of(known.cidrs)
-        return self._taken
-
-    @staticmethod
-    def _replace(taken: Taken, before: Service | None, after: Service) -> None:
-        if before is not None:
-            taken.remove(before)
-        taken.add(after)
+    def _all_known(self) -> KnownServices:
+        if self._known is None:
+            self._known = self._ask()
+        return self._known

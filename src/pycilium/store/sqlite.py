@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,8 +28,6 @@ from pycilium.model.resources import (
     Kind,
     Resource,
     ResourceKey,
-    Service,
-    ServiceCIDR,
     decode_stored,
     encode_json,
     kind_of,
@@ -37,7 +36,8 @@ from pycilium.model.resources.kinds import kind_for_word
 from pycilium.store import admission
 from pycilium.store.kind_news import KindNews, Newest
 from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent, readable, whole
-from pycilium.store.service_admission import KnownServices, ServiceAdmission
+from pycilium.store.service_admission import ServiceAdmission
+from pycilium.store.service_ledger import ServiceLedger
 from pycilium.store.sqlite_file import ChangeBatch, ChangeRow, EventType, Pages, SqliteFile, Transaction
 from pycilium.store.wakeups import Wakeups
 
@@ -69,6 +69,7 @@ class SqliteStore:
         self._file = SqliteFile(path, history=history, lock_timeout_s=lock_timeout_s)
         self._clock = clock
         self._news = KindNews(Wakeups(path), self._newest)
+        self._services = ServiceLedger()
         self._reader = ThreadPoolExecutor(1, "store-reader")
         self._writer = ThreadPoolExecutor(1, "store-writer")
         self._closed = False
@@ -108,10 +109,10 @@ class SqliteStore:
         return await self._run(self._reader, found)
 
     async def create(self, resource: R) -> R:
-        return await self._write(lambda transaction: self._create(transaction, _admission(transaction), resource))
+        return await self._write_admitted(partial(self._create, resource=resource))
 
     async def replace(self, resource: R) -> R:
-        return await self._write(lambda transaction: self._replace(transaction, resource))
+        return await self._write_admitted(partial(self._replace, resource=resource))
 
     async def patch_status(self, kind: type[R], name: str, namespace: str, patch: Mapping[str, Any]) -> R:
         def patched(transaction: Transaction) -> R:
@@ -135,11 +136,10 @@ class SqliteStore:
     async def apply(self, resources: Sequence[Resource]) -> Sequence[Applied[Resource]]:
         admission.refuse_doubles([resource.key for resource in resources])
 
-        def applied(transaction: Transaction) -> list[Applied[Resource]]:
-            services = _admission(transaction)
+        def applied(transaction: Transaction, services: ServiceAdmission) -> list[Applied[Resource]]:
             return [self._apply(transaction, services, resource) for resource in resources]
 
-        return await self._write(applied)
+        return await self._write_admitted(applied)
 
     async def delete_all(self, keys: Sequence[ResourceKey]) -> Sequence[ResourceKey]:
         def deleted(transaction: Transaction) -> list[ResourceKey]:
@@ -194,6 +194,15 @@ class SqliteStore:
     async def _write(self, change: Callable[[Transaction], T]) -> T:
         return await self._run(self._writer, lambda: self._file.write(change))
 
+    async def _write_admitted(self, change: Callable[[Transaction, ServiceAdmission], T]) -> T:
+        """Of what may be Services: they get what they need."""
+
+        def admitted() -> T:
+            with self._services.transaction():
+                return self._file.write(lambda transaction: change(transaction, self._services.admission(transaction)))
+
+        return await self._run(self._writer, admitted)
+
     async def _run(self, executor: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         if self._closed:
             raise StoreUnavailable(f"{self._file.path} is closed")
@@ -206,11 +215,10 @@ class SqliteStore:
         fresh = admission.created(resource, uid=str(uuid.uuid4()), now=self._clock())
         return _keep(transaction, "ADDED", fresh)
 
-    def _replace(self, transaction: Transaction, resource: R) -> R:
+    def _replace(self, transaction: Transaction, services: ServiceAdmission, resource: R) -> R:
         metadata = resource.metadata
         stored = self._present(transaction, kind_of(resource), metadata.namespace, metadata.name)
-        resource = _admission(transaction).admit(stored, resource)
-        return self._keep(transaction, stored, admission.replaced(stored, resource))
+        return self._keep(transaction, stored, admission.replaced(stored, services.admit(stored, resource)))
 
     def _apply(self, transaction: Transaction, services: ServiceAdmission, resource: Resource) -> Applied[Resource]:
         metadata = resource.metadata
@@ -242,17 +250,6 @@ class SqliteStore:
     def _found(self, transaction: Transaction, kind: Kind[R], namespace: str, name: str) -> R | Unreadable | None:
         body = transaction.read(ResourceKey(kind.name, namespace, name))
         return None if body is None else _decoded(kind, body, namespace, name)
-
-
-def _admission(transaction: Transaction) -> ServiceAdmission:
-    """Writers take turns, so what a transaction sees is what there is."""
-
-    def all_of(kind: type[R]) -> tuple[R, ...]:
-        known = kind_of(kind)
-        found = (_decoded(known, row.body, row.namespace, row.name) for row in transaction.read_all(known.name))
-        return tuple(each for each in found if not isinstance(each, Unreadable))
-
-    return ServiceAdmission(lambda: KnownServices(all_of(Service), all_of(ServiceCIDR)))
 
 
 def _decoded(kind: Kind[R], body: bytes, namespace: str, name: str) -> R | Unreadable:

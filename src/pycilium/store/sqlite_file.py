@@ -92,6 +92,18 @@ class Transaction:
         found = self._connection.execute("SELECT namespace, name, body FROM resources WHERE kind = ?", (kind,))
         return [Row(*row) for row in found]
 
+    def changes_since(self, version: int, kinds: Sequence[str]) -> list[ChangeRow] | None:
+        """The changes of these kinds after a version, in order, this transaction's too; None if not all are kept."""
+        (compacted,) = self._connection.execute("SELECT compacted FROM state").fetchone()
+        if not compacted <= version <= self.version:
+            return None
+        found = self._connection.execute(
+            f"SELECT version, type, body FROM changes WHERE kind IN ({', '.join('?' * len(kinds))}) AND version > ? "  # noqa: S608
+            "ORDER BY version",
+            (*kinds, version),
+        )
+        return [ChangeRow(*row) for row in found]
+
     def write(self, key: ResourceKey, event: EventType, body: bytes) -> None:
         """Keeps (or deletes) a resource and logs it as the next version, which `body` must carry."""
         self.version += 1

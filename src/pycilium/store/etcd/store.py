@@ -225,7 +225,7 @@ class EtcdStore:
 
     async def _known_services(self) -> KnownServices:
         services, cidrs = await self.list(Service), await self.list(ServiceCIDR)
-        return KnownServices(services.items, cidrs.items)
+        return KnownServices.of(services.items, cidrs.items)
 
     def _replacements(self, resources: Sequence[Resource]) -> Callable[[Resources, ServiceAdmission], Resources]:
         uids = [str(uuid.uuid4()) for _ in resources]
