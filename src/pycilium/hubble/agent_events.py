@@ -5,26 +5,38 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from pycilium.hubble.directories import EndpointName
 from pycilium.hubble.proto import flow_pb2
 from pycilium.model.service import Frontend
+
+MOST_BACKENDS = 100_000
+"""Of all the Services that the kept events tell of: one with thousands of backends may change again and again."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgentEventRecord:
     number: int
     time_ns: int
-    event: flow_pb2.AgentEvent
+    tell: Callable[[], flow_pb2.AgentEvent]
+    backends: int = 0
+
+    @property
+    def event(self) -> flow_pb2.AgentEvent:
+        """Made when somebody asks: mostly nobody does."""
+        return self.tell()
 
 
 class AgentEventLog:
-    """The last `capacity` agent events, numbered from 0."""
+    """The last `capacity` agent events, numbered from 0; fewer if they name very many backends."""
 
     def __init__(self, capacity: int = 1024, on_event: Callable[[], None] = lambda: None) -> None:
         self.next = 0
         self.on_event = on_event
-        self._records: deque[AgentEventRecord] = deque(maxlen=capacity)
+        self._capacity = capacity
+        self._records: deque[AgentEventRecord] = deque()
+        self._backends = 0
 
     @property
     def oldest(self) -> int:
@@ -62,7 +74,7 @@ class AgentEventLog:
         self._append(time_ns, _policy(flow_pb2.POLICY_DELETED, labels, revision, rule_count))
 
     def service_upserted(self, time_ns: int, frontend: Frontend, service_id: int) -> None:
-        self._append(time_ns, _service_upsert(frontend, service_id))
+        self._keep(time_ns, partial(_service_upsert, frontend, service_id), len(frontend.inside or frontend.outside))
 
     def service_deleted(self, time_ns: int, service_id: int) -> None:
         event = flow_pb2.AgentEvent(type=flow_pb2.SERVICE_DELETED)
@@ -79,7 +91,13 @@ class AgentEventLog:
         self._append(time_ns, _other("node-port-taken", message))
 
     def _append(self, time_ns: int, event: flow_pb2.AgentEvent) -> None:
-        self._records.append(AgentEventRecord(self.next, time_ns, event))
+        self._keep(time_ns, lambda: event)
+
+    def _keep(self, time_ns: int, tell: Callable[[], flow_pb2.AgentEvent], backends: int = 0) -> None:
+        self._records.append(AgentEventRecord(self.next, time_ns, tell, backends))
+        self._backends += backends
+        while len(self._records) > self._capacity or (self._backends > MOST_BACKENDS and len(self._records) > 1):
+            self._backends -= self._records.popleft().backends
         self.next += 1
         self.on_event()
 
