@@ -78,7 +78,11 @@ class Intent:
             nodes=db.table("nodes", key=lambda node: node.name),
             remote_endpoints=db.table("remote-endpoints", key=lambda endpoint: endpoint.key),
             own_node=db.table("own-node", key=lambda node: node.name),
-            services=db.table("services", key=lambda service: (service.metadata.namespace, service.metadata.name)),
+            services=db.table(
+                "services",
+                key=lambda service: (service.metadata.namespace, service.metadata.name),
+                indexes={"outward": lambda service: (True,) if service.outward else ()},
+            ),
             slices=db.table("endpoint-slices", key=lambda view: (view.namespace, view.name)),
             l2_policies=db.table("l2-policies", key=lambda policy: policy.metadata.name),
         )

@@ -102,7 +102,8 @@ class NodeServices:
             tasks.create_task(self.announcer.run(), name="L2 announcements")
 
     def _services(self) -> tuple[Service, ...]:
-        return tuple(self._intent.db.snapshot().all(self._intent.services))
+        """Those for which there may be anything to do; there may be thousands of others."""
+        return tuple(self._intent.db.snapshot().by(self._intent.services, "outward", True))
 
     def _l2_intent(self) -> L2Intent:
         snapshot = self._intent.db.snapshot()

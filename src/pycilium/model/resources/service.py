@@ -132,5 +132,10 @@ class Service(Resource, frozen=True, kw_only=True):
         return tuple(each.ip for each in self.status.load_balancer.ingress if each.ip and each.ip_mode != "Proxy")
 
     @property
+    def outward(self) -> bool:
+        """Whether it may be reached from outside of the cluster."""
+        return self.spec.type in ("NodePort", "LoadBalancer") or bool(self.spec.external_ips)
+
+    @property
     def created(self) -> datetime | None:
         return self.metadata.creation_timestamp

@@ -175,3 +175,15 @@ def test_an_address_behind_a_proxy_is_no_address_of_the_service():
     status = "{loadBalancer: {ingress: [{ip: 192.0.2.1}, {ip: 192.0.2.2, ipMode: Proxy}, {hostname: a}]}}"
 
     assert decode_object(service("{ports: [{port: 80}]}", status)).ingress_ips == ("192.0.2.1",)
+
+
+def test_services_that_nobody_outside_of_the_cluster_reaches_are_told_from_the_others():
+    specs = {
+        "{ports: [{port: 80}]}": False,
+        "{type: ExternalName, externalName: example.com}": False,
+        "{ports: [{port: 80}], externalIPs: [192.0.2.1]}": True,
+        "{ports: [{port: 80}], type: NodePort}": True,
+        "{ports: [{port: 80}], type: LoadBalancer}": True,
+    }
+
+    assert {spec: decode_object(service(spec)).outward for spec in specs} == specs
