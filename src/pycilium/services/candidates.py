@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 from sys import intern
-from typing import NamedTuple
+
+import msgspec
 
 from pycilium.model.l4 import NamedTarget, Protocol
 from pycilium.model.peer import Address, ipv4_address
@@ -25,12 +26,10 @@ WEIGHT = "pycilium.io/weight"
 MAX_WEIGHT = 100
 
 
-class Candidate(NamedTuple):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """One endpoint at one port, with what decides whether it is chosen. The backend is as it is when it is chosen."""
 
     backend: Backend
-    order: tuple[int, int]
-    """Sorts by address and port."""
     ready: bool
     serving: bool
     terminating: bool
@@ -84,7 +83,7 @@ def candidate_of_pod(
 ) -> Candidate:
     """A pod at one port, with the hints that the slices' controller would give it."""
     backend = Backend(at, node=node, zone=zone)
-    return Candidate(backend, _order(at), not pod.leaving, not pod.leaving, pod.leaving, for_zones, for_nodes)
+    return Candidate(backend, not pod.leaving, not pod.leaving, pod.leaving, for_zones, for_nodes)
 
 
 def _addressed(resource: EndpointSlice, family: int, problems: list[str]) -> Iterator[tuple[Address, SliceEndpoint]]:
@@ -116,14 +115,9 @@ def _candidate(endpoint: SliceEndpoint, address: Address, target: NamedTarget, w
     hints = endpoint.hints
     return Candidate(
         Backend(at, weight=weight, node=intern(endpoint.node_name or ""), zone=intern(endpoint.zone or "")),
-        _order(at),
         endpoint.ready,
         endpoint.serving,
         endpoint.terminating,
         frozenset(zone.name for zone in hints.for_zones) if hints and hints.for_zones else NO_NAMES,
         frozenset(node.name for node in hints.for_nodes) if hints and hints.for_nodes else NO_NAMES,
     )
-
-
-def _order(at: L4Address) -> tuple[int, int]:
-    return int(at.address), at.port

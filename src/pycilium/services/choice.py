@@ -12,8 +12,10 @@ that always uses one port would else never leave it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from pycilium.model.l4 import Protocol
 from pycilium.model.service import Backend, BackendState
@@ -50,11 +52,11 @@ def _backends(candidates: Iterable[Candidate], near: _Near, view: Viewpoint) -> 
     for candidate in candidates:
         backend = candidate.backend
         if candidate.ready:
-            yield backend if _is_near(candidate, near, view) else replace(backend, weight=0)
+            yield backend if _is_near(candidate, near, view) else msgspec.structs.replace(backend, weight=0)
         elif candidate.terminating and candidate.serving:
-            yield replace(backend, state=BackendState.TERMINATING)
+            yield msgspec.structs.replace(backend, state=BackendState.TERMINATING)
         elif candidate.serving or backend.at.protocol is not Protocol.UDP:
-            yield replace(backend, state=BackendState.TERMINATING, weight=0)
+            yield msgspec.structs.replace(backend, state=BackendState.TERMINATING, weight=0)
 
 
 def _near(candidates: Iterable[Candidate], view: Viewpoint) -> _Near:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
+import msgspec
+
 from pycilium.model.l4 import Protocol
 from pycilium.model.peer import Address, Network
 from pycilium.model.remote_endpoint import RemoteEndpoint
@@ -140,13 +142,14 @@ class _Behind:
         """In the order of their addresses; of what is listed twice the better one."""
         listed = [*self._of_slices(port, family), *self._of_pods(port, family)]
         if self._spec.publish_not_ready_addresses:
-            listed = [candidate._replace(ready=True) for candidate in listed]
-        best: dict[tuple[int, int], Candidate] = {}
+            listed = [msgspec.structs.replace(candidate, ready=True) for candidate in listed]
+        best: dict[int, Candidate] = {}
         for candidate in listed:
-            other = best.setdefault(candidate.order, candidate)
+            number = candidate.backend.at.number
+            other = best.setdefault(number, candidate)
             if other is not candidate and self._rank(candidate) > self._rank(other):
-                best[candidate.order] = candidate
-        return [best[order] for order in sorted(best)]
+                best[number] = candidate
+        return [best[number] for number in sorted(best)]
 
     def _rank(self, candidate: Candidate) -> tuple[bool, bool, bool]:
         return candidate.ready, candidate.serving, candidate.backend.node == self._settings.node

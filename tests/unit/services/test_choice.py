@@ -21,7 +21,6 @@ def candidate(number, state="ready", *, node="n1", zones=(), nodes=(), protocol=
     at = L4Address(IPv4Address(0x0A000000 + number), 8080, protocol)
     return Candidate(
         backend=Backend(at, node=node),
-        order=(number, 8080),
         ready=state == "ready",
         serving=state in ("ready", "terminating"),
         terminating=state in ("terminating", "gone"),
@@ -142,7 +141,7 @@ some_candidates = st.lists(
         protocol=st.sampled_from([Protocol.TCP, Protocol.UDP]),
     ),
     max_size=8,
-    unique_by=lambda each: each.order,
+    unique_by=lambda each: each.backend.at,
 )
 
 
