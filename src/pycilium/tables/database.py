@@ -130,7 +130,7 @@ class Database:
         self._states: _States = Map()
         self._revision = 0
         self._writing = False
-        self._followers: dict[str, weakref.WeakSet[Changes[Any]]] = {}
+        self._followers: dict[str, list[weakref.ref[Changes[Any]]]] = {}
         self._on_commit: list[Callable[[frozenset[str]], None]] = []
 
     @property
@@ -154,7 +154,7 @@ class Database:
             raise ValueError(f"there is a table {name} already")
         table = Table(name, key, dict(indexes or {}), self)
         self._tables[name] = table
-        self._followers[name] = weakref.WeakSet()
+        self._followers[name] = []
         self._states = self._states.set(name, empty_state(table))
         return table
 
@@ -194,7 +194,8 @@ class Database:
 
         backlog: dict[Hashable, T | None] = dict.fromkeys(self._states[name].objects) if from_start else {}
         changes = Changes(current, backlog)
-        self._followers[name].add(changes)
+        followers = self._followers[name]
+        followers.append(weakref.ref(changes, followers.remove))
         return changes
 
     def _commit(self, txn: WriteTransaction) -> frozenset[str]:
@@ -203,8 +204,9 @@ class Database:
             self._revision += 1
             for name, working in changed.items():
                 self._states = self._states.set(name, working.state(self._revision))
-                for follower in self._followers[name]:
-                    follower.note(working.replaced)
+                for follower in tuple(self._followers[name]):  # one may be forgotten meanwhile
+                    if (changes := follower()) is not None:
+                        changes.note(working.replaced)
         return frozenset(changed)
 
 
