@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from pycilium.agent.ipcache import IpcacheTarget, network_of
 from pycilium.agent.targets import Targets
+from pycilium.datapath import conntrack, layouts
+from pycilium.datapath.loader import Datapath
 from pycilium.model.host_port import HostPort
 from pycilium.model.identity import ReservedIdentity, is_local, is_node_local
 from pycilium.model.peer import Address, Network
@@ -23,8 +25,11 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-def numbers_in_use(targets: Targets) -> NumbersInUse:
-    """The numbers that the maps of an earlier agent use."""
+def numbers_in_use(targets: Targets, newest_admitted: int = 0) -> NumbersInUse:
+    """The numbers that the maps of an earlier agent use.
+
+    Conntrack remembers revisions of policies that are gone, `newest_admitted` being the latest: they mean nothing else.
+    """
     policies, rows, bits = _known(targets.policies), _known(targets.rows), _known(targets.bits)
     entries = set[IpcacheTarget]()
     of_rules: dict[Network, IpcacheTarget] = {}
@@ -44,9 +49,15 @@ def numbers_in_use(targets: Targets) -> NumbersInUse:
         local_identities=frozenset(filter(is_local, identities)),
         cidrs=_cidrs_of_rules(of_rules),
         bits=bits,
-        max_revision=max((entry.revision for entry in policies.values()), default=0),
+        max_revision=max((newest_admitted, *(entry.revision for entry in policies.values()))),
         max_row_id=max((row.row_id for row in rows.values()), default=0),
     )
+
+
+def newest_admitted(datapath: Datapath) -> int:
+    """The latest policy revision that a connection was admitted by, whether its policy is still there or not."""
+    with datapath.map(layouts.CT4) as ipv4, datapath.map(layouts.CT6) as ipv6:
+        return max(conntrack.newest_revision(ipv4.raw), conntrack.newest_revision(ipv6.raw))
 
 
 def node_local_in_use(targets: Targets) -> frozenset[int]:

@@ -97,7 +97,13 @@ class LinkOperations:
         """Called when a trial begins."""
 
     def update(self, entries: Mapping[str, AnyTarget]) -> dict[str, Exception]:
-        """Attach each program, in place of an older one."""
+        """Attach each program, in place of an older one. Maps that are new have what those of older programs have."""
+        self._datapath.moved.catch_up()
+        failures = self._attach_each(entries)
+        self._datapath.moved.follow_up(done=not failures)
+        return failures
+
+    def _attach_each(self, entries: Mapping[str, AnyTarget]) -> dict[str, Exception]:
         failures: dict[str, Exception] = {}
         for device, target in entries.items():
             try:

@@ -35,6 +35,8 @@ async def collect_connections(datapath: loader.Datapath, services: Services | No
         refused = _dropped(metrics, DropReason.CT_INSERT_FAILED)
         while True:
             await _until_due(metrics)
+            if datapath.moved.under_way:  # what is in one map only may be in use by programs that have the one before
+                continue
             for family in FAMILIES:
                 await asyncio.to_thread(_collect, datapath, *family, fill, with_services=services is not None)
             if services is not None:

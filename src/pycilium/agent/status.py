@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 
 from pycilium import __version__
 from pycilium.agent import bpf_maps, views
@@ -14,13 +15,15 @@ from pycilium.store import hide_password
 
 NEED_ROOM = ("identity_bits", "policy_rows", "policies")
 NAMED_PROBLEMS = 10
+LOST_SHOWN_S = 3600.0
+"""How long after its start an agent names what of an earlier one's it could not keep."""
 
 
 class AgentStatus:
     """As the node's parts tell it at the moment of asking."""
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+        self._parts, self._started = parts, time.monotonic()
 
     def answer(self) -> messages.StatusResponse:
         """GET /healthz."""
@@ -98,6 +101,8 @@ class AgentStatus:
         problems += _few([f"{name}: {key}: {status.error}" for name, key, status in parts.controller.failing()])
         problems += self._too_full()
         problems += parts.fill.problems()
+        if time.monotonic() - self._started < LOST_SHOWN_S:
+            problems += [str(lost) for lost in parts.datapath.moved.lost]
         return problems
 
     def _too_full(self) -> list[str]:

@@ -26,7 +26,13 @@ from pycilium import __version__
 from pycilium.agent.config import AgentConfig, node_ports, serves_all
 from pycilium.agent.controller import Controller
 from pycilium.agent.deadman import Deadman
-from pycilium.agent.earlier_agent import discard_unreferenced, kernel_memory, node_local_in_use, numbers_in_use
+from pycilium.agent.earlier_agent import (
+    discard_unreferenced,
+    kernel_memory,
+    newest_admitted,
+    node_local_in_use,
+    numbers_in_use,
+)
 from pycilium.agent.endpoints.files import EndpointFiles
 from pycilium.agent.endpoints.identities import Identities, insert_reserved
 from pycilium.agent.endpoints.lifecycle import Endpoints
@@ -125,6 +131,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         if serves_all(config) and (change := reserved_ports.reserve(node_ports(config.node_port_range))):
             log.info("setting of the node changed", change=change)
         datapath = ending.enter_context(loader.load(datapath_config(config, plumbing, gateway, overlay_ifindex)))
+        for lost in datapath.moved.lost:
+            log.warning("entries of an earlier agent are lost", what=str(lost))
         attached = LinkOperations(datapath, config.bpf_root, config.attach_mode)
         targets = make_targets(datapath, attached, RouteOperations(), with_services=config.services)
         targets.stages.resync()
@@ -137,7 +145,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         with intent.db.write() as txn:
             txn.insert(intent.policies, HEALTH_POLICY)
         engine = PolicyEngine(
-            numbers_in_use(targets),
+            numbers_in_use(targets, newest_admitted(datapath)),
             allow_localhost=config.allow_localhost == "always",
             cidr_matches_pods=config.cidr_matches == "all",
             max_policies=ROOM_FOR_RESTART * config.policy_capacity,

@@ -37,6 +37,7 @@ class _Command(IntEnum):
     OBJ_GET = 7
     PROG_TEST_RUN = 10
     PROG_GET_FD_BY_ID = 13
+    MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
     PROG_QUERY = 16
     BTF_GET_FD_BY_ID = 19
@@ -466,6 +467,20 @@ def program_info(fd: int) -> ProgramInfo:
         jited_bytes=raw.jited_bytes,
         verified_instructions=raw.verified_instructions,
     )
+
+
+def program_maps(fd: int) -> dict[str, int]:
+    """The numbers of a program's maps by their names, of which the kernel keeps 15 characters."""
+    sizes = _ProgramInfo()
+    _info(fd, sizes)
+    numbers = (_U32 * sizes.map_count)()
+    _info(fd, _ProgramInfo(map_count=sizes.map_count, map_ids=ctypes.addressof(numbers)))
+    found: dict[str, int] = {}
+    for number in numbers:
+        map_fd = _bpf(_Command.MAP_GET_FD_BY_ID, _ById(number))
+        found[map_info(map_fd).name] = number
+        os.close(map_fd)
+    return found
 
 
 def program_get(program_id: int) -> int:

@@ -65,6 +65,16 @@ def collect(target: RawMap, now_s: int, *, grace_s: int = GRACE_S) -> Collected:
     return Collected(alive, removed)
 
 
+def newest_revision(target: RawMap) -> int:
+    """The latest policy revision that an entry of ct4 or ct6 was admitted by; 0 if there is none."""
+    revisions = (
+        int(_column(values, side).max(initial=0))
+        for _, values in target.chunks()
+        for side in ("egress_revision", "ingress_revision")
+    )
+    return max(revisions, default=0)
+
+
 def connections(target: Map[Any, layouts.CtEntry]) -> Iterator[Connection]:
     """All connections of ct4 or ct6, expired ones too."""
     keys, values = target.dump()

@@ -1,9 +1,9 @@
 """From object files to programs and maps in the kernel, pinned under one folder.
 
 `load` is the agent's start: it opens every object, checks each structure against `layouts`, writes the
-configuration into .rodata.config, takes over pinned maps that fit and has the programs verified. Only when all of
-that has succeeded does it touch a pin, each exchanged by one rename: a failed load changes nothing, and a program
-or map is never missing from its path.
+configuration into .rodata.config, takes over pinned maps that fit (`earlier_maps`) and has the programs verified. Only
+when all of that has succeeded does it touch a pin, each exchanged by one rename: a failed load changes nothing, and a
+program or map is never missing from its path.
 
     bpf_root/maps/<map>          shared by all objects that declare it
     bpf_root/programs/<program>  the newest; what is attached runs until `links` exchanges it
@@ -23,9 +23,11 @@ from typing import Any, Self, TypeVar
 from pycilium.datapath import bpf_syscall as bpf
 from pycilium.datapath import bpffs, btf, layouts, libbpf
 from pycilium.datapath.codec import MapSpec, MapType
+from pycilium.datapath.earlier_maps import EarlierMaps
 from pycilium.datapath.mapped_array import MappedArray
-from pycilium.datapath.maps import Map, PerCpuArray, RawMap
-from pycilium.errors import ConfigError, DatapathError, LayoutMismatch, MapFull
+from pycilium.datapath.maps import Map, PerCpuArray
+from pycilium.datapath.moved_maps import BEFORE, MovedMaps
+from pycilium.errors import ConfigError, DatapathError, LayoutMismatch
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -69,10 +71,10 @@ class Program:
 class Datapath:
     """Programs and maps that are in the kernel. A context manager: closing gives up descriptors, not pins."""
 
-    def __init__(self, programs: dict[str, Program], map_fds: dict[str, int], reused: frozenset[str]) -> None:
+    def __init__(self, programs: dict[str, Program], map_fds: dict[str, int], moved: MovedMaps) -> None:
         self.programs, self._map_fds = programs, map_fds
-        self.reused = reused
-        """Names of the maps that were there before, entries and all."""
+        self.moved = moved
+        """Maps in whose place others are now, for who exchanges the programs."""
 
     def map(self, spec: MapSpec[K, V]) -> Map[K, V]:
         """A map with a descriptor of its own."""
@@ -103,6 +105,7 @@ class Datapath:
         for fd in [*self._map_fds.values(), *(program.fd for program in self.programs.values())]:
             os.close(fd)
         self._map_fds, self.programs = {}, {}
+        self.moved.close()
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +119,7 @@ class Datapath:
 def load(config: DatapathConfig, objects: Path = OBJECTS) -> Datapath:
     """Load every object of the folder `objects` and pin what it gives; all or nothing.
 
-    LayoutMismatch, VerifierRejected, MapFull (a pinned map's entries do not fit its new size), ConfigError,
+    LayoutMismatch, VerifierRejected, MapFull (what the agent wrote does not fit the map's new size), ConfigError,
     PermissionRequired and DatapathError say what to do.
     """
     images = _images(objects)
@@ -145,11 +148,11 @@ def open_pinned(bpf_root: str) -> Datapath:
                 stack.callback(os.close, fd)
         stack.pop_all()
     programs = {name: Program(name, fd) for name, fd in fds[1].items()}
-    return Datapath(programs, fds[0], frozenset(fds[0]))
+    return Datapath(programs, fds[0], MovedMaps())
 
 
 def _shown(path: Path) -> bool:
-    return not path.name.startswith(_FRESH)
+    return not path.name.startswith((_FRESH, BEFORE))
 
 
 def _images(objects: Path) -> dict[str, bytes]:
@@ -178,17 +181,16 @@ class _Loading:
 
     def __init__(self, config: DatapathConfig, stack: ExitStack) -> None:
         self._config, self._stack = config, stack
-        self._objects: list[tuple[libbpf.Object, btf.ObjectFile]] = []
+        self._objects: list[libbpf.Object] = []
         self._fds: dict[str, int] = {}
-        self._outgrown: dict[str, RawMap] = {}
-        self._reused: set[str] = set()
-        self._btf: dict[int, btf.Btf] = {}
+        self._earlier = EarlierMaps(config.maps_folder, stack)
 
     def open(self, name: str, image: bytes) -> None:
         declared = btf.read_object(image)
         check_layouts(name, declared)
         opened = self._stack.enter_context(libbpf.Object(name, image))
-        self._objects.append((opened, declared))
+        self._objects.append(opened)
+        definitions = {definition.name: definition for definition in declared.maps}
         for found in opened.maps():
             if found.internal:
                 if found.name == ".rodata.config":
@@ -197,6 +199,7 @@ class _Loading:
             found.never_pin()
             if found.name in self._config.map_entries:
                 found.resize(self._config.map_entries[found.name])
+            self._earlier.look(found, definitions[found.name])
 
     def _configure(self, section: libbpf.Map, declared: btf.ObjectFile) -> None:
         for variable in declared.config:
@@ -213,9 +216,10 @@ class _Loading:
         The first object of a map must therefore be loaded before the next that has it: objects are loaded in
         parallel only once every shared map exists.
         """
+        self._fds = self._earlier.kept()
         waiting = []
-        for opened, declared in self._objects:
-            if self._take_maps(opened, declared):
+        for opened in self._objects:
+            if self._take_maps(opened):
                 opened.load()
                 self._keep_maps(opened)
             else:
@@ -223,56 +227,17 @@ class _Loading:
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             list(pool.map(libbpf.Object.load, waiting))
 
-    def _take_maps(self, opened: libbpf.Object, declared: btf.ObjectFile) -> bool:
+    def _take_maps(self, opened: libbpf.Object) -> bool:
         """Give the object the maps that exist; whether it declares one that does not."""
-        definitions = {definition.name: definition for definition in declared.maps}
         lacking = False
         for found in opened.maps():
             if found.internal:
                 continue
-            if found.name not in self._fds:
-                self._take_pinned(found, definitions[found.name])
             if found.name in self._fds:
                 found.reuse(self._fds[found.name])
             else:
                 lacking = True
         return lacking
-
-    def _take_pinned(self, found: libbpf.Map, declared: btf.MapDefinition) -> None:
-        path = self._config.maps_folder / found.name
-        try:
-            fd = bpf.object_get(str(path))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise DatapathError(f"{path}: cannot be opened: {error.strerror}") from error
-        self._stack.callback(os.close, fd)
-        info = bpf.map_info(fd)
-        self._check_pinned(path, info, found, declared)
-        if info.max_entries == found.max_entries:
-            self._fds[found.name] = fd
-            self._reused.add(found.name)
-        elif found.name not in self._outgrown:
-            self._outgrown[found.name] = RawMap(fd, found.name)
-
-    def _check_pinned(self, path: Path, info: bpf.MapInfo, wanted: libbpf.Map, declared: btf.MapDefinition) -> None:
-        """LayoutMismatch unless the pinned map is what the object declares; its size may differ."""
-        has = (info.type, info.key_size, info.value_size, info.flags)
-        wants = (int(wanted.type), wanted.key_size, wanted.value_size, wanted.flags)
-        if has != wants:
-            raise _pinned_mismatch(path, f"type, key, value and flags are {has}, not {wants}")
-        sides = ((info.btf_key_type_id, declared.key), (info.btf_value_type_id, declared.value))
-        for number, side in sides:
-            if number and side is not None:
-                signature = self._kernel_btf(info.btf_id).resolve(number).signature
-                if signature != side.signature:
-                    raise _pinned_mismatch(path, f"it holds {signature}, not {side.signature}")
-
-    def _kernel_btf(self, btf_id: int) -> btf.Btf:
-        """Maps that one object made share their BTF."""
-        if btf_id not in self._btf:
-            self._btf[btf_id] = btf.Btf(bpf.btf_blob(btf_id))
-        return self._btf[btf_id]
 
     def _keep_maps(self, opened: libbpf.Object) -> None:
         for found in opened.maps():
@@ -280,18 +245,18 @@ class _Loading:
                 self._fds.setdefault(found.name, found.fd)
 
     def pin(self) -> Datapath:
-        for name, old in self._outgrown.items():
-            carry_over(old, RawMap(self._fds[name], name))
-        programs = {program.name: program for opened, _ in self._objects for program in opened.programs()}
-        places = [(self._config.maps_folder / name, fd) for name, fd in self._fds.items() if name not in self._reused]
+        moved, kept = self._earlier.moved(self._fds), self._earlier.kept()
+        programs = {program.name: program for opened in self._objects for program in opened.programs()}
+        places = list(moved.old_pins.items())
+        places += [(self._config.maps_folder / name, fd) for name, fd in self._fds.items() if name not in kept]
         places += [(self._config.programs_folder / name, program.fd) for name, program in programs.items()]
         replace_pins(places)
-        remove_pins(set(self._config.maps_folder.iterdir()), self._fds)
+        remove_pins(set(self._config.maps_folder.iterdir()), {*self._fds, *(path.name for path in moved.old_pins)})
         remove_pins(set(self._config.programs_folder.iterdir()), programs)
         return Datapath(
             {name: Program(name, os.dup(program.fd)) for name, program in programs.items()},
             {name: os.dup(fd) for name, fd in self._fds.items()},
-            frozenset(self._reused | set(self._outgrown)),
+            moved.with_own_descriptors(),
         )
 
 
@@ -328,20 +293,6 @@ def _check_map(name: str, definition: btf.MapDefinition) -> None:
     for side, codec in ((definition.key, spec.key), (definition.value, spec.value)):
         if side is not None and side.signature != codec.signature:
             raise LayoutMismatch(f"{name}{_SUFFIX}: map {definition.name} holds {side.signature}{_HINT}")
-
-
-def _pinned_mismatch(path: Path, problem: str) -> LayoutMismatch:
-    return LayoutMismatch(f"{path}: pinned by another version: {problem}; remove the file to start with an empty map")
-
-
-def carry_over(old: RawMap, new: RawMap) -> None:
-    """Copy the entries of `old`; MapFull if they do not fit, but a map that evicts keeps what it can."""
-    if old.type == MapType.RINGBUF:
-        return
-    for keys, values in old.chunks():
-        rows = [(key.tobytes(), value.tobytes()) for key, value in zip(keys, values, strict=True)]
-        for error in new.update_batch(rows).values():
-            raise MapFull(new.name, new.max_entries) from error
 
 
 def replace_pins(places: Iterable[tuple[Path, int]]) -> None:

@@ -7,6 +7,9 @@
 
 A link without a pin goes with the process that holds it: an agent that dies on trial leaves nothing new. That is so
 only for the first row; an exchanged program stays, as it would in any upgrade.
+
+A program whose maps have been made anew (`earlier_maps`) is not put back: it would go on for ever by a policy of which
+nobody keeps its maps. Instead there is none.
 """
 
 from __future__ import annotations
@@ -84,6 +87,7 @@ def _exchange(ifindex: int, program_fd: int, path: Path, hook: Hook) -> Trial | 
             os.close(link)
             return None
         before = bpf.program_get(info.program_id)
+        may_return = has_maps_of(before, program_fd)
         bpf.link_update(link, program_fd)
     except BaseException:
         os.close(link)
@@ -91,7 +95,10 @@ def _exchange(ifindex: int, program_fd: int, path: Path, hook: Hook) -> Trial | 
 
     def undo() -> None:
         with suppress(OSError):
-            bpf.link_update(link, before)
+            if may_return:
+                bpf.link_update(link, before)
+            else:
+                link_pins.unpin(path)
 
     return Trial(lambda: _remove_filter(ifindex, hook), undo, (link, before))
 
@@ -99,16 +106,23 @@ def _exchange(ifindex: int, program_fd: int, path: Path, hook: Hook) -> Trial | 
 def _filter(ifindex: int, program_fd: int, path: Path, hook: Hook) -> Trial:
     known = libbpf.tc_program(ifindex, hook.tc, HANDLE, PRIORITY)
     before = bpf.program_get(known) if known is not None else -1
+    may_return = before >= 0 and has_maps_of(before, program_fd)
     libbpf.tc_attach(ifindex, hook.tc, program_fd, HANDLE, PRIORITY)
 
     def undo() -> None:
         with links.attach_errors(ifindex, hook):
-            if before >= 0:
+            if may_return:
                 libbpf.tc_attach(ifindex, hook.tc, before, HANDLE, PRIORITY)
             else:
                 libbpf.tc_detach(ifindex, hook.tc, HANDLE, PRIORITY)
 
     return Trial(lambda: link_pins.unpin(path), undo, (before,) if before >= 0 else ())
+
+
+def has_maps_of(program_fd: int, other_fd: int) -> bool:
+    """Whether two programs share all maps of which both have one by that name, but for those of their own constants."""
+    maps, others = bpf.program_maps(program_fd), bpf.program_maps(other_fd)
+    return all(others.get(name, number) == number for name, number in maps.items() if "." not in name)
 
 
 def _remove_filter(ifindex: int, hook: Hook) -> None:

@@ -17,7 +17,7 @@ from pycilium.datapath import bpf_syscall as bpf
 from pycilium.datapath import link_pins
 from pycilium.datapath.loader import replace_pins
 from pycilium.datapath.netlink import Netlink
-from pycilium.datapath.trial import Trial
+from pycilium.datapath.trial import Trial, has_maps_of
 from pycilium.errors import AttachError
 
 Mode = Literal["native", "best-effort"]
@@ -88,6 +88,7 @@ def _exchange(ifindex: int, program_fd: int, pin: Path) -> Trial | None:
             os.close(link)
             return None
         before = bpf.program_get(info.program_id)
+        may_return = has_maps_of(before, program_fd)
         bpf.link_update(link, program_fd)
     except OSError as error:
         os.close(link)
@@ -95,7 +96,10 @@ def _exchange(ifindex: int, program_fd: int, pin: Path) -> Trial | None:
 
     def undo() -> None:
         with suppress(OSError):
-            bpf.link_update(link, before)
+            if may_return:
+                bpf.link_update(link, before)
+            else:
+                link_pins.unpin(pin)
 
     return Trial(lambda: None, undo, (link, before))
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pycilium.datapath import bpf_syscall as bpf
-from pycilium.datapath import libbpf, links
+from pycilium.datapath import libbpf, links, trial
 from pycilium.datapath.features import kernel_version
 from pycilium.datapath.links import Attachment, Hook
-from pycilium.datapath.loader import Datapath
+from pycilium.datapath.loader import Datapath, DatapathConfig, load
 from pycilium.errors import AttachError, UnsupportedFeature
 
 pytestmark = pytest.mark.root
@@ -172,3 +173,17 @@ def test_a_filter_of_somebody_else_is_left_alone(device: int, pin: Path, fds: tu
     links.detach(device, pin)
 
     assert libbpf.tc_program(device, libbpf.TC_INGRESS, 7, 7) == bpf.program_info(fds[1]).id
+
+
+@pytest.mark.parametrize("mode", [TCX, "tc"])
+@pytest.mark.parametrize("size", [1024, 2048])
+def test_a_program_whose_maps_are_others_by_now_is_not_put_back(
+    device: int, pin: Path, datapath: Datapath, config: DatapathConfig, objects: Path, mode: links.Mode, size: int
+) -> None:
+    before = links.attach(device, datapath.programs["probe_lookup"].fd, pin, mode=mode)
+    resized = replace(config, map_entries={**config.map_entries, "ipcache4": size})
+
+    with load(resized, objects) as newer:
+        trial.attach(device, newer.programs["probe_lookup"].fd, pin, hook=Hook.INGRESS, mode=mode).undo()
+
+    assert links.attachment(device, pin) == (before if size == config.map_entries["ipcache4"] else None)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pycilium.datapath import bpf_syscall as bpf
 from pycilium.datapath import bpffs, layouts
+from pycilium.datapath.earlier_maps import AGENT, SCRATCH, STATE
 from pycilium.datapath.loader import Datapath, DatapathConfig, load, open_pinned
 from pycilium.errors import ConfigError, LayoutMismatch, MapFull, VerifierRejected
 
@@ -26,6 +29,11 @@ def context(*, mark: int = 0, priority: int = 0, cb: int = 0) -> bytes:
     words = [0] * 48
     words[2], words[8], words[12] = mark, priority, cb
     return struct.pack("48I", *words)
+
+
+def numbers(datapath: Datapath, names: Iterable[str]) -> dict[str, int]:
+    """By which the kernel knows the maps."""
+    return {name: bpf.map_info(datapath.map_fd(name)).id for name in names}
 
 
 def test_programs_see_the_configuration_in_network_order_where_the_type_says_so(
@@ -55,10 +63,10 @@ def test_a_second_load_takes_over_maps_with_their_entries(
 ) -> None:
     with load(config, objects) as first, first.map(layouts.IPCACHE4) as ipcache:
         ipcache.update(KEY, layouts.IpcacheEntry(sec_identity=1))
-        assert first.reused == frozenset()
+        before = numbers(first, map_names)
 
     with load(config, objects) as second, second.map(layouts.IPCACHE4) as ipcache:
-        assert second.reused == map_names
+        assert numbers(second, map_names) == before
         assert ipcache.lookup(KEY) == layouts.IpcacheEntry(sec_identity=1)
 
 
@@ -103,18 +111,72 @@ def test_a_size_that_the_entries_do_not_fit_is_refused_and_changes_nothing(
         assert (ipcache.max_entries, ipcache.count()) == (1024, 100)
 
 
-def test_a_pinned_map_of_another_layout_is_refused_by_name(
+def test_every_map_is_written_by_one(map_names: frozenset[str]) -> None:
+    assert sorted((*AGENT, *STATE, *SCRATCH)) == sorted(layouts.MAPS)
+    assert map_names & AGENT
+
+
+def test_maps_that_the_agent_writes_are_made_anew_together(
+    config: DatapathConfig, objects: Path, map_names: frozenset[str]
+) -> None:
+    with load(config, objects) as first, first.map(layouts.ENDPOINTS6) as endpoints:
+        endpoints.update(layouts.Endpoint6Key(bytes(16)), layouts.EndpointEntry(policy_id=9))
+        before = numbers(first, map_names)
+
+        resized = replace(config, map_entries={**config.map_entries, "ipcache4": 2048})
+        with load(resized, objects) as second, second.map(layouts.ENDPOINTS6) as others:
+            after = numbers(second, map_names)
+            assert {name for name in map_names if before[name] != after[name]} == map_names & AGENT
+            assert others.delete(layouts.Endpoint6Key(bytes(16)))
+
+        assert endpoints.count() == 1
+
+
+def test_a_map_of_another_layout_is_made_anew_and_what_programs_had_in_it_is_dropped_by_name(
     config: DatapathConfig, objects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pycilium.datapath.loader.check_layouts", lambda *_: None)
-    other = compile_probe(
-        tmp_path / "other", ('#include "maps/ipcache.h"', '#define sec_identity renamed\n#include "maps/ipcache.h"')
-    )
-    (other / "probe.bpf.c").unlink()
-    load(config, other).close()
+    with monkeypatch.context() as patched:
+        patched.setattr("pycilium.datapath.loader.check_layouts", lambda *_: None)
+        words = '#define sec_identity renamed\n#define expires_s ends_s\n#include "abi/config.h"'
+        with load(config, compile_probe(tmp_path / "other", ('#include "abi/config.h"', words))) as older:
+            for spec, key, value in (
+                (layouts.IPCACHE4, KEY, layouts.IpcacheEntry(1)),
+                (layouts.CT4, layouts.Ct4Key(), layouts.CtEntry(expires_s=1)),
+                (layouts.ENDPOINTS4, layouts.Endpoint4Key(1), layouts.EndpointEntry(policy_id=9)),
+            ):
+                with older.map(spec) as opened:
+                    opened.update(key, value)
 
-    with pytest.raises(LayoutMismatch, match=r"maps/ipcache.*renamed.*not.*sec_identity.*remove the file"):
-        load(config, objects)
+    with load(config, objects) as newer:
+        counts = {}
+        for name in ("ipcache4", "ct4", "endpoints4"):
+            with newer.map(layouts.MAPS[name]) as opened:
+                counts[name] = opened.count()
+
+        assert [str(lost) for lost in newer.moved.lost] == [
+            "map ct4 was made anew without 1 of its entries: this version keeps them in another form"
+        ]
+        assert counts == {"ipcache4": 0, "ct4": 0, "endpoints4": 0}
+    with load(config, objects) as again:
+        assert again.moved.lost == ()
+
+
+def test_what_programs_may_still_write_into_stays_pinned_until_they_are_exchanged(
+    config: DatapathConfig, objects: Path, bpf_root: Path, map_names: frozenset[str]
+) -> None:
+    load(config, objects).close()
+    resized = replace(config, map_entries={**config.map_entries, "ct4": 512})
+
+    load(resized, objects).close()
+    assert set(os.listdir(bpf_root / "maps")) == {*map_names, "before-ct4"}
+    with open_pinned(str(bpf_root)) as pinned:
+        assert set(pinned.sizes()) == map_names
+    with load(resized, objects) as datapath:
+        assert datapath.moved.under_way
+        datapath.moved.follow_up(done=True)
+        assert not datapath.moved.under_way
+
+    assert set(os.listdir(bpf_root / "maps")) == map_names
 
 
 def test_an_object_that_differs_from_the_generated_layouts_is_refused(

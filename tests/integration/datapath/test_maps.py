@@ -114,6 +114,16 @@ class TestConntrack:
         assert 94 not in np.unique(ct4.dump()[1]["expires_s"])
         assert conntrack.collect(ct4.raw, now_s=100, grace_s=5) == Collected(alive=8000, removed=0)
 
+    def test_the_newest_revision_is_the_latest_that_admitted_anything(self, make_map: MakeMap) -> None:
+        ct4 = make_map(layouts.CT4, 64)
+        assert isinstance(ct4, Map)
+        assert conntrack.newest_revision(ct4.raw) == 0
+
+        for number, (egress, ingress) in enumerate(((3, 0), (0, 7), (5, 5))):
+            ct4.update(layouts.Ct4Key(number), layouts.CtEntry(egress_revision=egress, ingress_revision=ingress))
+
+        assert conntrack.newest_revision(ct4.raw) == 7
+
     @pytest.mark.parametrize(
         ("flags", "source", "destination"),
         [

@@ -234,6 +234,13 @@ def test_a_new_identity_is_one_write():
     assert sum(fake.writes for fake in agent.kernel.maps.values()) - before == 1
 
 
+def test_a_policy_after_a_restart_has_no_revision_that_conntrack_remembers_of_one_that_is_gone():
+    """Its entry would still be current: what the newer policy denies would go on."""
+    agent = Agent(Kernel())
+
+    assert numbers_in_use(agent.targets, 41).max_revision == 41
+
+
 def test_starts_that_end_before_the_endpoints_flip_do_not_fill_the_maps():
     """Each start writes everything under new numbers; what an interrupted one left is removed by the next."""
     policies = gen.parsed([DENY_ALL])
