@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
+from pycilium.agent.config import AgentConfig
 from tests.e2e.lab import Lab, Pod, app, connects, eventually, policy, ports, serving
 from tests.e2e.traffic import DATAGRAM_PORT, ECHO_PORT, IPERF_PORT, Losses, flowing, iperf3
 
 pytestmark = pytest.mark.root
 PORT = 8080
+ORDINARY = AgentConfig(node_name="node1")
+CAPACITIES = [
+    field for field in AgentConfig.__struct_fields__ if field.endswith("_capacity") and field != "flow_capacity"
+]
 TRAFFIC_PORTS = (f"{DATAGRAM_PORT}/UDP", f"{ECHO_PORT}/TCP", f"{IPERF_PORT}/TCP")
 
 
@@ -57,6 +63,28 @@ def test_not_a_packet_is_lost_when_the_agent_ends_and_comes_back(agent, pods, en
     assert traffic.losses == Losses()
     assert min(traffic.volume.datagrams, traffic.volume.connections, traffic.volume.echoes) > 50
     assert all(intervals), intervals
+
+
+def test_raising_every_capacity_costs_no_packet(agent, pods):
+    client, server = pods
+    agent.apply(strict_policy())
+    assert eventually(lambda: connects(client.netns, server.address[4], PORT, 0.3), False)
+    configured = agent.folder / "node1" / "agent.json"
+    before = configured.read_text()
+    sizes = {each["name"]: each["size"] for each in agent.json("cilium-dbg", "map", "list")}
+    raised = {field: 2 * getattr(ORDINARY, field) for field in CAPACITIES}
+
+    with flowing(client, server, 4) as traffic:
+        agent.cilium("lab", "agent", "stop")
+        configured.write_text(json.dumps(json.loads(before) | raised))
+        agent.cilium("lab", "agent", "start")
+        configured.write_text(before)
+
+    assert traffic.losses == Losses()
+    assert min(traffic.volume.datagrams, traffic.volume.connections, traffic.volume.echoes) > 50
+    now = {each["name"]: each["size"] for each in agent.json("cilium-dbg", "map", "list")}
+    assert {name for name, size in now.items() if size == 2 * sizes[name]} >= {"ct4", "nat4", "endpoints4", "backends"}
+    assert agent.json("cilium", "status")["cilium"]["state"] == "Ok"
 
 
 def test_without_the_agent_the_policy_stays_in_force(agent, pods):
