@@ -34,6 +34,8 @@ static __always_inline const struct service_entry *service_of(const struct servi
 	const struct service_entry *service =
 	    service_lookup(&address, draft->packet.destination_port, draft->packet.protocol, draft->family);
 
+	if (unlikely(service && address_is_unroutable(&address, draft->family)))
+		return 0; /* a HostPort at loopback is for the node's sockets */
 	if (service && draft->where & SERVICE_FROM_OVERLAY && !(service->flags & SERVICE_OWN_NODE))
 		return 0;
 	if (service || !(draft->where & SERVICE_TO_NODE))

@@ -68,13 +68,15 @@ static __always_inline const struct service_entry *sock_service_of_node(const st
 static __always_inline const struct service_entry *sock_service(const struct sock_name *name, __u64 netns_cookie)
 {
 	const struct service_entry *service;
+	bool unroutable = address_is_unroutable(&name->address, name->family);
 
-	if (config_socket_host_only && !netns_is_host(netns_cookie))
+	if ((config_socket_host_only || unlikely(unroutable)) && !netns_is_host(netns_cookie))
 		return 0;
-	if (unlikely(address_is_unroutable(&name->address, name->family)))
-		return netns_is_host(netns_cookie) ? service_lookup_node(name->port, name->protocol, name->family) : 0;
 	service = service_lookup(&name->address, name->port, name->protocol, name->family);
-	return service ? service : sock_service_of_node(name);
+	if (service)
+		return service;
+	return unlikely(unroutable) ? service_lookup_node(name->port, name->protocol, name->family)
+				    : sock_service_of_node(name);
 }
 
 static __always_inline void socket_flow_key_of(struct socket_flow_key *key, __u64 socket_cookie,

@@ -171,6 +171,20 @@ def test_a_cluster_ip_is_not_for_outside(services: Services, family: int) -> Non
 
 
 @FAMILIES
+@pytest.mark.parametrize("to", [{4: "127.0.0.1", 6: "::1"}, {4: "0.0.0.0", 6: "::"}], ids=["loopback", "any"])
+def test_what_nobody_may_send_on_a_wire_reaches_no_host_port_at_loopback(
+    services: Services, family: int, to: dict[int, str]
+) -> None:
+    backend = services.backend(address(WEB, family))
+    flags = ServiceFlags.EXTERNAL | ServiceFlags.OWN_NODE
+    services.frontend(to[family], NODE_PORT, (backend,), (backend,), flags=flags)
+
+    ran = arrive(services.node, request(family, to=to[family]))
+
+    assert (ran.verdict, ran.events) == (Verdict.PASS, [])
+
+
+@FAMILIES
 @pytest.mark.parametrize("flag", [ServiceFlags.SOURCE_ALLOW, ServiceFlags.SOURCE_DENY])
 @pytest.mark.parametrize("within", [True, False])
 def test_source_ranges(services: Services, family: int, flag: ServiceFlags, within: bool) -> None:

@@ -406,6 +406,20 @@ class TestNodePorts:
         of_pod.sendto(b"question", (place.named(place.loopback), 30080))
         assert own.recv(64) == b"question"
 
+    @needs_cookie
+    @each_place
+    def test_a_host_port_at_loopback_is_for_the_hosts_processes_alone(self, sockets: Sockets, place: Place) -> None:
+        sockets.service(place.loopback, 8080, UDP, sockets.backends(place), flags=self.FLAGS | ServiceFlags.OWN_NODE)
+        servers = sockets.servers(place, DATAGRAM, sockets.host)
+        own = sockets.server(place.loopback, 8080, DATAGRAM)
+
+        of_host = sockets.client(place, DATAGRAM, sockets.host)
+        of_host.sendto(b"question", (place.named(place.loopback), 8080))
+        assert received_at(servers)[0] in place.backends
+        of_pod = sockets.client(place, DATAGRAM)
+        of_pod.sendto(b"question", (place.named(place.loopback), 8080))
+        assert own.recv(64) == b"question"
+
     @each_place
     def test_a_host_port_is_reached_on_its_own_node_alone(self, sockets: Sockets, place: Place) -> None:
         flags = self.FLAGS | ServiceFlags.OWN_NODE
