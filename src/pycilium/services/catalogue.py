@@ -11,7 +11,7 @@ Invariant: the frontends are those that a catalogue would have that was given ev
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,6 +37,11 @@ class Owner(NamedTuple):
 
     def __str__(self) -> str:
         return f"{'host port of pod ' if self.host_ports else ''}{self.namespace}/{self.name}"
+
+    @property
+    def title(self) -> str:
+        """How a sentence about it begins."""
+        return f"{'Pod' if self.host_ports else 'Service'} {self.namespace}/{self.name}"
 
 
 Rank = tuple[bool, float, str, str]
@@ -109,18 +114,18 @@ class Catalogue:
             }
         )
 
-    def problems(self) -> dict[str, tuple[str, ...]]:
-        """What is wrong, in words, by `namespace/name` of the Service or pod. Sorted."""
-        found: defaultdict[str, list[str]] = defaultdict(list)
+    def problems(self) -> dict[Owner, tuple[str, ...]]:
+        """What is wrong, in words. Sorted."""
+        found: defaultdict[Owner, list[str]] = defaultdict(list)
         for owner, reached in self._reached.items():
             if reached.problems:
-                found[str(owner)] += reached.problems
+                found[owner] += reached.problems
         for at in self._contested:
             claims = self._claims[at]
             winner = min(claims, key=self._ranks.__getitem__)
             for owner in claims:
                 if owner != winner:
-                    found[str(owner)].append(_lost(claims[owner], winner))
+                    found[owner].append(_lost(claims[owner], winner))
         return {owner: tuple(sorted(set(found[owner]))) for owner in sorted(found)}
 
     # == what comes in ==
@@ -250,10 +255,3 @@ def all_frontends(changes: CatalogueChanges, settings: ServiceSettings) -> tuple
     catalogue = Catalogue(settings)
     catalogue.update(changes)
     return tuple(sorted(catalogue.frontends(), key=lambda frontend: frontend.at))
-
-
-def problems_in_words(problems: Mapping[str, Iterable[str]]) -> Iterator[str]:
-    """One line for each."""
-    for owner, texts in problems.items():
-        for text in texts:
-            yield f"Service {owner}: {text}"

@@ -97,7 +97,7 @@ def test_of_two_with_one_address_the_older_has_it_and_the_other_is_named():
 
     assert catalogue.frontend(at("10.96.0.1:80")).service == "old"
     assert catalogue.problems() == {
-        "default/new": (
+        ("default", "new", False): (
             ("10.96.0.1:80/TCP belongs to default/old, which comes first: leave clusterIP out to be given a free one"),
         )
     }
@@ -129,7 +129,7 @@ def test_a_node_port_in_two_services_is_named_once():
     catalogue = catalogue_of(service("a", spec % 1, age_s=9), service("b", spec % 2))
 
     assert catalogue.problems() == {
-        "default/b": (
+        ("default", "b", False): (
             "node port 30080/TCP belongs to default/a, which comes first: choose another nodePort, or leave it out",
         )
     }
@@ -141,7 +141,10 @@ def test_a_service_comes_before_a_host_port():
     catalogue = catalogue_of(web, host_ports=[HostPortMapping("default", "proxy", 30080, at("10.0.0.9:80"))])
 
     assert catalogue.frontend(at("192.0.2.1:30080")).service == "web"
-    assert "choose another hostPort" in catalogue.problems()["host port of pod default/proxy"][0]
+    ((owner, (problem,)),) = catalogue.problems().items()
+    assert f"{owner.title}: {problem}" == (
+        "Pod default/proxy: host port 30080/TCP belongs to default/web, which comes first: choose another hostPort"
+    )
 
 
 def test_ports_and_protocols_of_one_address_can_be_those_of_different_services():

@@ -42,7 +42,7 @@ def only(*things, settings=SETTINGS):
 def problems(*things, settings=SETTINGS):
     catalogue = Catalogue(settings)
     catalogue.update(changes(*things))
-    return catalogue.problems()
+    return {str(owner): texts for owner, texts in catalogue.problems().items()}
 
 
 # == kinds ==

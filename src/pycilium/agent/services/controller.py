@@ -142,7 +142,7 @@ class Services:
     def problems(self) -> Iterator[str]:
         """What is wrong, in words: conflicts, what cannot be, and what to raise."""
         for owner, texts in self.catalogue.problems().items():
-            yield from (f"Service {owner}: {text}" for text in texts)
+            yield from (f"{owner.title}: {text}" for text in texts)
         yield from self._targets.full()
         for at, text in self.planner.problems.items():
             frontend = self.catalogue.frontend(at)
