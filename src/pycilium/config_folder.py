@@ -18,8 +18,8 @@ KNOWN = frozenset(config_map()["data"])
 """Keys of cilium-config. What agents read of it, operators need not."""
 OF_THE_NODE = frozenset(("ipv4-range", "ipv6-range"))
 """What `cilium-dbg build-config` adds."""
-_DURATION = re.compile(r"(\d+)(h|m|s)")
-_SECONDS = {"h": 3600, "m": 60, "s": 1}
+_DURATION = re.compile(r"(\d+)(h|ms|m|s)")
+_SECONDS = {"h": 3600, "m": 60, "s": 1, "ms": 0.001}
 
 
 class Settings:

@@ -78,6 +78,7 @@ def _routing(settings: Settings) -> dict[str, Any]:
         "tunnel_port": settings.number("tunnel-port", 8472),
         "pod_mtu_bytes": settings.number("mtu", 0) or None,
         "auto_direct_node_routes": settings.flag("auto-direct-node-routes", False),
+        "identity_change_grace_period_s": settings.seconds("identity-change-grace-period", 0.5),
         "cidr_matches": "all" if "nodes" in settings.words("policy-cidr-match-mode") else "world",
     }
 

@@ -87,6 +87,7 @@ def _set() -> dict[str, Any]:
         "enable-ipv6-masquerade": Text("enableIPv6Masquerade"),
         "hubble-event-buffer-capacity": Text("hubble.eventBufferCapacity"),
         "hubble-listen-address": Text("hubble.listenAddress"),
+        "identity-change-grace-period": Text("identityChangeGracePeriod"),
         "identity-gc-interval": Text("operator.identityGCInterval"),
         "ipam": Text("ipam.mode"),
         "ipv4-native-routing-cidr": Text("ipv4NativeRoutingCIDR"),

@@ -199,6 +199,7 @@ class Values(Part, frozen=True):
     encryption: NotBuiltYet = NotBuiltYet()
     healthChecking: bool = True
     endpointHealthChecking: Switch = Switch()
+    identityChangeGracePeriod: Annotated[str, Meta(pattern="^([0-9]{1,4}ms|([0-9]|[1-5][0-9]|60)s)$")] = "500ms"
     hubble: Hubble = Hubble()
     cni: Cni = Cni()
     cgroup: Cgroup = Cgroup()
@@ -271,6 +272,7 @@ MEANINGS: dict[str, str] = {
     "encryption": "not built yet",
     "healthChecking": "agents probe each other",
     "endpointHealthChecking": "and a pod of each other's",
+    "identityChangeGracePeriod": "how long a pod with new labels keeps its old identity; at most 60s",
     "hubble": "flows",
     "hubble.enabled": "serve them to other nodes, beside the agent's own socket",
     "hubble.listenAddress": "host:port; not encrypted, so only the node's own address 127.0.0.1 if it is empty",
