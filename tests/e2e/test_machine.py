@@ -142,6 +142,25 @@ def test_a_full_disk_leaves_the_old_configuration_and_the_same_command_completes
     assert machine.output("cilium", "install") == machine.output("cilium", "install")
 
 
+def test_what_was_half_removed_by_hand_is_installed_again_and_then_removed_whole(machine):
+    """Record, unit and plugin are gone; a network that was set aside still is, and the agent runs."""
+    machine.write("/etc/cni/net.d/01-first.conflist", "{}")
+    before = files(machine)
+    machine.run("cilium", "install")
+    there = files(machine)
+    with Agent(machine):
+        machine.run(
+            "rm", "/var/lib/cilium/install.json", "/opt/cni/bin/cilium-cni", "/etc/cni/net.d/05-cilium.conflist"
+        )
+        machine.run("cilium", "install")
+    assert [path for path in files(machine) if "store.db" not in path] == there
+
+    machine.run("sh", "-c", "printf '{\"files\": [' >/var/lib/cilium/install.json")
+    machine.run("cilium", "uninstall", "--purge")
+
+    assert files(machine) == before
+
+
 def test_the_unit_is_one_that_systemd_accepts(machine, tmp_path):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("this machine has no systemd")

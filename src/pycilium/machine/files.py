@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pycilium.errors import InstallRefused
-from pycilium.machine.plan import ASIDE, CNI_FOLDER, RECORD, File
+from pycilium.machine.plan import ASIDE, CNI_FOLDER, CONFLIST, KNOWN, RECORD, UNIT, File, conflist, is_record
 
 
 class Files:
@@ -83,13 +83,26 @@ class Files:
     # == the record ==
 
     def record(self) -> dict[str, Any] | None:
-        """What an installation before wrote down; None if there was none, or it has been removed."""
+        """What an installation before wrote down; None if there was none, or it has been removed.
+
+        Where what it wrote is lost or damaged and there is one all the same, what is found of it.
+        """
         written = self.read(RECORD)
+        if written is None and not self._has_one():
+            return None
         try:
-            found = json.loads(written) if written else None
+            found = json.loads(written or "")
         except ValueError:
-            found = {}  # cut off by hand: as good as an installation of which nothing is known but that it was
-        return found if isinstance(found, dict) or found is None else {}
+            found = None
+        return found if is_record(found) else self._found()
+
+    def _has_one(self) -> bool:
+        """A cluster's agent has neither such a unit nor such a network."""
+        return (self.root / UNIT).exists() or self.read(CONFLIST) == conflist().content
+
+    def _found(self) -> dict[str, Any]:
+        aside = [name.removesuffix(ASIDE) for name in self.names(CNI_FOLDER) if name.endswith(ASIDE)]
+        return {"files": [path for path in KNOWN if (self.root / path).exists()], "aside": aside}
 
     def save_record(self, files: list[str], aside: list[str]) -> None:
         content = {"files": files, "aside": aside}

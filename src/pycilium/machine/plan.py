@@ -20,6 +20,8 @@ RECORD = "var/lib/cilium/install.json"
 PLUGIN_FOLDERS = ("opt/cni/bin", "usr/lib/cni", "usr/libexec/cni")
 """Where runtimes look for plugins: by default, on Debian, on Fedora. The first is made; the others only if there."""
 PLUGIN = "cilium-cni"
+KNOWN = (CONFIG, *(f"{folder}/{PLUGIN}" for folder in PLUGIN_FOLDERS), UNIT, OPERATOR_CONFIG, OPERATOR_UNIT, CONFLIST)
+"""Everything that an installation may consist of."""
 ASIDE = ".cilium_bak"
 """Added to the name of another plugin's configuration that is set aside; as Cilium does it."""
 _CONFIG_ENDINGS = (".conf", ".conflist", ".json")
@@ -104,6 +106,14 @@ def unit(agent: str) -> File:
         "WantedBy=multi-user.target",
     )
     return File(UNIT, "\n".join(lines) + "\n")
+
+
+def is_record(found: object) -> bool:
+    """Whether a record is as installations write them."""
+    return isinstance(found, dict) and all(
+        isinstance(names := found.get(key), list) and all(isinstance(name, str) for name in names)
+        for key in ("files", "aside")
+    )
 
 
 def set_aside(names: Sequence[str], *, exclusive: bool) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pycilium.errors import InstallRefused
+from pycilium.install import cni_configuration
+from pycilium.machine import plan
 from pycilium.machine.files import Files
 from pycilium.machine.plan import CNI_FOLDER, RECORD, File
 
@@ -48,14 +50,30 @@ def test_what_was_put_aside_comes_back_unless_there_is_a_new_one(tmp_path):
     }
 
 
-@pytest.mark.parametrize("damaged", ["", "{", "[]"])
-def test_a_damaged_record_is_one_of_which_nothing_is_known(tmp_path, damaged):
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"files": 3, "aside": []}', '{"files": [3], "aside": []}', None])
+def test_what_was_installed_is_found_where_its_record_is_damaged_or_gone(tmp_path, damage):
     files = Files(tmp_path)
     assert files.record() is None
+    files.write(SCRIPT)
+    files.write(plan.unit("/cilium-agent"))
+    files.write(File(f"{CNI_FOLDER}/01-other.conf.cilium_bak", "{}"))
     files.save_record(["a"], ["b"])
     assert files.record() == {"files": ["a"], "aside": ["b"]}
-    (tmp_path / RECORD).write_text(damaged)
-    assert not files.record()
+
+    if damage is None:
+        (tmp_path / RECORD).unlink()
+    else:
+        (tmp_path / RECORD).write_text(damage)
+
+    assert files.record() == {"files": [SCRIPT.path, plan.UNIT], "aside": ["01-other.conf"]}
+
+
+def test_a_clusters_network_is_no_installation_on_this_machine(tmp_path):
+    Files(tmp_path).write(File(plan.CONFLIST, cni_configuration.text("/run/cilium/cilium.sock")))
+    assert Files(tmp_path).record() is None
+
+    Files(tmp_path).write(plan.conflist())
+    assert Files(tmp_path).record() == {"files": [plan.CONFLIST], "aside": []}
 
 
 def test_what_cannot_be_written_is_named_and_leaves_nothing_half_made(tmp_path):
