@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pycilium.cli.cluster import ClusterPlace
+from pycilium.cli.lazy import CONTRADICTIONS, loaded
 from pycilium.cli.render import output_option, print_json, progress
 from pycilium.cli.target import Target, pass_target, place_options
 from pycilium.errors import ConfigError, NotFound
@@ -137,6 +138,8 @@ async def _change(place: ClusterPlace, key: str, value: str | None, *, restart: 
             if value is None:
                 raise NotFound(f"{key} is not set; `cilium config view` shows what is")
             return
+        rest = {name: text for name, text in data.items() if name != key}
+        loaded(CONTRADICTIONS)(rest if value is None else {**rest, key: value})
         with progress("changing") as tell:
             tell(f"config map {CONFIG}: {key}")
             await cluster.patch(CONFIG_MAP, CONFIG, {"data": {key: value}}, namespace=place.namespace)

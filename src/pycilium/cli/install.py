@@ -14,6 +14,7 @@ import click
 
 from pycilium.cli.cluster import access, cluster_options
 from pycilium.cli.durations import seconds
+from pycilium.cli.lazy import CONTRADICTIONS, loaded
 from pycilium.cli.render import print_yaml, progress
 from pycilium.errors import ConfigError, InstallRefused
 from pycilium.install import settings
@@ -158,6 +159,7 @@ async def change(*, upgrading: bool, **given_options: Any) -> None:
             reused = upgrading and history and not asked["reset_values"]
             config = settings.merged(history[-1].config if reused else _detected(found, given), given)
             values = settings.values_of(config)
+            _refuse_contradictions(values, namespace)
             if asked["dry_run_helm_values"]:
                 print_yaml(config)
                 return
@@ -182,6 +184,15 @@ def _heed(findings: list[Finding], tell: Callable[[str], None]) -> None:
     errors = [finding.what for finding in findings if finding.level == "error"]
     if errors:
         raise InstallRefused("\n".join(("the cluster cannot take it as it is (--skip-preflight tries):", *errors)))
+
+
+def _refuse_contradictions(values: Plain, namespace: str) -> None:
+    from pycilium.install.kubernetes_manifests import objects
+    from pycilium.install.kubernetes_names import CONFIG
+
+    loaded(CONTRADICTIONS)(
+        next(each["data"] for each in objects(values, namespace) if each["metadata"]["name"] == CONFIG)
+    )
 
 
 def _given(files: Any, sets: Any, strings: Any) -> Plain:

@@ -9,6 +9,14 @@ from typing import Any
 
 import click
 
+CONTRADICTIONS = "pycilium.contradictions:refuse_contradictions"
+
+
+def loaded(place: str) -> Any:
+    """What `module:attribute` names: also what stands above us, such as that which knows agents and operators."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
 
 class LazyGroup(click.Group):
     """A group whose commands are named as `module:attribute`."""
@@ -24,8 +32,7 @@ class LazyGroup(click.Group):
         place = self._commands_at.get(cmd_name)
         if place is None:
             return super().get_command(ctx, cmd_name)
-        module, _, attribute = place.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = loaded(place)
         return command
 
     def resolve_command(

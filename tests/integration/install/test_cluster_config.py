@@ -63,6 +63,23 @@ def test_what_cannot_be_changes_nothing(cilium, double, installed):
     assert data(double) == {"debug": "false", "mtu": "0"}
 
 
+def test_keys_that_contradict_each_other_are_refused_whole(cilium, double, installed):
+    """Agents would refuse it one by one, each right in itself."""
+    put(double, "ConfigMap", "cilium-config", data={"kube-proxy-replacement": "true", "bpf-lb-mode": "dsr"})
+    before = data(double)
+
+    for words in (("set", "kube-proxy-replacement", "false"), ("delete", "kube-proxy-replacement")):
+        refused = cilium("config", *words)
+        assert refused.returncode == 1
+        assert "agents would not start: " in refused.stderr
+        assert "dsr needs kube_proxy_replacement" in refused.stderr
+        assert data(double) == before
+        assert begun_anew(double) == [False, False]
+
+    assert cilium("config", "set", "bpf-lb-mode", "snat").returncode == 0
+    assert cilium("config", "set", "kube-proxy-replacement", "false").returncode == 0
+
+
 def test_a_cluster_without_an_installation_says_so(cilium):
     assert "`cilium install` makes it" in cilium("config", "view").stderr
 
