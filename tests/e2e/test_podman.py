@@ -7,21 +7,10 @@ import json
 import pytest
 
 from tests.e2e.lab import app, policy, ports
-from tests.e2e.machine import Agent, Machine, busybox_image, until
+from tests.e2e.machine import Agent, Machine, until
+from tests.e2e.podman import IMAGE, furnish
 
 pytestmark = pytest.mark.root
-
-IMAGE = "localhost/box"
-CONTAINERS_CONF = """
-[containers]
-default_ulimits = []
-pids_limit = 0
-[engine]
-runtime = "runc"
-[network]
-network_backend = "cni"
-"""
-"""Limits as they are: this machine may lack the right to raise them."""
 
 
 class Podman:
@@ -50,11 +39,9 @@ class Podman:
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("podman")
-    busybox_image(folder / "image")
     with Machine("podman", folder) as machine:
-        machine.write("/etc/containers/containers.conf", CONTAINERS_CONF)
+        furnish(machine, folder)
         machine.run("cilium", "install")
-        machine.run("sh", "-c", f"tar -C {folder}/image -c . | podman import --quiet - {IMAGE}")
         yield machine
 
 
