@@ -21,6 +21,14 @@ def make(folder: Path, names: Mapping[str, str]) -> Path:
     return folder
 
 
+def let_end(folder: Path, name: str) -> None:
+    """NAME.crt is from now on one that ended yesterday."""
+    request = f"{folder}/{name}.csr"
+    _openssl("req", "-new", "-key", f"{folder}/{name}.key", "-subj", f"/CN={name}", "-out", request)
+    signed = ("-CA", f"{folder}/ca.crt", "-CAkey", f"{folder}/ca.key", "-CAcreateserial")
+    _openssl("x509", "-req", "-in", request, *signed, "-days", "-1", "-out", f"{folder}/{name}.crt")
+
+
 def server_tls(folder: Path, name: str = "server") -> ssl.SSLContext:
     """For a server that asks users for certificates, and lets them prove themselves otherwise."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=f"{folder}/ca.crt")

@@ -49,6 +49,7 @@ def remove(path: str | Path) -> list[str]:
             continue
         aside.rename(original)
         back.append(original.name)
+    _begun(file).unlink(missing_ok=True)
     file.unlink(missing_ok=True)
     return back
 
@@ -57,7 +58,7 @@ def _write_whole(file: Path, wanted: str) -> bool:
     """Whether it had to be."""
     if file.exists() and file.read_bytes() == wanted.encode():
         return False
-    new = file.with_name(f"{file.name}.{os.getpid()}.new")
+    new = _begun(file)
     try:
         with new.open("w", encoding="utf-8") as writing:
             writing.write(wanted)
@@ -67,6 +68,11 @@ def _write_whole(file: Path, wanted: str) -> bool:
         return True
     finally:
         new.unlink(missing_ok=True)
+
+
+def _begun(file: Path) -> Path:
+    """What is being written, or was when the power failed; no runtime reads it."""
+    return file.with_name(f"{file.name}.new")
 
 
 def _set_aside(ours: Path) -> list[str]:

@@ -7,6 +7,7 @@ Invariant: the plugin is put in place last and in one step, and names a folder t
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -45,10 +46,7 @@ def install(to: str | Path, seen_as: str) -> Path:
     whole = folder / RUNTIME / name
     try:
         if not whole.exists():
-            new = whole.with_name(f"{name}.{os.getpid()}.new")
-            shutil.rmtree(new, ignore_errors=True)
-            _fill(new)
-            new.rename(whole)
+            _fill_whole(whole)
         _write_loopback(folder / LOOPBACK, f"{seen_as}/{RUNTIME}/{name}")
         _write(folder / PLUGIN, script(f"{seen_as}/{RUNTIME}/{name}"))
         for other in (folder / RUNTIME).iterdir():
@@ -59,12 +57,36 @@ def install(to: str | Path, seen_as: str) -> Path:
     return folder / PLUGIN
 
 
+def _fill_whole(whole: Path) -> None:
+    """In one step. What is not finished takes no room on a disk that is full, nor after a reboot in the midst of it."""
+    new = _begun(whole)
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        _fill(new)
+        _write_out(new)
+        new.rename(whole)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _write_out(folder: Path) -> None:
+    """To the disk, all that its file system still has in memory: a folder of that name is taken for whole later."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(descriptor)
+
+
 def remove(folder: str | Path) -> bool:
     """Take the plugin away with all that was copied; whether there was one. Idempotent."""
     plugin, loopback, runtime = (Path(folder) / name for name in (PLUGIN, LOOPBACK, RUNTIME))
     found = plugin.exists() or runtime.exists()
     try:
-        plugin.unlink(missing_ok=True)
+        for each in (plugin, _begun(plugin), _begun(loopback)):
+            each.unlink(missing_ok=True)
         if _is_ours(loopback):
             loopback.unlink()
         if runtime.exists():
@@ -131,8 +153,19 @@ def _loader() -> Path:
     return found[0]
 
 
+def _begun(file: Path) -> Path:
+    """What is being written, or was when the power failed."""
+    return file.with_name(f"{file.name}.new")
+
+
 def _write(file: Path, text: str) -> None:
-    new = file.with_name(f"{file.name}.{os.getpid()}.new")
-    new.write_text(text, encoding="utf-8")
-    new.chmod(0o755)
-    new.replace(file)
+    new = _begun(file)
+    try:
+        with new.open("w", encoding="utf-8") as writing:
+            writing.write(text)
+            writing.flush()
+            os.fsync(writing.fileno())
+        new.chmod(0o755)
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)

@@ -72,7 +72,10 @@ class Installer:
             )
         if deployed is not None:
             self.tell(f"revision {deployed.version} is the same: its objects are applied again")
+            await self._refuse_others(wanted)
             await self._apply(wanted, deployed)
+            await self._prune(wanted, history)
+            await self._supersede(history[:-1])
             return deployed
         return await self._revise(releases.PENDING_INSTALL, config, wanted, history)
 
@@ -93,9 +96,7 @@ class Installer:
         history = await self.history()
         if history:
             await self._keep(history[-1].now(releases.UNINSTALLING, "Deletion in progress"))
-        made = [each for record in history for each in parsed(record.manifest)]
-        gone = {_key(each): each for each in [*objects(values_of(), self.namespace), *made]}
-        last_first = list(reversed(gone.values()))
+        last_first = list(reversed(self._made(history).values()))
         for each in last_first:
             if each["kind"] in _WORKLOADS:
                 await self._delete(each)
@@ -160,12 +161,21 @@ class Installer:
             releases.DEPLOYED, f"{'Upgrade' if pending == releases.PENDING_UPGRADE else 'Install'} complete"
         )
         await self._keep(done)
+        await self._supersede(history)
+        return done
+
+    async def _supersede(self, history: list[Release]) -> None:
+        """Revisions before the one that is in force: say so of each, and forget the oldest."""
         for earlier in history:
             if earlier.status not in (releases.SUPERSEDED, releases.FAILED):
                 await self._keep(earlier.now(releases.SUPERSEDED, earlier.description))
         for earlier in history[: -releases.KEPT]:
             await self.cluster.delete(SECRET, releases.secret_name(self.name, earlier.version), self.namespace)
-        return done
+
+    def _made(self, history: list[Release]) -> dict[tuple[str, str, str], Plain]:
+        """What revisions made, in that order; with what a release has by default, as a record may be lost."""
+        recorded = [each for record in history for each in parsed(record.manifest)]
+        return {_key(each): each for each in [*objects(values_of(), self.namespace), *recorded]}
 
     async def _refuse_others(self, wanted: list[Plain]) -> None:
         """InstallRefused, with their names, if objects of these names are not this release's."""
@@ -196,9 +206,9 @@ class Installer:
     async def _prune(self, wanted: list[Plain], history: list[Release]) -> None:
         """Take away what earlier revisions made and this one has not."""
         kept = {_key(each) for each in wanted}
-        stale = {_key(each): each for record in history for each in parsed(record.manifest) if _key(each) not in kept}
-        for each in reversed(list(stale.values())):
-            await self._delete(each)
+        for key, each in reversed(self._made(history).items()):
+            if key not in kept:
+                await self._delete(each)
 
     async def _delete(self, plain: Plain) -> bool:
         """Take an object away if it is this release's; whether it was."""

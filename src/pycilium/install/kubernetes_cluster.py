@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pycilium.errors import NotFound
+from pycilium.errors import KindNotServed, NotFound, StoreForbidden, StoreUnavailable
 from pycilium.install.templates import Plain
 from pycilium.model.resources import CiliumNetworkPolicy, Kind, NetworkPolicy, Resource
 from pycilium.model.resources import kind_of as kind_of_resource
 from pycilium.store.kubernetes.client import ApiClient
 from pycilium.store.kubernetes.credentials import Access
-from pycilium.store.kubernetes.failures import Call, Verb
+from pycilium.store.kubernetes.failures import Call, Discovery, Verb
 
 MANAGER = "cilium-cli"
 _RBAC = "rbac.authorization.k8s.io/v1"
@@ -56,6 +56,9 @@ KINDS = {
     )
 }
 _ACCESS_REVIEW = _kind("SelfSubjectAccessReview", "authorization.k8s.io/v1", namespaced=False)
+_FIRST_ANSWER_S = 5.0
+"""How long a server that is not there is waited for; one that was there is waited for longer."""
+_QUOTED = 60
 
 
 def kind_of(plain: Mapping[str, Any]) -> Kind[Any]:
@@ -81,10 +84,25 @@ class Cluster:
         parts = urlsplit(self.access.server)
         return parts.hostname or "", parts.port
 
+    async def version(self) -> str:
+        """What the server says that it is; "" if it does not say. StoreUnavailable, soon, if nobody is there."""
+        answer = await self._discovered("/version", patience_s=_FIRST_ANSWER_S)
+        return str(answer.get("gitVersion") or "")
+
+    async def served(self) -> frozenset[str]:
+        """The groups' versions that the server serves, such as apps/v1; empty if it does not say."""
+        groups = (await self._discovered("/apis")).get("groups")
+        versions = (
+            [each.get("versions") for each in groups if isinstance(each, dict)] if isinstance(groups, list) else []
+        )
+        listed = [each for of_group in versions if isinstance(of_group, list) for each in of_group]
+        return frozenset(str(each.get("groupVersion")) for each in listed if isinstance(each, dict))
+
     async def get(self, kind: Kind[Any], name: str, namespace: str | None = None) -> Plain | None:
         """None if there is none, or if the server has no such kind."""
+        call = Call("get", kind, namespace, name)
         try:
-            return _decoded(await self.client.call(Call("get", kind, namespace, name)))
+            return self._object(call, await self.client.call(call))
         except NotFound:
             return None
 
@@ -92,10 +110,14 @@ class Cluster:
         """All of them; with `labels`, those that a selector such as `owner=helm,name=cilium` selects."""
         found: list[Plain] = []
         query = {"limit": "500", **({"labelSelector": labels} if labels else {})}
+        call = Call("list", kind, namespace)
         while True:
-            page = _decoded(await self.client.call(Call("list", kind, namespace), query=query))
-            found += page.get("items") or []
-            token = (page.get("metadata") or {}).get("continue")
+            page = self._decoded(call, await self.client.call(call, query=query), "metadata")
+            items = page.get("items") or []
+            if not isinstance(items, list) or not all(map(_has_name, items)):
+                raise self._no_api(call, msgspec.json.encode(page))
+            found += items
+            token = page["metadata"].get("continue")
             if not token:
                 return found
             query["continue"] = token
@@ -142,15 +164,48 @@ class Cluster:
             "spec": {"resourceAttributes": attributes},
         }
         call = Call("create", _ACCESS_REVIEW)
-        answer = _decoded(await self.client.call(call, body=msgspec.json.encode(review)))
-        return bool((answer.get("status") or {}).get("allowed"))
+        answer = self._decoded(call, await self.client.call(call, body=msgspec.json.encode(review)), "status")
+        return bool(answer["status"].get("allowed"))
 
     async def _sent(self, verb: Verb, plain: Plain, query: Mapping[str, str] | None = None) -> Plain:
         metadata = plain["metadata"]
         call = Call(verb, kind_of(plain), metadata.get("namespace"), metadata["name"])
-        return _decoded(await self.client.call(call, query=query, body=msgspec.json.encode(plain)))
+        return self._object(call, await self.client.call(call, query=query, body=msgspec.json.encode(plain)))
+
+    async def _discovered(self, path: str, *, patience_s: float | None = None) -> Plain:
+        """Empty if we may not ask, or it is no JSON: what a server says of itself is worth a look, no more."""
+        try:
+            body = await self.client.call(Discovery("get", NODE, at=path), patience_s=patience_s)
+            plain = msgspec.json.decode(body)
+        except (StoreForbidden, KindNotServed, msgspec.DecodeError):
+            return {}
+        return plain if isinstance(plain, dict) else {}
+
+    def _object(self, call: Call, body: bytes) -> Plain:
+        plain = self._decoded(call, body, "metadata")
+        if not _has_name(plain):
+            raise self._no_api(call, body)
+        return plain
+
+    def _decoded(self, call: Call, body: bytes, part: str) -> Plain:
+        """StoreUnavailable if it is no object that has this part, which is one too."""
+        try:
+            plain = msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            plain = None
+        if not isinstance(plain, dict) or not isinstance(plain.get(part), dict):
+            raise self._no_api(call, body)
+        return plain
+
+    def _no_api(self, call: Call, body: bytes) -> StoreUnavailable:
+        begins = body[:_QUOTED].decode(errors="replace")
+        return StoreUnavailable(
+            f"{self.client.server} answers {call} with what no API server answers ({begins!r}): "
+            f"is the server in the kubeconfig one, or a proxy or a login page before it?"
+        )
 
 
-def _decoded(body: bytes) -> Plain:
-    plain: Plain = msgspec.json.decode(body)
-    return plain
+def _has_name(plain: Any) -> bool:
+    """Whether it is an object: each has a name."""
+    metadata = plain.get("metadata") if isinstance(plain, dict) else None
+    return isinstance(metadata, dict) and isinstance(metadata.get("name"), str)

@@ -31,6 +31,10 @@ class Facts:
     daemon_sets: tuple[str, ...]
     service_address: str
     """The ClusterIP of the Service kubernetes."""
+    version: str = ""
+    """What the API server says that it is; "" if it does not say."""
+    served: frozenset[str] = frozenset()
+    """The groups' versions that it serves, such as apps/v1."""
 
     @property
     def k3s(self) -> bool:
@@ -53,7 +57,8 @@ class Facts:
 
 
 async def facts(cluster: Cluster, context: str) -> Facts:
-    """Asks the cluster."""
+    """Asks the cluster. StoreUnavailable, soon, if nobody is there."""
+    version = await cluster.version()
     host, port = cluster.server
     service = await cluster.get(SERVICE, "kubernetes", "default")
     return Facts(
@@ -63,6 +68,8 @@ async def facts(cluster: Cluster, context: str) -> Facts:
         nodes=tuple(await cluster.listed(NODE)),
         daemon_sets=tuple(each["metadata"]["name"] for each in await cluster.listed(DAEMON_SET, "kube-system")),
         service_address=str(((service or {}).get("spec") or {}).get("clusterIP", "")),
+        version=version,
+        served=await cluster.served(),
     )
 
 

@@ -17,6 +17,13 @@ from pycilium.install.kubernetes_names import RELEASE
 from pycilium.install.kubernetes_release import owner
 
 OLDEST_KERNEL = (5, 10)
+OLDEST_SERVER = (1, 22)
+"""Objects are applied on the server's side; before, that was a trial."""
+SERVED = (
+    *("apps/v1", "rbac.authorization.k8s.io/v1", "apiextensions.k8s.io/v1"),
+    *("coordination.k8s.io/v1", "discovery.k8s.io/v1", "networking.k8s.io/v1"),
+)
+"""Beside v1: what we are made of, and what agents and operators read."""
 OTHERS = {
     "flannel": "kube-flannel",
     "calico-node": "Calico",
@@ -27,6 +34,7 @@ OTHERS = {
     "kindnet": "kindnet",
     "ovnkube-node": "OVN-Kubernetes",
 }
+_VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?!\d)")
 _PAIR = ("flannel.alpha.coreos.com/backend-type", "projectcalico.org/IPv4Address")
 
 
@@ -45,6 +53,7 @@ async def findings(cluster: Cluster, found: Facts, values: Mapping[str, Any], na
     """Everything, errors among it."""
     return [
         *await _rights(cluster, values, namespace),
+        *server(found),
         *kernels(found),
         *await _other_plugins(cluster, found, namespace),
         *kube_proxy(found, values),
@@ -52,6 +61,24 @@ async def findings(cluster: Cluster, found: Facts, values: Mapping[str, Any], na
         *api_server(values),
         *k3s(found, values),
     ]
+
+
+def server(found: Facts) -> list[Finding]:
+    """By what the API server serves. What it says of its version is heard; it may not be true."""
+    lacking = [each for each in SERVED if each not in found.served]
+    if not found.served:
+        return [Finding("warning", "the API server does not say what it serves: whether it suffices is not known")]
+    if lacking:
+        said = f" (it says that it is {found.version!r})" if found.version else ""
+        return [Finding("error", f"the API server does not serve {', '.join(lacking)}{said}: upgrade it")]
+    numbers = _VERSION.match(found.version)
+    oldest = ".".join(map(str, OLDEST_SERVER))
+    if numbers is None:
+        what = f"the API server's version is {found.version!r}, which says nothing; it serves what is needed"
+        return [Finding("warning", what)]
+    if (int(numbers[1]), int(numbers[2])) < OLDEST_SERVER:
+        return [Finding("error", f"the API server says that it is {found.version!r}: upgrade it to {oldest} or newer")]
+    return [Finding("ok", f"the API server, {found.version}, serves what is needed")]
 
 
 def kernels(found: Facts) -> list[Finding]:
@@ -155,12 +182,9 @@ def k3s(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
 async def _rights(cluster: Cluster, values: Mapping[str, Any], namespace: str) -> list[Finding]:
     """Of who installs."""
     kinds = {kind_of(each).name for each in objects(values, namespace)} | {"Secret"}
-    refused = [
-        f"{verb} {KINDS[name].plural}"
-        for name in sorted(kinds)
-        for verb in ("get", "create", "patch", "delete")
-        if not await cluster.may(verb, KINDS[name], namespace)
-    ]
+    wanted = [(verb, KINDS[name]) for name in sorted(kinds) for verb in ("get", "create", "patch", "delete")]
+    wanted += [("list", KINDS["Secret"]), ("get", KINDS["Namespace"])]
+    refused = [f"{verb} {kind.plural}" for verb, kind in wanted if not await cluster.may(verb, kind, namespace)]
     if refused:
         who = "whoever the kubeconfig names"
         return [Finding("error", f"{who} may not {', '.join(refused)}: use one who has the role cluster-admin")]

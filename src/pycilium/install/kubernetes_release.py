@@ -103,8 +103,12 @@ def read(kept: Mapping[str, Any]) -> Release:
             chart_version=str(((plain.get("chart") or {}).get("metadata") or {}).get("version", "")),
         )
     except (KeyError, TypeError, ValueError, OSError, EOFError, zlib.error) as error:
-        name = (kept.get("metadata") or {}).get("name", "")
-        raise ResourceUnreadable(f"the Secret {name} holds no release of Helm's: {error}") from error
+        metadata = kept.get("metadata") or {}
+        name, namespace = metadata.get("name", ""), metadata.get("namespace", "")
+        raise ResourceUnreadable(
+            f"the Secret {name} holds no release of Helm's ({error}): `kubectl -n {namespace} delete secret {name}` "
+            f"forgets that revision, and the same command goes on by what is in the cluster"
+        ) from error
 
 
 def owned(plain: Plain, name: str, namespace: str) -> Plain:

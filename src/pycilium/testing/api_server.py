@@ -78,6 +78,7 @@ class ApiServerDouble:
         pods: what runs in pods.
         denied: what nobody may do, as (verb, plural); with a subresource of pods, as (verb, "pods/exec").
         rights: by which service accounts are held to their roles; None lets everybody do everything.
+        says: what it answers at such paths as /version, in place of what is true.
         missing: plurals that are not served, as if their CRDs were not installed.
         faults: what will go wrong, in this order.
         asked: all requests that were let in.
@@ -92,6 +93,7 @@ class ApiServerDouble:
         self.users: dict[str, str] | None = None
         self.denied: set[tuple[str, str]] = set()
         self.rights: RoleRights | None = None
+        self.says: dict[str, bytes] = {}
         self.missing: set[str] = set()
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
@@ -219,6 +221,8 @@ class ApiServerDouble:
 
     async def _told(self, request: web.Request, user: str) -> web.Response | None:
         """What a server says of itself: what it serves, and what who asks may do. None if that is not asked."""
+        if (lie := self.says.get(request.path)) is not None:
+            return _json(lie)
         if (known := discovery(request.path, self.missing)) is not None:
             return web.json_response(known)
         if request.path != ACCESS_REVIEW:

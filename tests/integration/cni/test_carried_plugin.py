@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 
+import pytest
+
+from pycilium.errors import ConfigError
 from pycilium.install import cni_plugin
 from pycilium.lab import namespaces
 
@@ -26,6 +29,24 @@ def test_the_carried_plugin_answers(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1.1.0" in json.loads(done.stdout)["supportedVersions"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".cilium", "cilium-cni", "loopback"]
+
+
+def test_a_full_disk_is_named_nothing_half_carried_is_left_and_the_same_again_carries_it(tmp_path):
+    mount = ("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path))
+    subprocess.run(mount, check=True)
+    try:
+        left_by_a_reboot = tmp_path / cni_plugin.RUNTIME / "0.0.0-3.11.0.new"
+        left_by_a_reboot.mkdir(parents=True)
+
+        with pytest.raises(ConfigError, match=r"the CNI plugin cannot be put there: .*No space left on device"):
+            cni_plugin.install(tmp_path, str(tmp_path))
+
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        subprocess.run(("mount", "-o", "remount,size=200m", str(tmp_path)), check=True)
+        assert cni_plugin.install(tmp_path, str(tmp_path)).exists()
+        assert not left_by_a_reboot.exists()
+    finally:
+        subprocess.run(("umount", str(tmp_path)), check=True)
 
 
 def loopback(folder, command, namespace, *, up=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import stat
 import sys
 from contextlib import aclosing
@@ -13,14 +14,15 @@ import pytest
 import yaml
 
 from pycilium.errors import ConfigError, StoreUnavailable
-from pycilium.model.resources import Pod
+from pycilium.model.resources import Pod, kind_of
 from pycilium.store import open_store
-from pycilium.store.kubernetes.access import access_of
+from pycilium.store.kubernetes.access import access_of, machine_access
 from pycilium.store.kubernetes.client import ApiClient
+from pycilium.store.kubernetes.failures import Call
 from pycilium.store.kubernetes.store import KubernetesStore
 from pycilium.testing.api_server import ApiServerDouble, Fault, serving
+from tests.certificates import let_end, server_tls
 from tests.certificates import make as certificates_of
-from tests.certificates import server_tls
 from tests.unit.store.conformance import names, pod
 
 
@@ -106,11 +108,25 @@ class TestKubeconfig:
 
     async def test_a_server_that_proves_nothing_is_not_talked_to(self, kubeconfig, certificates):
         stranger = kubeconfig({"token": "secret"}, **{"certificate-authority": f"{certificates}/alice.crt"})
-        with pytest.raises(StoreUnavailable, match=r"gave no answer to list pods: .*certificate verify failed"):
+        with pytest.raises(
+            StoreUnavailable, match=r"its certificate is not trusted .*: is the kubeconfig's certificate-auth"
+        ):
             await lists(stranger)
 
         trusting = {"certificate-authority": "", "insecure-skip-tls-verify": True}
         assert await lists(kubeconfig({"token": "secret"}, **trusting))
+
+    async def test_a_client_certificate_that_has_ended_is_said_to_have(self, kubeconfig, certificates, tmp_path):
+        """Servers refuse it as they refuse a stranger, or hang up."""
+        for name in ("ca.crt", "ca.key", "alice.key"):
+            shutil.copy(certificates / name, tmp_path)
+        let_end(tmp_path, "alice")
+        url = kubeconfig({"client-certificate": "alice.crt", "client-key": "alice.key"})
+
+        client = ApiClient(machine_access(url), patience_s=0)
+        with pytest.raises(StoreUnavailable, match=r"; its client certificate ended on \d{4}-\d\d-\d\d"):
+            await client.call(Call("list", kind_of(Pod)))
+        await client.close()
 
     async def test_a_server_may_prove_itself_by_another_name(self, kubeconfig, certificates):
         elsewhere = ApiServerDouble()

@@ -13,12 +13,14 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
 
 from pycilium.errors import StoreUnavailable
+from pycilium.store.kubernetes.certificates import not_after
 from pycilium.store.kubernetes.credentials import Access, Certificate, Proof, tls_context
 from pycilium.store.kubernetes.failures import Call, Refusal, error_of
 
@@ -52,17 +54,20 @@ class ConnectionLost(Exception):
 
 @dataclass(slots=True)
 class Patience:
-    """Pauses that grow, and an end to them: all pauses together last `limit_s` at most."""
+    """Pauses that grow, and an end to them: no pause begins that would last beyond `limit_s`."""
 
     limit_s: float
     spent_s: float = 0.0
     next_s: float = _PAUSE_FIRST_S
 
-    def pause(self, asked_s: float | None = None) -> float | None:
-        """How long to wait before the next try, `asked_s` if the server named a time; None if patience is at an end."""
+    def pause(self, asked_s: float | None = None, *, elapsed_s: float = 0.0) -> float | None:
+        """How long to wait before the next try, `asked_s` if the server named a time; None if patience is at an end.
+
+        Of a server that answers nothing at all the tries take most of the time: `elapsed_s` since the first one.
+        """
         wait_s = asked_s if asked_s is not None else self.next_s * random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
         self.next_s = min(self.next_s * 2, _PAUSE_MOST_S)
-        if self.spent_s + wait_s > self.limit_s:
+        if max(self.spent_s, elapsed_s) + wait_s > self.limit_s:
             return None
         self.spent_s += max(wait_s, _PAUSE_FIRST_S)
         return wait_s
@@ -99,11 +104,12 @@ class ApiClient:
         if self._closed:
             raise StoreUnavailable(f"the connection to {self.server} is closed")
 
-    async def call(self, call: Call, *, query: Query | None = None, body: bytes | None = None) -> bytes:
+    async def call(
+        self, call: Call, *, query: Query | None = None, body: bytes | None = None, patience_s: float | None = None
+    ) -> bytes:
         """The body of the answer; an error of ours for whatever is no success."""
-        async with self._answered(
-            call, query or {}, body, aiohttp.ClientTimeout(_REQUEST_S, sock_connect=_CONNECT_S)
-        ) as response:
+        limits = aiohttp.ClientTimeout(_REQUEST_S, sock_connect=_CONNECT_S)
+        async with self._answered(call, query or {}, body, limits, patience_s) as response:
             try:
                 return await response.read()
             except _LOST as error:
@@ -171,10 +177,16 @@ class ApiClient:
 
     @asynccontextmanager
     async def _answered(
-        self, call: Call, query: Query, body: bytes | None, limits: aiohttp.ClientTimeout
+        self,
+        call: Call,
+        query: Query,
+        body: bytes | None,
+        limits: aiohttp.ClientTimeout,
+        patience_s: float | None = None,
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """A successful answer, its body not yet read."""
-        patience = Patience(self._patience_s)
+        loop = asyncio.get_running_loop()
+        patience, began_s = Patience(self._patience_s if patience_s is None else patience_s), loop.time()
         renewed = False
         while True:
             self.check_open()
@@ -186,12 +198,12 @@ class ApiClient:
                 refusal = Refusal.of(response.status, await response.read())
             except _LOST as error:
                 self.check_open()
-                await self._pause_after(call, error, patience)
+                await self._pause_after(call, error, patience, loop.time() - began_s, proof)
                 continue
             if refusal.code == 401 and not renewed and self._access.credentials.refused():
                 renewed = True
                 continue
-            await self._pause_or_raise(call, refusal, _asked_s(response), patience)
+            await self._pause_or_raise(call, refusal, _asked_s(response), patience, proof)
         try:
             yield response
         finally:
@@ -240,16 +252,21 @@ class ApiClient:
             self._tls = certificate, tls_context(self._access.trust, certificate, self._access.credentials.origin)
         return self._tls[1]
 
-    async def _pause_after(self, call: Call, error: Exception, patience: Patience) -> None:
+    async def _pause_after(
+        self, call: Call, error: Exception, patience: Patience, elapsed_s: float, proof: Proof
+    ) -> None:
         """Waits before a try after a lost connection; StoreUnavailable if there should be none."""
         never_sent = isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
         may_repeat = never_sent or not call.changes_something
-        wait_s = patience.pause() if may_repeat and not _hopeless(error) else None
+        hopeful = may_repeat and not _hopeless(error)
+        wait_s = patience.pause(elapsed_s=elapsed_s) if hopeful else None
         if wait_s is None:
-            raise self._unanswered(call, error, sent=not never_sent) from error
+            raise self._unanswered(call, error, sent=not never_sent, proof=proof) from error
         await self.sleep(wait_s)
 
-    async def _pause_or_raise(self, call: Call, refusal: Refusal, asked_s: float | None, patience: Patience) -> None:
+    async def _pause_or_raise(
+        self, call: Call, refusal: Refusal, asked_s: float | None, patience: Patience, proof: Proof
+    ) -> None:
         held_up = refusal.code in _TOOK_NOTHING_UP
         passing = held_up or (refusal.code in _FAILED and not call.changes_something and not refusal.expired)
         wait_s = patience.pause(asked_s) if passing else None
@@ -259,13 +276,16 @@ class ApiClient:
                     f"{self.server} is overloaded and wants {call} to wait {asked_s:g} s (HTTP status {refusal.code}): "
                     f"{refusal.message}"
                 )
-            raise error_of(call, refusal, server=self.server, user=self._access.credentials.origin)
+            user = f"{self._access.credentials.origin}{_ended(proof)}"
+            raise error_of(call, refusal, server=self.server, user=user)
         await self.sleep(wait_s)
 
-    def _unanswered(self, call: Call, error: Exception, *, sent: bool = True) -> StoreUnavailable:
-        why = str(error) or type(error).__name__
+    def _unanswered(
+        self, call: Call, error: Exception, *, sent: bool = True, proof: Proof | None = None
+    ) -> StoreUnavailable:
+        ended = _ended(proof) if proof is not None else ""
         lost = "; whether the change was made is not known" if call.changes_something and sent else ""
-        return StoreUnavailable(f"{self.server} gave no answer to {call}: {why}{lost}")
+        return StoreUnavailable(f"{self.server} gave no answer to {call}: {_in_words(error)}{ended}{lost}")
 
 
 def _abort(response: aiohttp.ClientResponse) -> None:
@@ -274,6 +294,30 @@ def _abort(response: aiohttp.ClientResponse) -> None:
     response.close()
     if transport is not None:
         transport.abort()
+
+
+def _in_words(error: Exception) -> str:
+    """Why there is no answer, and what to look at."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as reason):
+            return (
+                f"its certificate is not trusted ({reason.verify_message}): "
+                f"is the kubeconfig's certificate-authority this cluster's?"
+            )
+        case aiohttp.ClientConnectorDNSError():
+            return f"the name {error.host} is not known"
+        case aiohttp.ClientConnectorError(os_error=OSError(strerror=str() as reason)) if reason:
+            return f"no connection: {reason}"
+        case aiohttp.ConnectionTimeoutError():
+            return f"no connection within {_CONNECT_S} s"
+        case _:
+            return str(error) or type(error).__name__
+
+
+def _ended(proof: Proof) -> str:
+    """That the client's certificate is over, if so: servers do not say it."""
+    ended = not_after(proof.certificate.certificate) if proof.certificate is not None else None
+    return f"; its client certificate ended on {ended:%Y-%m-%d}" if ended and ended < datetime.now(UTC) else ""
 
 
 def _hopeless(error: Exception) -> bool:

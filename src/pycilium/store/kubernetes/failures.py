@@ -66,6 +66,20 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Discovery(Call):
+    """What a server says of itself, at a path that is no kind's: `/version`, `/apis`."""
+
+    at: str = ""
+
+    @property
+    def path(self) -> str:
+        return self.at
+
+    def __str__(self) -> str:
+        return f"get {self.at}"
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """An answer that is no success: its HTTP status, and the Status object in its body if it was one."""
 

@@ -138,7 +138,11 @@ class Kubeconfig:
         """How `context` (or the current one) is reached."""
         context = context or self._current
         if not context:
-            raise ConfigError(f"{self._named}: there is no current-context; name one with ?context=NAME")
+            known = ", ".join(name for kind, name in self._entries if kind == "context")
+            raise ConfigError(
+                f"{self._named}: there is no current-context; name one with --context NAME (in a store's URL: "
+                f"?context=NAME); {f'known are {known}' if known else 'there is no context at all'}"
+            )
         entry = self._entry("context", context, self._named)
         chosen = entry.read(_Context)
         cluster_entry = self._entry("cluster", chosen.cluster, str(entry))
@@ -191,6 +195,8 @@ def _document(file: Path) -> Mapping[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     document = {} if document is None else document
+    if isinstance(document, dict) and document.get("kind", "Config") != "Config":
+        raise ConfigError(f"{file} is not a kubeconfig: it holds an object of the kind {document['kind']!r}")
     if not isinstance(document, dict) or any(
         not isinstance(document.get(field) or [], list) for field in ("clusters", "users", "contexts")
     ):
