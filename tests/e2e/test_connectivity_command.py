@@ -39,15 +39,18 @@ def test_a_lab_passes_and_nothing_is_left(lab: Lab, tmp_path: Path):
         "^pod-to-itself",
         "^client-egress-to-cidr-deny$",
         "^client-ingress$",
+        "^client-ingress-to-echo-named-port-deny$",
+        "^client-with-service-account-egress-to-echo$",
         "^check-log",
         "drops",
     )
 
     done = lab.cilium(*TEST, *(word for each in patterns for word in ("--test", each)), "--junit-file", str(report))
 
-    assert "All tests passed: 6 tests, " in done.stdout
+    assert "All tests passed: 8 tests, " in done.stdout
     assert {case.get("name") for case in ET.parse(report).iter("testcase")} == {
         *("no-policies", "pod-to-itself-via-service", "client-ingress", "client-egress-to-cidr-deny"),
+        *("client-ingress-to-echo-named-port-deny", "client-with-service-account-egress-to-echo"),
         *("no-unexpected-packet-drops", "check-log-errors"),
     }
     assert left_of_a_run(lab) == []

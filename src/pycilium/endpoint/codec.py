@@ -21,7 +21,7 @@ _VERSION = 1
 _Mac = msgspec.Meta(pattern="^([0-9a-f]{2}:){5}[0-9a-f]{2}$")
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     version: int
     endpoint_id: Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
     container_id: str

@@ -63,7 +63,7 @@ class PolicyValidity:
     ) -> None:
         self._store, self._leader, self._clock = store, leader, clock
         self._said: dict[ResourceKey, str] = {}
-        """The problem that was written of policies whose status cannot be read."""
+        """The problem of policies of which a store cannot tell what it has kept of that."""
         self._pending: dict[ResourceKey, _Judged] = {}
         self._judged = asyncio.Event()
 
@@ -107,15 +107,15 @@ class PolicyValidity:
 
     def _judge(self, kind: type[_Policy], found: _Policy | Unreadable) -> None:
         if isinstance(found, Unreadable):
-            if self._said.get(found.key) == found.reason:
-                return
             judged = _Judged(kind, found.key, found.reason)
         else:
-            self._said.pop(found.key, None)
             judged = _Judged(kind, found.key, _problem(found), found.status.conditions if found.status else ())
-            if _says(judged.conditions, judged.problem):
-                self._pending.pop(found.key, None)
-                return
+        if _says(judged.conditions, judged.problem) or self._said.get(found.key) == judged.problem:
+            self._pending.pop(found.key, None)
+            return
+        self._said.pop(found.key, None)
+        if judged.problem:
+            log.warning("policy is not valid", policy=str(found.key), reason=judged.problem)
         self._pending[found.key] = judged
         self._judged.set()
 
@@ -135,15 +135,13 @@ class PolicyValidity:
         key = judged.key
         conditions = _with(judged, self._clock())
         patch = {"conditions": [msgspec.to_builtins(each) for each in conditions]}
-        if judged.problem:
-            log.warning("policy is not valid", policy=str(key), reason=judged.problem)
         try:
             await self._leader.patch_status(judged.kind, key.name, key.namespace, patch)
         except NotFound:
             return True
-        except ResourceUnreadable:
+        except (ResourceUnreadable, InvalidResource):
             self._said[key] = judged.problem  # written where the store can; there is no more to be done about it
-        except (StoreError, InvalidResource) as error:
+        except StoreError as error:
             log.warning("status not written yet", policy=str(key), error=str(error))
             return False
         return True

@@ -125,7 +125,7 @@ class SelectorTable:
         if known is not None:
             self._identities.remove(identity.number)
         self._identities.add(identity.number, identity.labels)
-        self.set_ports(identity.number, self.named_ports.of(identity.number))
+        self.named_ports.update(identity.number, identity.labels, self.named_ports.of(identity.number))
         self._compute_bits(identity.number)
 
     def remove_identity(self, number: int) -> None:

@@ -118,10 +118,10 @@ class PolicyEngine:
         """
         for gone in identities_removed:
             self._selectors.remove_identity(gone.number if isinstance(gone, Identity) else gone)
+        for number, ports in ports_changed.items():  # before identities that are new, whose bits are made but once then
+            self._selectors.set_ports(number, ports)
         for identity in identities_upserted:
             self._selectors.add_identity(identity)
-        for number, ports in ports_changed.items():
-            self._selectors.set_ports(number, ports)
 
         changes = PolicyChanges()
         stale = self._stale_subjects(policies_upserted, policies_removed)

@@ -60,7 +60,10 @@ def replaced(stored: R, resource: R) -> R:
 
 
 def status_patched(stored: R, patch: Mapping[str, Any]) -> R:
-    """`stored` with `patch` merged into its status; `stored` itself if nothing changes."""
+    """`stored` with `patch` merged into its status; `stored` itself if nothing changes.
+
+    That the rest of a resource is not valid, which an API server may keep, is not held against the patch.
+    """
     key = stored.key
     if "status" not in stored.__struct_fields__:
         raise InvalidResource(f"a {key.kind} has no status", source=str(key))
@@ -70,8 +73,17 @@ def status_patched(stored: R, patch: Mapping[str, Any]) -> R:
         resource = msgspec.convert(plain, type(stored))
     except msgspec.ValidationError as error:
         raise InvalidResource(str(error), source=str(key)) from error
-    validate(resource)
+    if _is_valid(stored):
+        validate(resource)
     return stored if resource == stored else resource
+
+
+def _is_valid(resource: Resource) -> bool:
+    try:
+        validate(resource)
+    except InvalidResource:
+        return False
+    return True
 
 
 def check_deletable(stored: Resource, resource_version: str) -> None:

@@ -33,6 +33,7 @@ OPERATOR = {
     "identity_gc_interval_s": 1,
     "unmanaged_pod_interval_s": 1,
 }
+POLICIES = {"CiliumNetworkPolicy": "default", "CiliumClusterwideNetworkPolicy": ""}
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,13 @@ def plain(kind: str, name: str, api_version: str, namespace: str = "", **parts: 
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **parts}
 
 
+def policy(kind: str, name: str, port: str) -> dict[str, Any]:
+    """That selects nobody."""
+    rules = [{"toPorts": [{"ports": [{"port": port, "protocol": "TCP"}]}]}]
+    spec = {"endpointSelector": {"matchLabels": {"app": "nobody"}}, "egress": rules}
+    return plain(kind, name, "cilium.io/v2", POLICIES[kind], spec=spec)
+
+
 def prepare(cluster: Cluster) -> None:
     """What a cluster has when it is installed, and one node too many."""
     taints = [{"key": NOT_READY_TAINT, "effect": "NoSchedule"}]
@@ -131,6 +139,8 @@ def prepare(cluster: Cluster) -> None:
     cluster.make(plain("CiliumLoadBalancerIPPool", "pool", "cilium.io/v2", spec={"blocks": blocks}))
     announced = {"loadBalancerIPs": True, "interfaces": ["eth0"]}
     cluster.make(plain("CiliumL2AnnouncementPolicy", "all", "cilium.io/v2alpha1", spec=announced))
+    for kind in POLICIES:
+        cluster.make(policy(kind, "good", "http"))
     ports = [{"port": 80, "protocol": "TCP"}]
     spec = {"type": "LoadBalancer", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ports": ports}
     cluster.make(plain("Service", "web", "v1", "default", spec=spec))
@@ -189,6 +199,30 @@ def test_each_can_do_what_it_must_and_no_right_is_granted_in_vain(
     assert sorted(map(str, rights.refused)) == []
     assert sorted(map(str, rights.granted() - rights.used)) == []
     assert NOT_READY_TAINT not in str(cluster.got("Node", NODE)["spec"])
+
+
+def test_each_policy_is_said_to_be_valid_or_why_it_is_not_once(cluster: Cluster) -> None:
+    def said() -> dict[tuple[str, str], tuple[str, str]]:
+        return {
+            (kind, each["metadata"]["name"]): (condition["status"], condition["message"])
+            for kind in POLICIES
+            for each in cluster.all(kind)
+            for condition in each.get("status", {}).get("conditions", ())
+            if condition["type"] == "Valid"
+        }
+
+    for kind in POLICIES:
+        cluster.make(policy(kind, "broken", "99999"))
+    until(lambda: len(said()) == 4, "every policy is judged")
+
+    why = said()["CiliumNetworkPolicy", "broken"][1]
+    assert "spec.egress[0].toPorts[0].ports[0].port: port 99999 is impossible" in why
+    assert {each: status for each, (status, _) in said().items()} == {
+        (kind, name): status for kind in POLICIES for name, status in (("good", "True"), ("broken", "False"))
+    }
+    assert sum(each.verb == "patch" and each.kind.name in POLICIES for each in cluster.double.asked) == 4
+    for kind, namespace in POLICIES.items():
+        cluster.delete(kind, "broken", namespace)
 
 
 def test_at_rest_nothing_is_asked_for_but_leases(cluster: Cluster) -> None:

@@ -68,14 +68,14 @@ async def test_of_two_runs_the_second_is_refused_and_told_how_to_clean_up(cluste
 async def test_what_a_run_made_is_taken_away_whole_and_again(double, cluster):
     ground = await entered(cluster)
     await ground.claim()
-    await cluster.apply(objects.account())
+    await cluster.apply(objects.account("client"))
     put(double, "Pod", "client", namespace=NAMESPACE, spec={"nodeName": "node1"})
     put(double, "CiliumNetworkPolicy", "p", namespace=NAMESPACE, spec={"endpointSelector": {}})
 
     await ground.clear(said)
     await ground.clear(said)
 
-    kinds = (("Pod", "client"), ("CiliumNetworkPolicy", "p"), ("ServiceAccount", objects.ACCOUNT))
+    kinds = (("Pod", "client"), ("CiliumNetworkPolicy", "p"), ("ServiceAccount", "client"))
     assert [got(double, kind, name, NAMESPACE) for kind, name in kinds] == [None] * 3
     assert got(double, "Namespace", NAMESPACE) is None
 

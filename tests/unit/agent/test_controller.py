@@ -22,6 +22,9 @@ from pycilium.datapath import layouts
 from pycilium.errors import AttachError, MapFull
 from pycilium.model.endpoint import Endpoint, EndpointState
 from pycilium.model.identity import RESERVED_IDENTITIES, Identity
+from pycilium.model.l4 import NamedTarget
+from pycilium.model.policy import Direction
+from pycilium.model.remote_endpoint import RemoteEndpoint
 from pycilium.policy import PolicyEngine
 from pycilium.policy.lookup import KernelTables
 from pycilium.reconcile import Outcome
@@ -241,6 +244,45 @@ def test_a_policy_after_a_restart_has_no_revision_that_conntrack_remembers_of_on
     assert numbers_in_use(agent.targets, 41).max_revision == 41
 
 
+def test_a_port_that_a_policy_names_is_found_at_pods_of_other_nodes():
+    agent = fresh(ENDPOINTS, gen.parsed([TO_NAMED]))
+    remote = RemoteEndpoint("b", "far", (ip_address("10.0.9.1"),), 1006, "n", targets=(NamedTarget.parse("http=9999"),))
+    asked = [gen.Connection(gen.PODS[0], gen.PODS[5], Direction.EGRESS, 6, port) for port in (9999, 80)]
+    before = agent.verdicts(asked)
+
+    with agent.intent.db.write() as txn:
+        txn.insert(agent.intent.remote_endpoints, remote)
+    agent.run()
+    with_it = agent.verdicts(asked)
+    with agent.intent.db.write() as txn:
+        txn.delete(agent.intent.remote_endpoints, remote.key)
+    agent.run()
+
+    assert before == agent.verdicts(asked) == [(False, False)] * 2
+    assert with_it == [(True, False), (False, False)]
+
+
+def test_another_pod_with_a_port_that_its_like_have_costs_the_policies_nothing():
+    agent = fresh(ENDPOINTS, gen.parsed([TO_NAMED]))
+    known = NamedTarget.parse("http=9999")
+    pods = [
+        RemoteEndpoint("b", f"far{number}", (ip_address(f"10.0.9.{number}"),), 1006, "n", targets=(known,))
+        for number in (1, 2)
+    ]
+    with agent.intent.db.write() as txn:
+        txn.insert(agent.intent.remote_endpoints, pods[0])
+    agent.run()
+    agent.run()
+    names = ("identity_bits", "policy_rows", "policies", "endpoints4", "endpoints6")
+    before = {name: agent.kernel.maps[name].writes for name in names}
+
+    with agent.intent.db.write() as txn:
+        txn.insert(agent.intent.remote_endpoints, pods[1])
+    agent.run()
+
+    assert {name: agent.kernel.maps[name].writes for name in names} == before
+
+
 def test_starts_that_end_before_the_endpoints_flip_do_not_fill_the_maps():
     """Each start writes everything under new numbers; what an interrupted one left is removed by the next."""
     policies = gen.parsed([DENY_ALL])
@@ -343,6 +385,16 @@ def test_a_pod_that_went_while_the_agent_was_down_is_gone_although_a_cidr_rule_c
     assert (agent.raw()["endpoints4"], set(kernel.links.attached)) == (1, {ENDPOINTS[0].host_ifname})
 
 
+TO_NAMED = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "to-named", "namespace": "a"},
+    "spec": {
+        "podSelector": {},
+        "policyTypes": ["Egress"],
+        "egress": [{"to": [{"namespaceSelector": {}}], "ports": [{"port": "http"}]}],
+    },
+}
 DENY_ALL = {
     "apiVersion": "cilium.io/v2",
     "kind": "CiliumNetworkPolicy",

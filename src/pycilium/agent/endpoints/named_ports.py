@@ -1,7 +1,7 @@
 """What the pods of each identity call their ports, on all nodes: policies mean ports by these names.
 
 Owns the counts, so that a pod that comes or goes costs its own ports alone. Pure. Containers that no Pod stands for
-have none: no runtime gives a port a name.
+have none: no runtime gives a port a name. Reserved identities have none either, whatever another node says.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import lru_cache
 from sys import intern
 
 from pycilium.model.endpoint import Endpoint
+from pycilium.model.identity import CLUSTER_IDENTITIES
 from pycilium.model.l4 import NamedTarget, Protocol
 from pycilium.model.remote_endpoint import RemoteEndpoint
 from pycilium.model.resources import Pod
@@ -35,7 +36,7 @@ class IdentityPorts:
                     touched.add(self._count(endpoint.sec_identity, endpoint.named_ports, step))
         for told in remote:
             for pod, step in ((told.new, 1), (told.old, -1)):
-                if pod is not None and pod.targets:
+                if pod is not None and pod.targets and pod.sec_identity in CLUSTER_IDENTITIES:
                     touched.add(self._count(pod.sec_identity, case_folded(pod.targets), step))
         touched.discard(0)  # whose identity is not known yet has nobody's ports
         return {number: frozenset(self._counts.get(number, ())) for number in touched}
