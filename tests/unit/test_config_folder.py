@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pycilium.agent.config import AgentConfig
 from pycilium.agent.config_folder import agent_config, load_folder
 from pycilium.config_folder import Settings
 from pycilium.errors import ConfigError
@@ -55,6 +56,26 @@ def test_values_reach_the_agent():
     )
     assert (config.cidr_matches, config.cni_configuration, config.service_cidrs) == ("world", None, ["10.43.0.0/16"])
     assert config.ipv6_pod_cidr is not None
+
+
+def test_without_a_word_about_room_agents_of_a_cluster_have_the_same_as_others():
+    config, other = agent_config(settings(), "node1"), AgentConfig(node_name="node1")
+    capacities = [field for field in AgentConfig.__struct_fields__ if field.endswith("_capacity")]
+
+    assert {field: getattr(config, field) for field in capacities} == {
+        field: getattr(other, field) for field in capacities
+    }
+
+
+def test_what_is_full_can_be_raised():
+    """By what `cilium status` asks for: each capacity of services follows from a value of the chart."""
+    config = agent_config(
+        settings({"bpf": {"ctTcpMax": 500_000, "ctAnyMax": 100_000, "natMax": 600_000, "lbMapMax": 1 << 17}}), "node1"
+    )
+
+    assert (config.conntrack_capacity, config.service_flow_capacity) == (600_000, 600_000)
+    assert (config.nat_capacity, config.service_capacity) == (300_000, 1 << 17)
+    assert (config.backend_capacity, config.service_slot_capacity) == (1 << 19, 1 << 22)
 
 
 def test_a_nodes_own_cidrs_are_taken_where_kubernetes_gives_them():

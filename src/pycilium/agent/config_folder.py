@@ -39,6 +39,7 @@ def agent_config(settings: Settings, node_name: str) -> AgentConfig:
         **_addresses(settings),
         **_routing(settings),
         **_services(settings),
+        **_capacities(settings),
         **_watching(settings),
     }
     try:
@@ -97,6 +98,20 @@ def _services(settings: Settings) -> dict[str, Any]:
         "dsr_dispatch": settings.one_of("bpf-lb-dsr-dispatch", {"opt": "option", "ipip": "ipip"}, "opt"),
         "load_balancer_acceleration": settings.text("bpf-lb-acceleration", "disabled"),
         **({"service_cidrs": cidrs} if cidrs else {}),
+    }
+
+
+def _capacities(settings: Settings) -> dict[str, Any]:
+    """Room of maps: Cilium has one for TCP and one for all else, and counts the two entries of a mapping."""
+    connections = settings.number("bpf-ct-global-tcp-max", 196608) + settings.number("bpf-ct-global-any-max", 65536)
+    frontends = settings.number("bpf-lb-map-max", 65536)
+    return {
+        "conntrack_capacity": connections,
+        "service_flow_capacity": connections,
+        "nat_capacity": settings.number("bpf-nat-global-max", 262144) // 2,
+        **dict.fromkeys(("service_capacity", "affinity_capacity", "source_range_capacity"), frontends),
+        "backend_capacity": 4 * frontends,
+        "service_slot_capacity": 32 * frontends,
     }
 
 

@@ -65,6 +65,10 @@ class Bpf(Part, frozen=True):
     masquerade: Literal[True] = True
     monitorAggregation: Literal["none", "low", "medium", "maximum"] = "medium"
     lbExternalClusterIP: NotBuilt = False
+    ctTcpMax: Annotated[int, Meta(ge=1024, le=999_999)] = 196608
+    ctAnyMax: Annotated[int, Meta(ge=1024, le=999_999)] = 65536
+    natMax: Annotated[int, Meta(ge=2048, le=999_999)] = 262144
+    lbMapMax: Annotated[int, Meta(ge=64, le=1 << 19)] = 65536
 
 
 class LoadBalancer(Part, frozen=True):
@@ -265,6 +269,10 @@ MEANINGS: dict[str, str] = {
     "bpf.masquerade": "masquerading is the datapath's; there is no other way",
     "bpf.monitorAggregation": "how many flow events of one connection there are",
     "bpf.lbExternalClusterIP": "not built yet",
+    "bpf.ctTcpMax": "room for connections of each address family, with what bpf.ctAnyMax says",
+    "bpf.ctAnyMax": "room for connections of each address family, with what bpf.ctTcpMax says",
+    "bpf.natMax": "room for masqueraded flows and ports for clients outside; each takes two",
+    "bpf.lbMapMax": "room for frontends of each address family, four times as many backends and 32 times as many slots",
     "policyEnforcementMode": "a pod is isolated where a policy selects it",
     "policyCIDRMatchMode": "[nodes]: CIDR rules match pods and nodes too, as Kubernetes says; []: the world alone",
     "l7Proxy": "not built yet",
