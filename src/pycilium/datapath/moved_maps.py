@@ -5,8 +5,8 @@
                 the last of the old programs wrote
     done        the old map's pin is removed; it goes with the last program that has it
 
-An agent that ends in between leaves the old map's pin, and the next one goes on from there.
-Of two entries with one key the one that was used later stays, so copying again changes nothing that is newer.
+An agent that ends in between leaves the old map's pin, and the next one goes on from there. Once programs have the new
+map, of two entries with one key the one that was used later stays: copying again changes nothing that is newer.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ class MovedMap:
 
     def carry(self) -> int:
         """Make the new map have what the old one has; how many entries found no room."""
-        if self.fresh and not self.new.array:
-            self._remove_what_is_gone()
         known, used = _index(self.new, self._used)
+        if self.fresh:
+            if len(known) and not self.new.array:
+                self._remove_what_is_gone()
+            known = known[:0]
         without_room = 0
         for keys, values in self._chunks():
             wanted = _newer(_words(keys), self._used(values), known, used)

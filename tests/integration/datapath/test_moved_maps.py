@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pycilium.datapath import bpf_syscall as bpf
 from pycilium.datapath import layouts
@@ -99,3 +101,36 @@ def test_entries_of_an_array_that_is_smaller_are_left_out(make: Make) -> None:
     MovedMap("path_mtus", old, new, fresh=True).carry()
 
     assert contents(new) == {(3).to_bytes(4, "little"): value}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    before=st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["write", "delete", "carry"]))),
+    after=st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["old", "new", "carry"]))),
+)
+def test_in_the_end_there_is_what_was_written_last_however_often_it_was_copied(
+    make: Make, before: list[tuple[int, str]], after: list[tuple[int, str]]
+) -> None:
+    old, new = make("ct4", 64), make("ct4", 128)
+    move, wanted = MovedMap("ct4", old, new, fresh=True), dict[bytes, bytes]()
+    move.carry()
+    for time_s, (number, step) in enumerate(before):
+        if step == "write":
+            wanted[connection(number)] = expiring(time_s)
+            old.update(connection(number), expiring(time_s))
+        elif step == "delete":
+            wanted.pop(connection(number), None)
+            old.delete(connection(number))
+        else:
+            move.carry()
+    move.carry()
+    move.fresh = False
+    for time_s, (number, step) in enumerate(after, start=1000):
+        if step == "carry":
+            move.carry()
+        else:
+            wanted[connection(number)] = expiring(time_s)
+            (old if step == "old" else new).update(connection(number), expiring(time_s))
+    move.carry()
+
+    assert contents(new) == wanted
