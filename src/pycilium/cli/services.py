@@ -60,11 +60,17 @@ def _row(spec: dict[str, Any], *, wide: bool) -> list[object]:
     frontend, flags = spec["frontend-address"], spec["flags"]
     internal = "/i" if frontend.get("scope") == "internal" else ""
     backends = "\n".join(
-        f"{place} => {address_text(backend)} ({backend['state']})"
+        f"{place} => {address_text(backend)} ({_state(backend, wide=wide)})"
         for place, backend in enumerate(spec.get("backend-addresses") or [], start=1)
     )
     name = [f"{flags['namespace']}/{flags['name']}"] if wide else []
     return [spec["id"] or "-", f"{address_text(frontend)}{internal}", flags["type"], *name, backends]
+
+
+def _state(backend: dict[str, Any], *, wide: bool) -> str:
+    """Weights of 0 show in the state, those of 1 are what all have."""
+    weight = backend.get("weight", 1)
+    return f"{backend['state']}, weight {weight}" if wide and weight > 1 else str(backend["state"])
 
 
 def address_text(address: dict[str, Any]) -> str:

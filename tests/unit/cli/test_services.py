@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from pycilium.cli.services import service
+from pycilium.cli.services import _row, service
 from pycilium.testing.fake_agent import FakeAgent, served
 
 
@@ -57,3 +57,20 @@ def test_one_is_shown_by_its_number(run):
 
 def test_a_namespace_narrows_the_list(run):
     assert run("list", "-n", "elsewhere").splitlines() == ["ID   Frontend   Service Type   Backend"]
+
+
+def test_the_wide_list_says_weights_that_are_not_as_all_others():
+    backends = [
+        {"ip": "10.0.0.5", "port": 8080, "protocol": "TCP", "state": state, "weight": weight}
+        for state, weight in (("active", 3), ("active", 1), ("maintenance", 0))
+    ]
+    spec = {
+        "id": 3,
+        "frontend-address": {"ip": "10.96.0.10", "port": 80, "protocol": "TCP"},
+        "backend-addresses": backends,
+        "flags": {"name": "web", "namespace": "default", "type": "ClusterIP"},
+    }
+
+    states = [line.partition("(")[2] for line in str(_row(spec, wide=True)[-1]).splitlines()]
+
+    assert states == ["active, weight 3)", "active)", "maintenance)"]
