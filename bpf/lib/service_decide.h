@@ -8,11 +8,6 @@
 #include "nat_port.h"
 #include "service_frontend.h"
 
-static __always_inline bool service_opens(const struct service_draft *draft)
-{
-	return draft->packet.protocol != IPPROTO_TCP || (draft->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-}
-
 /* Does what is known of the packet's connection still hold? What is in the middle of a TCP connection goes where it went
  * as long as nothing else is known. Another backend may have the number by now.
  */

@@ -114,6 +114,29 @@ static __always_inline bool service_is_answer(const struct service_draft *draft)
 	return service_connection(draft, &is_reply) && is_reply;
 }
 
+static __always_inline bool service_opens(const struct service_draft *draft)
+{
+	return draft->packet.protocol != IPPROTO_TCP || (draft->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* Is the packet in the middle of a TCP connection from outside whose frontend is gone? It goes on for as long as its backend
+ * answers. What opens another one from its port is for whoever has the address now.
+ */
+static __always_inline bool service_outlives(struct service_draft *draft)
+{
+	const struct service_flow_entry *known;
+
+	if (!(draft->where & SERVICE_FROM_NETWORK) || draft->packet.protocol != IPPROTO_TCP)
+		return false;
+	known = service_flow_find(&draft->packet, draft->family);
+	if (likely(!known) || known->flags & SERVICE_FLOW_REPLY)
+		return false;
+	if (!service_opens(draft))
+		return true;
+	service_flow_remove(&draft->packet, draft->family);
+	return false;
+}
+
 /* Is the packet for a service? It goes into the draft. */
 __noinline int service_find(void)
 {
@@ -123,11 +146,17 @@ __noinline int service_find(void)
 	if (!draft || !nat_has_ports(draft->packet.protocol))
 		return 0;
 	service = service_of(draft);
-	if (!service || service_is_answer(draft))
+	draft->to.ifindex = draft->ifindex;
+	if (!service) {
+		if (likely(!service_outlives(draft)))
+			return 0;
+		draft->service = (struct service_entry){.flags = SERVICE_EXTERNAL};
+		return 1;
+	}
+	if (service_is_answer(draft))
 		return 0;
 	draft->service = *service;
 	draft->to.service_id = service->service_id;
-	draft->to.ifindex = draft->ifindex;
 	return 1;
 }
 

@@ -115,6 +115,10 @@ class Services:
             self.address(at, alone=False)
         return number
 
+    def forget_frontends(self) -> None:
+        for spec in (layouts.SERVICES4, layouts.SERVICES6):
+            self.node.map(spec).delete_batch([key for key, _ in self.node.map(spec).items()])
+
     def address(self, at: str, *, alone: bool = True) -> None:
         """It has frontends; `alone`: and no machine has it."""
         parsed = ipaddress.ip_address(at)

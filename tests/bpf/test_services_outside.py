@@ -162,6 +162,51 @@ def test_the_address_of_a_load_balancer(services: Services, family: int) -> None
 
 
 @FAMILIES
+@pytest.mark.parametrize("flag", [ServiceFlags(0), ServiceFlags.SOURCE_ALLOW])
+def test_a_connection_goes_on_when_its_service_is_gone(services: Services, family: int, flag: ServiceFlags) -> None:
+    backend = services.backend(address(WEB, family))
+    service_id = services.node_port(family, backend, flags=flag)
+    services.source_range(service_id, {4: "198.51.100.0/24", 6: "2001:db8:99::/48"}[family])
+    assert arrive(services.node, request(family)).verdict == Verdict.REDIRECT
+    services.forget_frontends()
+    services.forget_backend(backend)
+
+    packet = request(family, flags="A")
+    ran = arrive(services.node, packet)
+
+    assert ran.packet == turned(
+        packet, dst=address(WEB, family), dport=TARGET_PORT, esrc=WEB.host_mac, edst=WEB.mac, hops=1
+    )
+    answer = from_pod(WEB, CLIENT[family], family) / tcp(TARGET_PORT, 20000, "A")
+    assert Ether(services.node.run("from_container", "web", bytes(answer)).packet)[1].src == NODE[family]
+
+
+@FAMILIES
+def test_what_opens_a_connection_to_the_port_of_a_service_that_is_gone_is_the_nodes(
+    services: Services, family: int
+) -> None:
+    services.node_port(family, services.backend(address(WEB, family)))
+    arrive(services.node, request(family))
+    services.forget_frontends()
+
+    for flags in ("S", "A"):
+        packet = request(family, flags=flags)
+        ran = arrive(services.node, packet)
+
+        assert (ran.verdict, ran.packet, ran.events) == (Verdict.PASS, bytes(packet), [])
+
+
+@FAMILIES
+def test_datagrams_to_a_service_that_is_gone_are_the_nodes(services: Services, family: int) -> None:
+    services.node_port(family, services.backend(address(WEB, family), kind="udp"), kind="udp")
+    packet = from_network(CLIENT[family], NODE[family], family) / udp(20000, NODE_PORT)
+    assert arrive(services.node, packet).verdict == Verdict.REDIRECT
+    services.forget_frontends()
+
+    assert arrive(services.node, packet).verdict == Verdict.PASS
+
+
+@FAMILIES
 def test_a_cluster_ip_is_not_for_outside(services: Services, family: int) -> None:
     services.cluster_ip(family, services.backend(address(WEB, family)))
 
