@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -22,6 +23,7 @@ from pycilium.agent.nodes.heartbeat import Heartbeat
 from pycilium.agent.nodes.kubernetes_node import announce_node
 from pycilium.agent.nodes.publishing import NodePublisher
 from pycilium.agent.runtimes.cni_folder import CniFolder
+from pycilium.agent.runtimes.docker_network import DockerNetwork
 from pycilium.agent.services.node import NodeServices
 from pycilium.agent.sources import Source
 from pycilium.datapath import process
@@ -44,6 +46,7 @@ async def become_ready(
     deadman: Deadman,
     node_services: NodeServices | None,
     cni: CniFolder | None,
+    dockers: Sequence[DockerNetwork],
     started: float,
 ) -> None:
     """Once every source has been read: settle what was restored, let the kernel follow, then keep up with labels."""
@@ -72,6 +75,8 @@ async def become_ready(
             tasks.create_task(cni.run(), name="CNI folder")
         if config.kubernetes_node:
             tasks.create_task(_announce(config, cni), name="Node")
+        for docker in dockers:
+            tasks.create_task(docker.run(), name="Docker")
         tasks.create_task(publisher.run(), name="publisher")
         tasks.create_task(follow_labels(intent, endpoints), name="labels")
         tasks.create_task(health.run(), name="health")

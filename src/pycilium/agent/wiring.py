@@ -74,6 +74,8 @@ from pycilium.agent.route_operations import RouteOperations
 from pycilium.agent.runtime_config import write_runtime_config
 from pycilium.agent.runtimes import Runtimes, open_runtimes
 from pycilium.agent.runtimes.cni_folder import make_cni_folder
+from pycilium.agent.runtimes.docker import Docker
+from pycilium.agent.runtimes.docker_network import DockerNetwork
 from pycilium.agent.service import Service
 from pycilium.agent.services.acceleration import acceleration_of, desire_acceleration
 from pycilium.agent.services.controller import tell_all
@@ -161,10 +163,12 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         controller.pod_cidrs_decided = masquerade.except_pod_cidrs
         control = ControlLoop(intent, controller)
         identities = Identities(store, intent, node_local_in_use(targets))
-        runtimes = Runtimes(open_runtimes(config.container_runtimes))
+        opened = open_runtimes(config.container_runtimes)
+        runtimes = Runtimes(opened)
         ending.push_async_callback(runtimes.close)
         endpoints = Endpoints(config, intent, store, identities, plumbing, files, control, ipam, runtimes)
 
+        dockers = [DockerNetwork(each, endpoints, runtimes.problems) for each in opened if isinstance(each, Docker)]
         node = NodePublisher(config, intent, store, plumbing.boot_id())
 
         # Health.
@@ -306,6 +310,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
                     deadman,
                     node_services,
                     cni,
+                    dockers,
                     started,
                 ),
                 name="ready",

@@ -6,13 +6,18 @@ from collections.abc import Callable, Sequence
 
 from pycilium.agent.runtimes.container import Runtime
 from pycilium.agent.runtimes.containerd import Containerd
+from pycilium.agent.runtimes.docker import Docker
 from pycilium.agent.runtimes.podman import Podman
 from pycilium.errors import ConfigError
 
-DEFAULT = ["podman:///var/lib/containers/storage", "containerd:///run/containerd/containerd.sock"]
+DEFAULT = [
+    "podman:///var/lib/containers/storage",
+    "containerd:///run/containerd/containerd.sock",
+    "docker:///run/docker.sock",
+]
 """Where Debian, Fedora and the projects themselves put them."""
 
-_KINDS: dict[str, Callable[[str], Runtime]] = {"podman": Podman, "containerd": Containerd}
+_KINDS: dict[str, Callable[[str], Runtime]] = {"podman": Podman, "containerd": Containerd, "docker": Docker}
 
 
 def open_runtimes(urls: Sequence[str]) -> list[Runtime]:
