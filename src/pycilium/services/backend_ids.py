@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-from pycilium.model.service import BackendState, L4Address
+from pycilium.model.service import Backend, BackendState, L4Address
 
 NONE = 0
 """`BACKEND_NONE`: nothing has this id."""
@@ -37,6 +37,7 @@ class BackendIds:
         self._fading: set[int] = set(restored)
         self._none_since: dict[int, float] = {}
         self._touched: set[int] = set()
+        """Those that became live or active, or no longer are: only their states may be others."""
         self._free: deque[int] = deque()
         self._next = 1
         for number, (at, state) in restored.items():
@@ -57,6 +58,12 @@ class BackendIds:
                 self.at[number] = at
                 self._fading.add(number)  # until a set names it
         return number
+
+    def of_all(self, backends: Sequence[Backend]) -> list[int | None]:
+        """The ids of these, as `of` gives them."""
+        ids = self._ids
+        numbers = [ids.get(backend.at.number) for backend in backends]
+        return [self.of(backend.at) for backend in backends] if None in numbers else numbers
 
     def known(self, at: L4Address) -> int | None:
         """The id of an address, None if it has none."""
@@ -81,19 +88,19 @@ class BackendIds:
 
     def want(self, numbers: Iterable[int], active: Iterable[int]) -> None:
         """A set of these is wanted now; `active` are those of them that take connections."""
-        for number in numbers:
-            self._live[number] += 1
-        for number in active:
-            self._active[number] += 1
-        self._touched.update(numbers)
+        for counts, counted in ((self._live, numbers), (self._active, active)):
+            for number in counted:
+                if not counts[number]:
+                    self._touched.add(number)
+                counts[number] += 1
 
     def unwant(self, numbers: Iterable[int], active: Iterable[int]) -> None:
         """It is wanted no longer."""
-        for number in numbers:
-            self._live[number] -= 1
-        for number in active:
-            self._active[number] -= 1
-        self._touched.update(numbers)
+        for counts, counted in ((self._live, numbers), (self._active, active)):
+            for number in counted:
+                counts[number] -= 1
+                if not counts[number]:
+                    self._touched.add(number)
 
     # == states ==
 
@@ -114,6 +121,9 @@ class BackendIds:
 
     def gone(self, still_named: Container[int], now: float) -> list[int]:
         """Those that the kernel is to know as NONE now; `still_named` are those to which a frontend may still lead."""
+        if not self._fading:
+            self._fading = set()  # one that was big is slow to look through
+            return []
         gone = [number for number in self._fading if number not in still_named]
         for number in gone:
             self._fading.discard(number)
@@ -123,6 +133,9 @@ class BackendIds:
 
     def free_rested(self, now: float, grace_s: float) -> None:
         """Give back what has been NONE for the grace time and stands in no set."""
+        if not self._none_since:
+            self._none_since = {}
+            return
         for number, since in list(self._none_since.items()):
             if now - since >= grace_s and not self._named[number]:
                 self._free_one(number)

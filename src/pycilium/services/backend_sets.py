@@ -9,7 +9,7 @@ Invariant: the slots of a set that is there, wanted or resting, are not written.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,26 +93,14 @@ class BackendSets:
 
     def members(self, backends: Sequence[Backend], algorithm: Algorithm) -> Members:
         """What a set of these holds. Raises NoRoomError if there is no id for one of them."""
-        numbers, takers, active = [], [], []
-        for backend in backends:
-            number = self._number(backend.at)
-            numbers.append(number)
-            if backend.weight:
-                taker = (number, backend.weight)
-                takers.append(taker)
-                if backend.state is BackendState.ACTIVE:
-                    active.append(taker)
+        numbers = tuple(self._numbers(backends))
+        if all(backend.weight == 1 and backend.state is BackendState.ACTIVE for backend in backends):
+            return self._chosen(numbers, numbers, (1,) * len(numbers), algorithm, taking=True)  # mostly so
+        takers = [each for each in zip(numbers, backends, strict=True) if each[1].weight]
+        active = [each for each in takers if each[1].state is BackendState.ACTIVE]
         chosen = active or takers
-        all_numbers, chosen_numbers = tuple(numbers), tuple(number for number, _ in chosen)
-        if chosen_numbers == all_numbers:  # mostly so; there may be thousands of them
-            chosen_numbers = all_numbers
-        return Members(
-            numbers=all_numbers,
-            active=chosen_numbers if active else (),
-            chosen=chosen_numbers,
-            weights=tuple(weight for _, weight in chosen),
-            table_size=self._table_size if algorithm is Algorithm.MAGLEV and len(chosen) > 1 else 0,
-        )
+        weights = tuple(backend.weight for _, backend in chosen)
+        return self._chosen(numbers, tuple(number for number, _ in chosen), weights, algorithm, taking=bool(active))
 
     def want(self, members: Members, present: Iterable[BackendSet]) -> BackendSet:
         """The set with these members, wanted by one more. Raises NoRoomError.
@@ -161,11 +149,24 @@ class BackendSets:
         """Whether time alone will bring room."""
         return bool(self._left)
 
-    def _number(self, at: L4Address) -> int:
-        number = self._ids.of(at)
-        if number is None:
-            raise NoRoomError(f"all {self._ids.capacity - 1} backends are in use: raise backend_capacity")
-        return number
+    def _chosen(
+        self,
+        numbers: tuple[int, ...],
+        chosen: tuple[int, ...],
+        weights: tuple[int, ...],
+        algorithm: Algorithm,
+        *,
+        taking: bool,
+    ) -> Members:
+        """`taking`: whether those that are chosen take connections by their state."""
+        table_size = self._table_size if algorithm is Algorithm.MAGLEV and len(chosen) > 1 else 0
+        return Members(numbers, chosen if taking else (), chosen, weights, table_size)
+
+    def _numbers(self, backends: Sequence[Backend]) -> Iterator[int]:
+        for number in self._ids.of_all(backends):
+            if number is None:
+                raise NoRoomError(f"all {self._ids.capacity - 1} backends are in use: raise backend_capacity")
+            yield number
 
     def _restored(self, members: Members, present: Iterable[BackendSet]) -> BackendSet | None:
         """A restored set whose run is, slot for slot, that of these members: it becomes theirs."""

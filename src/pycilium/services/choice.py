@@ -52,7 +52,11 @@ def _backends(candidates: Iterable[Candidate], near: _Near, view: Viewpoint) -> 
     for candidate in candidates:
         backend = candidate.backend
         if candidate.ready:
-            yield backend if _is_near(candidate, near, view) else msgspec.structs.replace(backend, weight=0)
+            yield (
+                backend
+                if near is _Near.ANYWHERE or _is_near(candidate, near, view)
+                else msgspec.structs.replace(backend, weight=0)
+            )
         elif candidate.terminating and candidate.serving:
             yield msgspec.structs.replace(backend, state=BackendState.TERMINATING)
         elif candidate.serving or backend.at.protocol is not Protocol.UDP:
@@ -74,4 +78,4 @@ def _near(candidates: Iterable[Candidate], view: Viewpoint) -> _Near:
 def _is_near(candidate: Candidate, near: _Near, view: Viewpoint) -> bool:
     if near is _Near.SAME_NODE:
         return view.node in candidate.for_nodes
-    return near is _Near.ANYWHERE or view.zone in candidate.for_zones
+    return view.zone in candidate.for_zones

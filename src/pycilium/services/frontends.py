@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
+from operator import attrgetter
 
 import msgspec
 
@@ -47,6 +48,8 @@ class Reached:
 
 
 NOTHING = Reached()
+_number = attrgetter("backend.at.number")
+"""Of a candidate: sorts by address and port."""
 
 
 def of_service(
@@ -143,9 +146,11 @@ class _Behind:
         listed = [*self._of_slices(port, family), *self._of_pods(port, family)]
         if self._spec.publish_not_ready_addresses:
             listed = [msgspec.structs.replace(candidate, ready=True) for candidate in listed]
+        if len(set(map(_number, listed))) == len(listed):
+            return sorted(listed, key=_number)
         best: dict[int, Candidate] = {}
         for candidate in listed:
-            number = candidate.backend.at.number
+            number = _number(candidate)
             other = best.setdefault(number, candidate)
             if other is not candidate and self._rank(candidate) > self._rank(other):
                 best[number] = candidate

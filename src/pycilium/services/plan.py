@@ -129,6 +129,15 @@ class ServicePlanner:
         planned = self._planned.get(at)
         return planned.entry if planned is not None else None
 
+    def backend_ids(self, at: L4Address) -> tuple[tuple[int, ...], ...]:
+        """The ids of all backends of a frontend, as last planned: of each set to which it leads."""
+        planned = self._planned.get(at)
+        return tuple(dict.fromkeys(each.numbers for each in planned.sets)) if planned is not None else ()
+
+    def backend(self, number: int) -> L4Address | None:
+        """Which backend has an id, None if nothing has it."""
+        return self._ids.at.get(number)
+
     def frontend_of(self, service_id: int) -> L4Address | None:
         """The frontend that has this id."""
         return self._by_service_id.get(service_id)

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeVar, cast
-
-import numpy as np
 
 from pycilium.agent.intent import Intent
 from pycilium.agent.services.targets import ServiceTargets
@@ -152,12 +151,12 @@ class Services:
 
     def _plan(self, changed: Mapping[L4Address, Frontend | None], now: float) -> None:
         waiting = self.planner.problems
-        before = {at: self.planner.entry(at) for at in (*changed, *waiting)}
+        before = {at: (self.planner.entry(at), self.planner.backend_ids(at)) for at in (*changed, *waiting)}
         plan = self.planner.update(changed, now)
         self._targets.write(plan)
         still = self.planner.problems
         told = []
-        for at, previous in before.items():
+        for at, (previous, backends) in before.items():
             if at in still:
                 continue  # it is as it was
             new, entry = self.catalogue.frontend(at), self.planner.entry(at)
@@ -165,22 +164,19 @@ class Services:
             if new is not None:
                 self._known[at] = new
             if previous is not None:
-                self._left += self._gone(at, previous, old, new)
+                self._left += self._gone(at, previous, backends)
             told.append(FrontendChange(old, new, _id_of(previous), _id_of(entry)))
         if told:
             self.on_change(told)
 
-    def _gone(
-        self, at: L4Address, previous: FrontendEntry, old: Frontend | None, new: Frontend | None
-    ) -> Iterator[Left]:
-        """The backends that the frontend led to and does not lead to any more."""
-        if old is not None and new is not None and old.inside == new.inside and old.outside == new.outside:
+    def _gone(self, at: L4Address, previous: FrontendEntry, backends: Iterable[tuple[int, ...]]) -> Iterator[Left]:
+        """The backends that the frontend led to, by these ids, and does not lead to any more."""
+        now = self.planner.backend_ids(at)
+        if now == backends:
             return
-        kept = {backend.at for backend in _backends(new)}
-        before = {backend.at for backend in _backends(old)} if old is not None else self._restored(previous)
-        for backend in before - kept:
-            number = self.planner.backend_id(backend)
-            if number is not None:
+        for number in set(chain.from_iterable(backends)).difference(*now):
+            backend = self.planner.backend(number)
+            if backend is not None:
                 yield Left(at, previous.service_id, number, backend)
 
     def still_gone(self, left: Iterable[Left]) -> list[Left]:
@@ -191,13 +187,6 @@ class Services:
             for at in {each.frontend for each in left}
         }
         return [each for each in left if each.backend not in led.get((each.frontend, each.service_id), ())]
-
-    def _restored(self, entry: FrontendEntry) -> set[L4Address]:
-        """The backends that the slots of an earlier agent name."""
-        slots = self._targets.slots.values
-        runs = [slots[run.first : run.end] for run in {entry.inside, entry.outside}]
-        known = (self._targets.backend(number) for number in np.unique(np.concatenate(runs)).tolist())
-        return {backend for backend in known if backend is not None}
 
     def _drain(self) -> CatalogueChanges:
         hosts, nodes, own = self._hosts.drain(), self._nodes.drain(), self._own_node.drain()
