@@ -1,7 +1,8 @@
 """Which kinds changed: one look at the log of changes for all watches of a process.
 
-An agent watches a dozen kinds, and a write is a change of one. So a wake-up costs one look, and then wakes the watches
-of the kinds that changed; the others learn up to which version nothing concerned them.
+An agent watches a dozen kinds, and a write is a change of one. So a wake-up costs one look, which brings the changes
+along if they are few: the watches of their kinds need not look themselves. Of many it wakes those watches, and the
+others learn up to which version nothing concerned them.
 
 Invariant: a watch that sleeps has seen every change of its kind up to its position, or is about to be woken.
 """
@@ -9,9 +10,10 @@ Invariant: a watch that sleeps has seen every change of its kind up to its posit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from pycilium.errors import StoreError
 from pycilium.store.wakeups import Wakeups
@@ -24,6 +26,8 @@ class Newest:
     version: int
     compacted: int
     of_kinds: Mapping[str, int]
+    events: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """All events after that other version, of kinds that have few."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,23 +37,42 @@ class Sleeper:
     kind: str
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     position: int | None = None
-    """The version up to which it knows of every change, while it sleeps."""
+    """The version up to which it knows of every change, or has been told, while it sleeps."""
+    _fell_asleep: int = 0
+    _told: list[Any] | None = None
 
-    async def sleep(self, position: int) -> int:
-        """Wait until there may be a change of its kind after `position`; returns what is known by then."""
-        self.position = position
+    async def sleep(self, position: int) -> tuple[int, Sequence[Any] | None]:
+        """Wait until there may be a change of its kind after `position`.
+
+        Returns what is known by then and the events until then; None: look yourself, from there on.
+        """
+        self.position = self._fell_asleep = position
         try:
             await self.wake.wait()
-            return self.position
+            if self._told is not None:
+                self.wake.clear()
+            return self.position, self._told
         finally:
-            self.position = None
+            self.position = self._told = None
+
+    def tell(self, events: Sequence[Any], version: int) -> None:
+        """These are all its changes since its position up to a version."""
+        self._told = [*(self._told or ()), *events]
+        self.position = version
+        self.wake.set()
+
+    def let_look(self) -> None:
+        """Something may have changed; what it was told and has not taken in yet is there to be seen too."""
+        if self._told is not None:
+            self.position, self._told = self._fell_asleep, None
+        self.wake.set()
 
 
 class KindNews:
     """Wakes this process's watches."""
 
-    def __init__(self, wakeups: Wakeups, look: Callable[[int], Awaitable[Newest]]) -> None:
-        """`look` finds the kinds' newest changes after a version."""
+    def __init__(self, wakeups: Wakeups, look: Callable[[int, Sequence[str]], Awaitable[Newest]]) -> None:
+        """`look` finds these kinds' newest changes after a version."""
         self._wakeups, self._look = wakeups, look
         self._sleepers: set[Sleeper] = set()
         self._listening: ExitStack | None = None
@@ -70,7 +93,7 @@ class KindNews:
 
     def wake_all(self) -> None:
         for sleeper in self._sleepers:
-            sleeper.wake.set()
+            sleeper.let_look()
 
     def _listen(self, after: int) -> ExitStack:
         """Begin to look, at what comes after a version; closing ends it. StoreUnavailable if nothing would wake us."""
@@ -84,21 +107,27 @@ class KindNews:
         while True:
             await woken.wait()
             woken.clear()
+            kinds = sorted({sleeper.kind for sleeper in self._sleepers})
             try:
-                newest = await self._look(looked)
+                newest = await self._look(looked, kinds)
             except StoreError:
                 self.wake_all()  # each finds out by itself
                 continue
-            self._tell(looked, newest)
+            for sleeper in self._sleepers:
+                self._tell(sleeper, looked, newest, asked=sleeper.kind in kinds)
             looked = newest.version
 
-    def _tell(self, looked: int, newest: Newest) -> None:
-        whole = newest.compacted <= looked <= newest.version
-        for sleeper in self._sleepers:
-            position, changed = sleeper.position, newest.of_kinds.get(sleeper.kind, 0)
-            if position is None and whole and not changed:
-                continue  # it is looking just now; it might have looked before a change, but there is none
-            if position is None or position < looked or changed > position or not whole:
-                sleeper.wake.set()
-            else:
-                sleeper.position = max(position, newest.version)
+    def _tell(self, sleeper: Sleeper, looked: int, newest: Newest, *, asked: bool) -> None:
+        position, changed = sleeper.position, newest.of_kinds.get(sleeper.kind, 0)
+        whole = asked and newest.compacted <= looked <= newest.version
+        if position is None:
+            if not whole or changed:
+                sleeper.let_look()  # it is looking just now, and might have looked before the change
+        elif not whole or position < looked:
+            sleeper.let_look()
+        elif changed <= position:
+            sleeper.position = max(position, newest.version)
+        elif position == looked and sleeper.kind in newest.events:
+            sleeper.tell(newest.events[sleeper.kind], newest.version)
+        else:
+            sleeper.let_look()

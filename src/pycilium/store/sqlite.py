@@ -7,7 +7,9 @@ lock. A watch reads the log of changes when a writer (of any process) wakes it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -38,7 +40,7 @@ from pycilium.store.kind_news import KindNews, Newest
 from pycilium.store.protocol import Applied, ResourceList, Unreadable, WatchEvent, readable, whole
 from pycilium.store.service_admission import ServiceAdmission
 from pycilium.store.service_ledger import ServiceLedger
-from pycilium.store.sqlite_file import ChangeBatch, ChangeRow, EventType, Pages, SqliteFile, Transaction
+from pycilium.store.sqlite_file import ChangeBatch, ChangeRow, EventType, LogNews, Pages, SqliteFile, Transaction
 from pycilium.store.wakeups import Wakeups
 
 R = TypeVar("R", bound=Resource)
@@ -156,19 +158,22 @@ class SqliteStore:
     async def watch(self, kind: type[R], from_version: str) -> AsyncGenerator[WatchEvent[R] | Unreadable, None]:
         known, version = kind_of(kind), admission.version_number(from_version)
 
-        def changed() -> tuple[list[WatchEvent[R] | Unreadable], ChangeBatch]:
+        def changed() -> tuple[Sequence[WatchEvent[R] | Unreadable], ChangeBatch]:
             batch = self._file.changes(known.name, version)
             return [_event(known, row) for row in batch.rows], batch
 
         with self._news.subscribed(known.name, version) as sleeper:
+            told: Sequence[WatchEvent[R] | Unreadable] | None = None
             while True:
-                sleeper.wake.clear()
-                events, batch = await self._run(self._reader, changed)
+                if told is None:
+                    sleeper.wake.clear()
+                    events, batch = await self._run(self._reader, changed)
+                    version, more = batch.up_to, batch.more
+                else:
+                    events, more = told, False
                 for event in events:
                     yield event
-                version = batch.up_to
-                if not batch.more:
-                    version = await sleeper.sleep(version)
+                version, told = (version, None) if more else await sleeper.sleep(version)
 
     async def close(self) -> None:
         if not self._closed:
@@ -176,8 +181,8 @@ class SqliteStore:
             self._news.wake_all()
             await asyncio.to_thread(self._shut_down)
 
-    async def _newest(self, after: int) -> Newest:
-        return await self._run(self._reader, lambda: self._file.newest(after))
+    async def _newest(self, after: int, kinds: Sequence[str]) -> Newest:
+        return await self._run(self._reader, lambda: _news(self._file.newest(after, kinds)))
 
     async def _finish(self, pages: Pages) -> None:
         """After what the reader is at with them, if this was cancelled meanwhile."""
@@ -268,6 +273,21 @@ def _event(kind: Kind[R], row: ChangeRow) -> WatchEvent[R] | Unreadable:
         if key is None or row.type == "DELETED":
             raise WatchExpired(f"change {row.version} of a {kind.name} cannot be read: list again") from error
         return Unreadable(key, error.reason)
+
+
+def _news(found: LogNews) -> Newest:
+    """What the log says, with each change as the event that it is."""
+    of_kinds = dict(found.of_kinds)
+    rows: defaultdict[str, list[ChangeRow]] = defaultdict(list)
+    for kind, row in found.rows:
+        of_kinds[kind] = row.version
+        rows[kind].append(row)
+    events = {}
+    for kind, changes in rows.items():
+        known = kind_for_word(kind)
+        with contextlib.suppress(WatchExpired):  # its watch finds out by itself
+            events[kind] = [_event(known, row) for row in changes]
+    return Newest(found.version, found.compacted, of_kinds, events)
 
 
 def _key_in(kind: str, body: bytes) -> ResourceKey | None:

@@ -14,15 +14,14 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pycilium.errors import PermissionRequired, StoreUnavailable, WatchExpired
 from pycilium.model.resources import ResourceKey
-from pycilium.store.kind_news import Newest
 from pycilium.store.wakeups import waking_watchers
 
 T = TypeVar("T")
@@ -36,6 +35,8 @@ FILE_MODE = 0o600
 """Resources are nobody's business but root's: they say who may talk to whom."""
 BATCH = 1000
 """How many changes a watch reads at once."""
+TOLD_AT_ONCE = 100
+"""How many changes are brought along by a look at what changed."""
 PAGE = 500
 """How many resources a list reads at once."""
 
@@ -75,6 +76,18 @@ class ChangeBatch:
     up_to: int
     more: bool = False
     """Whether there may be others after that already."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogNews:
+    """The log's version, up to which version it is forgotten, and what changed of some kinds: each change, or of each
+    kind the newest if they are many.
+    """
+
+    version: int
+    compacted: int
+    rows: Sequence[tuple[str, ChangeRow]] = ()
+    of_kinds: Mapping[str, int] = field(default_factory=dict)
 
 
 class Transaction:
@@ -204,14 +217,22 @@ class SqliteFile:
         full = len(rows) == BATCH
         return ChangeBatch(rows, rows[-1].version if full else version, more=full)
 
-    def newest(self, after: int) -> Newest:
-        """Which kinds changed after a version, as far as that is still kept."""
+    def newest(self, after: int, kinds: Sequence[str]) -> LogNews:
+        """What changed of these kinds after a version, as far as that is still kept."""
         with self._reading() as connection:
             version, compacted = connection.execute("SELECT version, compacted FROM state").fetchone()
+            among = f"version > ? AND kind IN ({', '.join('?' * len(kinds))})"
             found = connection.execute(
-                "SELECT kind, max(version) FROM changes WHERE version > ? GROUP BY kind", (after,)
+                f"SELECT kind, version, type, body FROM changes NOT INDEXED WHERE {among} ORDER BY version LIMIT ?",  # noqa: S608
+                (after, *kinds, TOLD_AT_ONCE + 1),
+            ).fetchall()
+            if len(found) <= TOLD_AT_ONCE:
+                return LogNews(version, compacted, rows=[(kind, ChangeRow(*row)) for kind, *row in found])
+            newest = connection.execute(
+                f"SELECT kind, max(version) FROM changes WHERE {among} GROUP BY kind",  # noqa: S608
+                (after, *kinds),
             )
-            return Newest(version, compacted, dict(found))
+            return LogNews(version, compacted, of_kinds=dict(newest))
 
     def write(self, change: Callable[[Transaction], T]) -> T:
         """Runs `change` in a transaction: all of it or, if it raises, nothing."""
