@@ -1,10 +1,11 @@
 """Simulated nodes for the row `api`, in a process of their own: they ask an API server what agents ask, and keep nothing.
 
-    python -m tests.benchmark.api_nodes SERVER NODES
+    python -m tests.benchmark.api_nodes SERVER NODES [slices]
 
-Each follows the kinds that an agent follows, through the agent's own store. Says `read` when all have read everything.
-A line `NODE NAME` on standard input is a pod that a runtime attaches: what the agent publishes of it is written. With
-the end of the input it waits until all is published, says `published`, and ends.
+Each follows the kinds that an agent follows, through the agent's own store; with `slices` those of one that found
+slices complete. Says `read` when all have read everything. A line `NODE NAME` on standard input is a pod that a runtime
+attaches: what the agent publishes of it is written. With the end of the input it waits until all is published, says
+`published`, and follows on until it is ended.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ def name_of(node: int) -> str:
     return f"node-{node}"
 
 
-def followed_kinds() -> list[type[Any]]:
+def followed_kinds(slices: bool) -> list[type[Any]]:
     """With Services, as in place of kube-proxy."""
-    config, intent = AgentConfig(node_name="node", store="kubernetes:"), Intent.new()
+    config, intent = AgentConfig(node_name="node", store="kubernetes:", endpoint_slices=slices), Intent.new()
     nothing: Any = None
-    return [source.kind for source in make_sources(intent, {}, IdentityMarks(nothing, intent), config)]
+    kinds = [source.kind for source in make_sources(intent, {}, IdentityMarks(nothing, intent), config)]
+    return [kind for kind in kinds if not slices or kind is not CiliumEndpoint]
 
 
 def endpoint_of(node: int, name: str, number: int) -> CiliumEndpoint:
@@ -70,9 +72,9 @@ def endpoint_of(node: int, name: str, number: int) -> CiliumEndpoint:
     return CiliumEndpoint(metadata=metadata, status=status)
 
 
-async def main(server: str, nodes: int) -> None:
-    stores = [_store(server, node) for node in range(nodes)]
-    turns, lists_left = asyncio.Semaphore(READING_AT_ONCE), [nodes * len(followed_kinds())]
+async def main(server: str, nodes: int, slices: bool) -> None:
+    stores, kinds = [_store(server, node) for node in range(nodes)], followed_kinds(slices)
+    turns, lists_left = asyncio.Semaphore(READING_AT_ONCE), [nodes * len(kinds)]
     all_read = asyncio.Event()
 
     async def follow_one(store: Store, kind: type[Any]) -> None:
@@ -85,16 +87,12 @@ async def main(server: str, nodes: int) -> None:
                     all_read.set()
             del step
 
-    following = [asyncio.create_task(follow_one(store, kind)) for store in stores for kind in followed_kinds()]
+    following = [asyncio.create_task(follow_one(store, kind)) for store in stores for kind in kinds]
     await all_read.wait()
     print("read", flush=True)
     await _publish(stores)
     print("published", flush=True)
-    for task in following:
-        task.cancel()
-    await asyncio.gather(*following, return_exceptions=True)
-    for store in stores:
-        await store.close()
+    await asyncio.gather(*following)
 
 
 async def _publish(stores: list[Store]) -> None:
@@ -113,4 +111,4 @@ def _store(server: str, node: int) -> Store:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), "slices" in sys.argv[3:]))

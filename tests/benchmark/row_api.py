@@ -1,8 +1,9 @@
-"""What a cluster of 1,000 nodes asks of its API server: at rest, and for each pod that starts.
+"""What a cluster of 1,000 nodes asks of its API server: at rest, and for each pod that starts or ends.
 
-The server is the stand-in that counts requests and the bytes of bodies; the nodes follow what agents follow, through
-the agents' own store, in another process; the operator is the real one. Kubelets and schedulers are played by the row:
-what they write is not counted, but what watches tell of it is.
+Once as nodes follow CiliumEndpoints, once as they follow slices of them. The server is the stand-in that counts requests
+and the bytes of bodies; the nodes follow what agents follow, through the agents' own store, in another process; the
+operator is the real one. Kubelets and schedulers are played by the row: what they write is not counted, but what watches
+tell of it is.
 """
 
 from __future__ import annotations
@@ -13,86 +14,161 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pycilium.endpoint.slices import COMPLETE
+from pycilium.model.resources import to_plain
 from pycilium.operator import wiring
 from pycilium.operator.config import OperatorConfig
+from pycilium.operator.write_rate import PATIENCE_S
 from pycilium.testing.api_objects import ApiObjects, kind_named
 from pycilium.testing.api_server import ApiServerDouble, Traffic, serving
-from tests.benchmark.api_nodes import name_of
+from tests.benchmark.api_nodes import endpoint_of, name_of
 from tests.benchmark.figures import Aim, Figure, Options, Tell, alone
 
 STARTS_PER_S = 30
-"""What the figures are given for; what was reached here stands in the note."""
+"""How fast pods start and end, where the machine is quick enough; what was reached stands in the note."""
 BOOKMARK_S = 60.0
 QUIET_S = 3.0
+BOOKMARKS = 300
+"""Bytes that a node may be told in that time although nothing happens: less than of one endpoint."""
 HISTORY = 1_000_000
 
 
+@dataclass(frozen=True)
+class Size:
+    nodes: int
+    starts: int
+    """And as many ends of others, which had been there before."""
+    rest_s: int
+    before: int
+    """Pods that are there at the beginning."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What passed while something was done, how long that took, and what it gave."""
+
+    traffic: Traffic
+    writes: int
+    took_s: float
+    rate: float
+    """Per second, of what was done one after another."""
+
+
 def measure(options: Options, tell: Tell) -> list[Figure]:
-    nodes, starts, rest_s = options.sized(1000, 20), options.sized(60, 20), options.sized(65, 5)
+    size = Size(
+        options.sized(1000, 20), options.sized(60, 20), rest_s=options.sized(65, 5), before=options.sized(1000, 100)
+    )
+    return [figure for slices in (False, True) for figure in measured(size, tell, slices=slices)]
+
+
+def measured(size: Size, tell: Tell, *, slices: bool) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         double = ApiServerDouble(ApiObjects(history=HISTORY), bookmark_s=BOOKMARK_S)
-        with serving(double, unix_socket=f"{folder}/api.sock"), _operator(double.url), _nodes(double.url, nodes) as run:
-            tell(f"{nodes} nodes read everything")
-            _wait(run, "read")
-            reading = _total(double)
-            tell(f"at rest for {rest_s} s")
-            rest = _spent(double, lambda: time.sleep(rest_s))
-            tell(f"{starts} pods start")
-            begun, first = time.monotonic(), len(double.asked)
-            started = _spent(double, lambda: _start_pods(double, run, nodes, starts), but="leases")
-            took_s = time.monotonic() - begun
-            writes = sum(
-                each.verb not in ("watch", "list") and each.kind.name != "Lease" for each in double.asked[first:]
-            )
-    return _figures(nodes, starts, rest_s, reading, rest, started, writes, took_s)
+        with serving(double, unix_socket=f"{folder}/api.sock"):
+            for number in range(size.before):
+                _publish(double, number % size.nodes, _name("old", number), number)
+            with _operator(double, slices=slices), _nodes(double.url, size.nodes, slices=slices) as run:
+                tell(f"{size.nodes} nodes read everything")
+                _wait(run, "read")
+                reading = _total(double)
+                tell(f"at rest for {size.rest_s} s")
+                rest = _spent(double, lambda: time.sleep(size.rest_s))
+                tell(f"{size.starts} pods start")
+                started = _spent(double, lambda: _start_pods(double, run, size), but="leases")
+                tell(f"{size.starts} pods end")
+                ended = _spent(double, lambda: _end_pods(double, size), but="leases")
+    return _figures(size, " with slices" if slices else "", reading, rest, started, ended)
 
 
-def _figures(
-    nodes: int,
-    starts: int,
-    rest_s: float,
-    reading: Traffic,
-    rest: Traffic,
-    started: Traffic,
-    writes: int,
-    took_s: float,
-) -> list[Figure]:
-    rest_bytes = (rest.bytes_in + rest.bytes_out) / rest_s
-    of_a_start = (started.bytes_in + started.bytes_out - rest_bytes * took_s) / starts
-    requests = writes / starts  # watches that turn, and an operator whose lease ran out, ask again meanwhile
-    rate = f"{starts / took_s:.1f} a second were reached here, {took_s:.0f} s in all"
+def _figures(size: Size, mode: str, reading: Traffic, rest: Spent, started: Spent, ended: Spent) -> list[Figure]:
+    nodes, rest_bytes = f"{size.nodes:,} nodes{mode}", _bytes(rest.traffic) / rest.took_s
+    of_a_start, of_an_end = (
+        (_bytes(each.traffic) - rest_bytes * each.took_s) / size.starts for each in (started, ended)
+    )
+    requests = (
+        started.writes / size.starts
+    )  # watches that turn, and an operator whose lease ran out, ask again meanwhile
+    rates = [f"{each.rate:.1f} a second were reached here" for each in (started, ended)]
+    most = None if mode else Aim("ours", "≤", 1.05)
     return [
-        alone("api", f"{nodes:,} agents start at once: requests of each", "", [reading.requests / nodes]),
-        alone("api", f"{nodes:,} nodes at rest: requests", "/s", [rest.requests / rest_s], Aim("ours", "≤", 2)),
-        alone("api", f"{nodes:,} nodes at rest: bodies", "kB/s", [rest_bytes / 1e3], note="bookmarks and leases"),
-        alone("api", "requests for a pod that starts", "", [requests], Aim("ours", "≤", 1.05)),
-        alone("api", f"bodies for a pod that starts, to and from {nodes:,} nodes", "kB", [of_a_start / 1e3], note=rate),
-        alone("api", f"{nodes:,} nodes, {STARTS_PER_S} starts a second: requests", "/s", [requests * STARTS_PER_S]),
-        alone(
-            "api", f"{nodes:,} nodes, {STARTS_PER_S} starts a second: bodies", "MB/s", [of_a_start * STARTS_PER_S / 1e6]
-        ),
+        alone("api", f"{nodes} start at once: requests of each", "", [reading.requests / size.nodes]),
+        alone("api", f"{nodes} at rest: requests", "/s", [rest.traffic.requests / rest.took_s], Aim("ours", "≤", 2)),
+        alone("api", f"{nodes} at rest: bodies", "kB/s", [rest_bytes / 1e3], note="bookmarks and leases"),
+        alone("api", f"{nodes}: requests for a pod that starts", "", [requests], most),
+        alone("api", f"{nodes}: bodies for a pod that starts", "kB", [of_a_start / 1e3], note=rates[0]),
+        alone("api", f"{nodes}: bodies for a pod that ends", "kB", [of_an_end / 1e3], note=rates[1]),
+        alone("api", f"{nodes}, {STARTS_PER_S} starts a second: requests", "/s", [requests * STARTS_PER_S]),
+        alone("api", f"{nodes}, {STARTS_PER_S} starts a second: bodies", "MB/s", [of_a_start * STARTS_PER_S / 1e6]),
     ]
 
 
-def _start_pods(double: ApiServerDouble, run: subprocess.Popen[str], nodes: int, starts: int) -> None:
+def _bytes(traffic: Traffic) -> int:
+    return traffic.bytes_in + traffic.bytes_out
+
+
+def _start_pods(double: ApiServerDouble, run: subprocess.Popen[str], size: Size) -> float:
     """Until every node has been told of each. Half of a pod's statuses come before it is attached, half after."""
-    assert run.stdin is not None
-    for number in range(starts):
-        node, name = number * 7 % nodes, f"app-6d4cf56db6-{number:05d}"
-        double.between_requests(lambda objects, node=node, name=name: _scheduled(objects, node, name))  # type: ignore[misc]
-        run.stdin.write(f"{node} {name}\n")
-        run.stdin.flush()
-        double.between_requests(lambda objects, name=name: _runs(objects, name))  # type: ignore[misc]
-    run.stdin.close()
+    stdin = run.stdin
+    assert stdin is not None
+
+    def start(number: int) -> None:
+        node, name = number * 7 % size.nodes, _name("app", number)
+        double.between_requests(lambda objects: _scheduled(objects, node, name))
+        stdin.write(f"{node} {name}\n")
+        stdin.flush()
+        double.between_requests(lambda objects: _runs(objects, name))
+
+    rate = _one_after_another(size.starts, start)
+    stdin.close()
     _wait(run, "published")
-    told = -1
-    while told != (told := double.traffic["watch", "ciliumendpoints"].bytes_out):  # what is still on its way
+    _until_all_is_told(double, size.nodes)
+    return rate
+
+
+def _end_pods(double: ApiServerDouble, size: Size) -> float:
+    """Any of those that were there before; their agents' own requests, one each, are not made."""
+    endpoints, step = kind_named("CiliumEndpoint"), size.before // size.starts
+
+    def end(number: int) -> None:
+        name = _name("old", number * step)
+        double.between_requests(lambda objects: objects.delete(endpoints, "default", name, {}))
+
+    rate = _one_after_another(size.starts, end)
+    time.sleep(PATIENCE_S)  # so long an operator may wait for more
+    _until_all_is_told(double, size.nodes)
+    return rate
+
+
+def _one_after_another(count: int, do: Callable[[int], None]) -> float:
+    """Gives how many a second it came to."""
+    begun = time.monotonic()
+    for number in range(count):
+        do(number)
+        time.sleep(max(0.0, begun + (number + 1) / STARTS_PER_S - time.monotonic()))
+    return count / (time.monotonic() - begun)
+
+
+def _until_all_is_told(double: ApiServerDouble, nodes: int) -> None:
+    """What is still on its way, or waits to be gathered. Bookmarks never end."""
+    told = -1.0
+    while (now := _total(double, "leases").bytes_out) - told > BOOKMARKS * nodes:
+        told = now
         time.sleep(QUIET_S)
+
+
+def _publish(double: ApiServerDouble, node: int, name: str, number: int) -> None:
+    plain = to_plain(endpoint_of(node, name, number))
+    double.between_requests(lambda objects: objects.create(kind_named("CiliumEndpoint"), "default", plain))
+
+
+def _name(what: str, number: int) -> str:
+    return f"{what}-6d4cf56db6-{number:05d}"
 
 
 def _scheduled(objects: ApiObjects, node: int, name: str) -> None:
@@ -147,13 +223,15 @@ def _total(double: ApiServerDouble, but: str = "") -> Traffic:
     return Traffic(*(sum(getattr(each, field) for each in found) for field in ("requests", "bytes_in", "bytes_out")))
 
 
-def _spent(double: ApiServerDouble, do: Any, but: str = "") -> Traffic:
-    before = _total(double, but)
-    do()
-    after = _total(double, but)
-    return Traffic(
+def _spent(double: ApiServerDouble, do: Callable[[], float | None], but: str = "") -> Spent:
+    before, first, begun = _total(double, but), len(double.asked), time.monotonic()
+    rate = do() or 0.0
+    after, took_s = _total(double, but), time.monotonic() - begun
+    traffic = Traffic(
         after.requests - before.requests, after.bytes_in - before.bytes_in, after.bytes_out - before.bytes_out
     )
+    writes = sum(each.verb not in ("watch", "list") and each.kind.name != "Lease" for each in double.asked[first:])
+    return Spent(traffic, writes, took_s, rate)
 
 
 def _wait(run: subprocess.Popen[str], word: str) -> None:
@@ -164,8 +242,8 @@ def _wait(run: subprocess.Popen[str], word: str) -> None:
 
 
 @contextmanager
-def _nodes(server: str, nodes: int) -> Iterator[subprocess.Popen[str]]:
-    argv = [sys.executable, "-m", "tests.benchmark.api_nodes", server, str(nodes)]
+def _nodes(server: str, nodes: int, *, slices: bool) -> Iterator[subprocess.Popen[str]]:
+    argv = [sys.executable, "-m", "tests.benchmark.api_nodes", server, str(nodes), *(["slices"] if slices else [])]
     root = Path(__file__).parents[2]
     with subprocess.Popen(argv, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
         try:
@@ -175,19 +253,29 @@ def _nodes(server: str, nodes: int) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def _operator(server: str) -> Iterator[None]:
+def _operator(double: ApiServerDouble, *, slices: bool) -> Iterator[None]:
+    """Slices are complete when the block begins."""
     config = OperatorConfig(
         name="operator",
-        store=f"kubernetes:?server={server}",
+        store=f"kubernetes:?server={double.url}",
         health_listen=None,
         unmanaged_pod_interval_s=15,
+        endpoint_slices=slices,
     )
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(wiring.run(config, stop)), name="operator")
     thread.start()
     try:
+        while slices and not double.between_requests(_is_complete):
+            time.sleep(0.1)
         yield
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         loop.close()
+
+
+def _is_complete(objects: ApiObjects) -> bool:
+    return any(
+        f'"{COMPLETE}"'.encode() in body for body in objects.list(kind_named("CiliumEndpointSlice"), "", 0, "").bodies
+    )

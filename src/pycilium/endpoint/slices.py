@@ -1,9 +1,10 @@
 """Which CiliumEndpoint stands in which CiliumEndpointSlice: the fewest bytes to all nodes, and no needless change.
 
 A write of a slice goes to every node whole, so what counts is how much of it is news. New endpoints therefore go
-together into slices that are written anyway, then into those of which they are a worthy part, then into new ones: first
-come, first served, not by identity, for thirty pods that start in one second may be of thirty identities. An endpoint
-stays where it is until it is gone; so followers of slices never see it leave one before it is in another.
+together into slices that must be written anyway, then into those of which they and what left are a worthy part, then
+into new ones: first come, first served, not by identity, for thirty pods that start in one second may be of thirty
+identities. An endpoint stays where it is until it is gone; so who follows slices never sees it leave one before it is
+in another.
 
 Pure. What is planned follows from the slices as they are and the endpoints as they should be, and from nothing else.
 """
@@ -25,7 +26,7 @@ the same kind because only then whoever follows learns of both in order.
 MOST: Final = 100
 """Endpoints of one slice, as Cilium has it."""
 WORTH: Final = 4
-"""Of a slice that is written for new endpoints alone, at most so many others per new one are written again."""
+"""Of a slice that need not be written, at most so many others are written again for each that comes or has left."""
 
 
 class EndpointName(NamedTuple):
@@ -105,9 +106,9 @@ class _Plan:
         for namespace, keys in new.items():
             for name in self._written_anyway(namespace):
                 self._put(name, keys)
-            for name, size in self._with_room(namespace):
-                if keys and size <= WORTH * len(keys):
-                    self.touched[name] = _Draft(namespace, dict(self.present[name].entries))
+            for name in self._others(namespace):
+                if keys and self._is_worth_it(name, len(keys)):
+                    self.touched.setdefault(name, _Draft(namespace, dict(self.present[name].entries)))
                     self._put(name, keys)
             for name in self._new_names():
                 if not keys:
@@ -158,17 +159,23 @@ class _Plan:
 
     def _written_anyway(self, namespace: str) -> list[str]:
         """The fullest first, so that others may become empty and go."""
-        found = (name for name, draft in self.touched.items() if draft.namespace == namespace)
+        found = (name for name, draft in self.touched.items() if draft.namespace == namespace and draft.come)
         return sorted(found, key=lambda name: (-len(self.touched[name].entries), name))
 
-    def _with_room(self, namespace: str) -> list[tuple[str, int]]:
-        """The others with their sizes, the fullest first."""
+    def _others(self, namespace: str) -> list[str]:
+        """Those first that most has left, then the fullest."""
         found = (
-            (name, len(slice_.entries))
+            (-len(draft.left) if (draft := self.touched.get(name)) is not None else 0, -len(slice_.entries), name)
             for name, slice_ in self.present.items()
-            if slice_.namespace == namespace and name not in self.touched and len(slice_.entries) < self.most
+            if slice_.namespace == namespace
         )
-        return sorted(found, key=lambda each: (-each[1], each[0]))
+        return [name for *_, name in sorted(found)]
+
+    def _is_worth_it(self, name: str, new: int) -> bool:
+        """Whether so much of the slice would be news that it may be written for it."""
+        draft = self.touched.get(name)
+        kept, left = (len(draft.entries), len(draft.left)) if draft else (len(self.present[name].entries), 0)
+        return kept < self.most and kept <= WORTH * (left + min(new, self.most - kept))
 
     def _new_names(self) -> Iterator[str]:
         """The lowest numbers that are free: of two operators that both believe they lead, only one gets such a name."""

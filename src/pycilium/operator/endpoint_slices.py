@@ -9,6 +9,7 @@ keep no slices removes that first, and then the others: agents go back to Cilium
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from pycilium.errors import AlreadyExists, Conflict, InvalidResource, NotFound, 
 from pycilium.model.resources import CiliumEndpoint, CiliumEndpointSlice, ObjectMeta
 from pycilium.operator.election import LeaderStore
 from pycilium.operator.kept_slices import KeptSlices
-from pycilium.operator.write_rate import RateLimit, WriteRate, limit_for
+from pycilium.operator.write_rate import Deferral, RateLimit, WriteRate, limit_for
 from pycilium.store import ResourceList, Store, Unreadable, WatchEvent, follow
 
 log = structlog.get_logger()
@@ -44,7 +45,7 @@ class EndpointSlices:
     ) -> None:
         self._store, self._leader, self._limits, self._most = store, leader, limits, most
         self._nodes, self._elapsed = nodes, elapsed
-        self._rate = WriteRate()
+        self._rate, self._deferral = WriteRate(), Deferral()
         self._entries = SliceEntries()
         self._kept = KeptSlices()
         self._endpoints_read = False
@@ -64,14 +65,16 @@ class EndpointSlices:
 
     async def run(self) -> None:
         """Until cancelled, or until this operator leads no longer."""
+        wait_s: float | None = None
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(), name="slices")
             while True:
-                await self._changed.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._changed.wait()
                 await asyncio.sleep(GATHER_S)
                 self._changed.clear()
-                if self._endpoints_read and self._kept.read and not await self._settle():
-                    self._changed.set()
+                wait_s = await self._settle() if self._endpoints_read and self._kept.read else None
 
     def _changed_endpoint(self, step: WatchEvent[CiliumEndpoint] | Unreadable) -> str:
         if isinstance(step, Unreadable):
@@ -93,24 +96,23 @@ class EndpointSlices:
                 log.warning("slices of endpoints cannot be read", error=str(error))
             await asyncio.sleep(RETRY_S)
 
-    async def _settle(self) -> bool:
-        """Write what follows from everything as it is known; whether nothing is left to write."""
+    async def _settle(self) -> float | None:
+        """Write what follows from everything as it is known; in how many seconds to go on if nothing changes before."""
         for name in self._kept.unreadable:
             if not await self._attempt(name, self._discard(name)):
-                await asyncio.sleep(RETRY_S)
-                return False
+                return RETRY_S
+        writes = planned(self._kept.slices, self._entries.wanted, self._most, self._entries.unknown)
+        due, later_s = self._deferral.due(writes, self._elapsed()) if self._kept.complete else (writes, None)
         limit = limit_for(self._limits, self._nodes())
-        for write in planned(self._kept.slices, self._entries.wanted, self._most, self._entries.unknown):
+        for write in due:
             wait_s = self._rate.wait_s(limit, self._elapsed())
             if wait_s:
-                await asyncio.sleep(wait_s)
-                return False  # much may have changed meanwhile
+                return wait_s  # much may have changed by then
             if not await self._write(write):
-                await asyncio.sleep(RETRY_S)
-                return False
-        if not self._kept.complete:
-            return await self._attempt(COMPLETE, self._create(COMPLETE, Slice("", {})))
-        return True
+                return RETRY_S
+        if not self._kept.complete and not await self._attempt(COMPLETE, self._create(COMPLETE, Slice("", {}))):
+            return RETRY_S
+        return later_s
 
     async def _write(self, write: SliceWrite) -> bool:
         present = self._kept.resource(write.name)

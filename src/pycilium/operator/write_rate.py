@@ -1,4 +1,4 @@
-"""How fast slices may be written: a bucket of tokens, by how many nodes there are. Pure; time comes in as a value."""
+"""When slices may be written: no faster than allowed, and what is not urgent later. Pure; time comes in as a value."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+
+from pycilium.endpoint.slices import SliceWrite
+
+PATIENCE_S = 30.0
+"""How long a slice that something only leaves waits for more: nobody misses what is gone."""
+NOT_URGENT = 2
 
 
 class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,3 +47,18 @@ class WriteRate:
             return (self._spent + 1 - limit.burst) / limit.limit
         self._spent += 1
         return 0.0
+
+
+class Deferral:
+    """Which of the planned writes are due. What only leaves a slice goes along with what is new in it, or later."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def due(self, writes: Sequence[SliceWrite], now: float) -> tuple[list[SliceWrite], float | None]:
+        """Those to be made now; and in how many seconds the next is due, None if there is none."""
+        waiting = {write.name for write in writes if write.urgency >= NOT_URGENT}
+        self._since = {name: self._since.get(name, now) for name in waiting}
+        left_s = {name: since + PATIENCE_S - now for name, since in self._since.items()}
+        later_s = [seconds for seconds in left_s.values() if seconds > 0]
+        return [write for write in writes if left_s.get(write.name, 0) <= 0], min(later_s, default=None)

@@ -111,11 +111,21 @@ def test_what_starts_together_is_written_together():
 
 def test_a_slice_that_is_written_anyway_takes_new_endpoints():
     present = written({}, wanted_of(*"abcdefgh"))
+    wanted = {**wanted_of(*"acdefghi"), **wanted_of("e", identity=1001)}
 
-    writes = planned(present, wanted_of(*"acdefghi"), MOST)
+    assert [write.name for write in planned(present, wanted, MOST)] == ["ces-1", "ces-2"]
+    assert shown(written(present, wanted))["ces-1"] == [*"acdi"]
 
-    assert [write.name for write in writes] == ["ces-1"]
-    assert shown(written(present, wanted_of(*"acdefghi")))["ces-1"] == [*"acdi"]
+
+def test_new_endpoints_take_the_places_of_many_that_left_and_not_of_few():
+    entries = [f"pod-{n:02d}" for n in range(20)]
+    present = {"ces-1": Slice("default", wanted_of(*entries)), "ces-2": Slice("default", wanted_of(*"abcdefghij"))}
+
+    one_left = planned(present, wanted_of(*entries[1:], *"abcdefghij", "new"), 20)
+    many_left = planned(present, wanted_of(*entries[4:], *"abcdefghij", "new"), 20)
+
+    assert [(write.name, write.urgency) for write in one_left] == [("ces-3", 1), ("ces-1", 2)]
+    assert [(write.name, write.urgency) for write in many_left] == [("ces-1", 1)]
 
 
 def test_one_new_endpoint_does_not_cost_a_large_slice_anew():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pycilium.endpoint.slices import COMPLETE, Slice
+from pycilium.endpoint.slices import COMPLETE, Slice, SliceWrite
 from pycilium.model.resources import CiliumEndpoint, CiliumEndpointSlice, ObjectMeta
 from pycilium.model.resources.cilium_objects import (
     AddressPair,
@@ -18,12 +18,12 @@ from pycilium.model.resources.cilium_objects import (
     EndpointNetworking,
     EndpointStatus,
 )
-from pycilium.operator import endpoint_slices
+from pycilium.operator import endpoint_slices, write_rate
 from pycilium.operator.election import Leadership, LeaderStore
 from pycilium.operator.endpoint_slices import EndpointSlices, NoEndpointSlices
 from pycilium.operator.kept_slices import KeptSlices
 from pycilium.operator.mirror import Mirror, slim_endpoint
-from pycilium.operator.write_rate import RateLimit, WriteRate, limit_for
+from pycilium.operator.write_rate import Deferral, RateLimit, WriteRate, limit_for
 from pycilium.store import ResourceList, WatchEvent
 from pycilium.store.sqlite import SqliteStore
 
@@ -62,6 +62,7 @@ class Noting:
 async def store(tmp_path, monkeypatch):
     monkeypatch.setattr(endpoint_slices, "GATHER_S", 0.0)
     monkeypatch.setattr(endpoint_slices, "RETRY_S", 0.0)
+    monkeypatch.setattr(write_rate, "PATIENCE_S", 0.0)
     opened = SqliteStore(tmp_path / "store.db")
     yield Noting(opened)
     await opened.close()
@@ -247,3 +248,21 @@ class TestWriteRate:
 
         assert [limit_for(limits, nodes).limit for nodes in (0, 99, 100, 499, 9999)] == [10, 10, 5, 5, 2]
         assert limit_for(limits[2:], 3).limit == 2
+
+
+class TestDeferral:
+    URGENT, LATER = (SliceWrite(name, Slice("default", {}), urgency) for name, urgency in (("a", 1), ("b", 2)))
+
+    def test_what_only_leaves_a_slice_waits(self):
+        deferral = Deferral()
+
+        assert deferral.due([self.URGENT, self.LATER], 100.0) == ([self.URGENT], 30.0)
+        assert deferral.due([self.LATER], 110.0) == ([], 20.0)
+        assert deferral.due([self.LATER], 130.0) == ([self.LATER], None)
+
+    def test_the_time_begins_anew_when_the_slice_was_written(self):
+        deferral = Deferral()
+        deferral.due([self.LATER], 100.0)
+        deferral.due([], 101.0)
+
+        assert deferral.due([self.LATER], 135.0) == ([], 30.0)
