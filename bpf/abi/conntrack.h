@@ -39,8 +39,10 @@ enum ct_flags {
 	CT_ORIGIN_HIGH = 1, /* the pair stored as "high" opened the connection */
 	CT_FIN_ORIGIN = 2,
 	CT_FIN_REPLY = 4,
-	CT_TRANSLATED = 8, /* for a service: what comes back is turned by service_flows4/6 */
-	CT_ASSURED = 16,   /* gives way to no other connection while it lives (lib/ct_transient.h) */
+	CT_TRANSLATED = 8,      /* for a service: what comes back is turned by service_flows4/6 */
+	CT_ASSURED = 16,        /* gives way to no other connection while it lives (lib/ct_transient.h) */
+	CT_ORIGIN_PROCESS = 32, /* the end that opened it has a node's address and an identity of its own */
+	CT_TARGET_PROCESS = 64, /* the other end */
 };
 
 /* Seconds after the last packet at which an entry is dead. */

@@ -30,6 +30,8 @@ __noinline int end_complete_source(void)
 		return DROP_INVALID_SOURCE_IP;
 	flow->source.cidr_identity = identity_is_local(known.sec_identity) ? known.sec_identity : known.cidr_identity;
 	flow->source.node_id = known.node_id;
+	flow->source.is_process =
+	    known.sec_identity == IDENTITY_REMOTE_NODE && flow->source.sec_identity != IDENTITY_REMOTE_NODE;
 	flow->source.announced = false;
 	return STEP_DONE;
 }

@@ -8,6 +8,10 @@
  *  3. no entry: the policies judge the packet, and it opens a connection if they allow it
  *  4. an ICMP error: yes if it is about a connection of case 1; else as 5
  *  5. other ICMP: the policies judge it by its type, each time anew
+ *
+ * Who has a node's address may be a process that has an identity of its own (process.h), which only the program that sees
+ * its socket can tell, or the node that sent the packet. The entry remembers it for all others. Where such an end is
+ * connected to, those who judge before its own program see the node.
  */
 #pragma once
 
@@ -37,6 +41,45 @@ static __always_inline bool connection_identities_current(const struct ct_entry 
 	return entry->source_identity == origin->sec_identity && entry->destination_identity == target->sec_identity;
 }
 
+static __always_inline bool identity_is_of_node(__u32 sec_identity)
+{
+	return sec_identity == IDENTITY_HOST || sec_identity == IDENTITY_REMOTE_NODE ||
+	       sec_identity == IDENTITY_KUBE_APISERVER;
+}
+
+/* Takes what the entry knows better of an end: who has the node's address, or what was judged before. Of what came from no
+ * socket of the process's only TCP and errors are its own, for which the kernel speaks: a datagram may be another's who has
+ * its port by now.
+ */
+static __always_inline void connection_adopt_end(struct end *end, bool is_process, bool is_sender,
+						 const struct flow *flow, __u32 sec_identity, __u32 revision)
+{
+	if (is_process && !end_is_local(end) && identity_is_of_node(end->sec_identity) &&
+	    (!is_sender || flow->tuple.protocol == IPPROTO_TCP || flow->tracking == TRACKING_RELATED))
+		end->is_process = end->is_judged = true;
+	if (!end->is_judged)
+		return;
+	end->sec_identity = sec_identity;
+	end->revision = revision;
+}
+
+static __always_inline void connection_adopt(const struct ct_entry *entry, struct flow *flow, bool is_reply)
+{
+	struct end *origin = is_reply ? &flow->destination : &flow->source;
+	struct end *target = is_reply ? &flow->source : &flow->destination;
+
+	connection_adopt_end(origin, entry->flags & CT_ORIGIN_PROCESS, !is_reply, flow, entry->source_identity,
+			     entry->egress_revision);
+	connection_adopt_end(target, entry->flags & CT_TARGET_PROCESS, is_reply, flow, entry->destination_identity,
+			     entry->ingress_revision);
+}
+
+static __always_inline bool connection_is_current(const struct ct_entry *entry, const struct flow *flow, bool is_reply)
+{
+	return connection_revisions_current(entry, flow, is_reply) &&
+	       connection_identities_current(entry, flow, is_reply);
+}
+
 /* The port that policy is about: of the end that was connected to; for ICMP the type that opened the exchange. */
 static __always_inline __be16 connection_policy_port(const struct flow *flow, bool is_reply)
 {
@@ -45,13 +88,18 @@ static __always_inline __be16 connection_policy_port(const struct flow *flow, bo
 	return is_reply ? flow->tuple.source_port : flow->tuple.destination_port;
 }
 
-/* One policy's word on the connection; what it decided goes into the flow's verdict. */
+/* One policy's word on the connection; what it decided goes into the flow's verdict. Who connects to a process of a node
+ * sees the node; another process of it, of which nobody has judged before, sees both.
+ */
 static __always_inline int connection_judge_side(struct flow *flow, const struct end *subject, const struct end *peer,
 						 __u8 direction, __be16 port)
 {
+	bool sees_node = peer->is_process && direction == DIRECTION_EGRESS;
+	__u32 sec_identity = sees_node ? IDENTITY_HOST : peer->sec_identity;
+	__u32 cidr_identity = sees_node && subject->is_process ? peer->sec_identity : peer->cidr_identity;
 	union policy_where where = {.direction = direction, .protocol = flow->tuple.protocol, .port = port};
-	union policy_answer answer = {
-	    .word = policy_decide(subject->policy_id, peer->sec_identity, peer->cidr_identity, where.word)};
+	union policy_answer answer = {.word =
+					  policy_decide(subject->policy_id, sec_identity, cidr_identity, where.word)};
 
 	if (direction == DIRECTION_EGRESS) {
 		flow->verdict.egress_row = answer.row_id;
@@ -89,6 +137,18 @@ __noinline int connection_judge(__u32 is_reply)
 	return reason;
 }
 
+/* Which ends are processes of a node. Who has joined as one is to be told of, though the connection has been, as the node's. */
+static __always_inline void connection_note_processes(struct ct_entry *entry, bool origin, bool target)
+{
+	__u8 flags = (entry->flags & ~(CT_ORIGIN_PROCESS | CT_TARGET_PROCESS)) | origin * CT_ORIGIN_PROCESS |
+		     target * CT_TARGET_PROCESS;
+
+	if (flags == entry->flags)
+		return;
+	entry->flags = flags;
+	entry->reported_origin_s = entry->reported_reply_s = 0;
+}
+
 /* Case 2, allowed. Revisions come last: until they are there, other CPUs judge for themselves. */
 static __always_inline void connection_update(struct ct_entry *entry, const struct flow *flow, bool is_reply)
 {
@@ -97,10 +157,15 @@ static __always_inline void connection_update(struct ct_entry *entry, const stru
 
 	entry->source_identity = origin->sec_identity;
 	entry->destination_identity = target->sec_identity;
-	entry->egress_row = flow->verdict.egress_row;
-	entry->ingress_row = flow->verdict.ingress_row;
-	entry->egress_selector = flow->verdict.egress_selector;
-	entry->ingress_selector = flow->verdict.ingress_selector;
+	connection_note_processes(entry, origin->is_process, target->is_process);
+	if (!origin->is_judged) {
+		entry->egress_row = flow->verdict.egress_row;
+		entry->egress_selector = flow->verdict.egress_selector;
+	}
+	if (!target->is_judged) {
+		entry->ingress_row = flow->verdict.ingress_row;
+		entry->ingress_selector = flow->verdict.ingress_selector;
+	}
 	__asm__ volatile("" ::: "memory");
 	entry->egress_revision = origin->revision;
 	entry->ingress_revision = target->revision;
@@ -137,6 +202,9 @@ __noinline int connection_rejudge(void)
 	entry = ct_lookup(&flow->tuple, flow->family, flow->now_s, &is_reply);
 	if (!entry)
 		return connection_open();
+	connection_adopt(entry, flow, is_reply);
+	if (connection_is_current(entry, flow, is_reply))
+		return STEP_DONE;
 	reason = connection_judge(is_reply);
 	if (!reason)
 		connection_update(entry, flow, is_reply);
@@ -168,6 +236,8 @@ static __always_inline bool connection_relates(struct __sk_buff *skb, struct flo
 	if (end_is_local(&flow->source) && !address_equal(&quoted.destination, &flow->tuple.source))
 		return false;
 	entry = ct_lookup(&quoted, flow->family, flow->now_s, &is_reply);
+	if (entry)
+		connection_adopt(entry, flow, !is_reply);
 	if (!entry || !connection_revisions_current(entry, flow, !is_reply))
 		return false;
 	connection_recall(flow, entry);
@@ -211,8 +281,7 @@ static __always_inline int connection_admit(struct __sk_buff *skb, struct flow *
 		return connection_open();
 
 	flow->is_reply = is_reply;
-	if (unlikely(!connection_revisions_current(entry, flow, is_reply) ||
-		     !connection_identities_current(entry, flow, is_reply))) {
+	if (unlikely(!connection_is_current(entry, flow, is_reply))) {
 		reason = connection_rejudge();
 		if (reason)
 			return reason;

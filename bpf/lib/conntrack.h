@@ -152,7 +152,8 @@ static __always_inline long ct_create(const struct flow *flow)
 	    .ingress_selector = flow->verdict.ingress_selector,
 	    .state = ct_first_state(flow),
 	    .flags = (source_is_high ? CT_ORIGIN_HIGH : 0) | (flow->tcp_flags & TCP_FIN ? CT_FIN_ORIGIN : 0) |
-		     flow->for_service * CT_TRANSLATED,
+		     flow->for_service * CT_TRANSLATED | flow->source.is_process * CT_ORIGIN_PROCESS |
+		     flow->destination.is_process * CT_TARGET_PROCESS,
 	    .tcp_flags_origin = flow->tcp_flags,
 	    .reported_origin_s = flow->now_s,
 	};

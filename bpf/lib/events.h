@@ -66,7 +66,7 @@ static __always_inline void event_fill_verdict(struct flow_event *event, const s
 
 static __always_inline void event_fill_frame(struct flow_event *event, struct __sk_buff *skb)
 {
-	const struct ethhdr *ethernet = packet_bytes(skb, 0, ETH_HLEN);
+	const struct ethhdr *ethernet = PACKET_IP_OFFSET ? packet_bytes(skb, 0, ETH_HLEN) : 0;
 
 	event->ifindex = skb->ifindex;
 	event->ether_type = be16(skb->protocol);

@@ -60,6 +60,10 @@ static __u32 (*const bpf_get_smp_processor_id)(void) = (void *)BPF_FUNC_get_smp_
 static __u64 (*const bpf_get_socket_cookie)(void *context) = (void *)BPF_FUNC_get_socket_cookie;
 static __u64 (*const bpf_get_netns_cookie)(void *context) = (void *)BPF_FUNC_get_netns_cookie;
 static __u64 (*const bpf_get_current_cgroup_id)(void) = (void *)BPF_FUNC_get_current_cgroup_id;
+static __u64 (*const bpf_skb_ancestor_cgroup_id)(struct __sk_buff *skb,
+						 int level) = (void *)BPF_FUNC_skb_ancestor_cgroup_id;
+static __u64 (*const bpf_sk_ancestor_cgroup_id)(void *socket, int level) = (void *)BPF_FUNC_sk_ancestor_cgroup_id;
+static struct bpf_sock *(*const bpf_sk_fullsock)(struct bpf_sock *socket) = (void *)BPF_FUNC_sk_fullsock;
 
 static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*const bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect_peer;
@@ -93,6 +97,8 @@ static long (*const bpf_l4_csum_replace)(struct __sk_buff *skb, __u32 offset, __
 
 static struct bpf_sock *(*const bpf_skc_lookup_tcp)(void *skb, struct bpf_sock_tuple *tuple, __u32 tuple_size,
 						    __u64 netns, __u64 flags) = (void *)BPF_FUNC_skc_lookup_tcp;
+static struct bpf_sock *(*const bpf_sk_lookup_tcp)(void *skb, struct bpf_sock_tuple *tuple, __u32 tuple_size,
+						   __u64 netns, __u64 flags) = (void *)BPF_FUNC_sk_lookup_tcp;
 static struct bpf_sock *(*const bpf_sk_lookup_udp)(void *skb, struct bpf_sock_tuple *tuple, __u32 tuple_size,
 						   __u64 netns, __u64 flags) = (void *)BPF_FUNC_sk_lookup_udp;
 static long (*const bpf_sk_release)(void *sock) = (void *)BPF_FUNC_sk_release;

@@ -46,7 +46,7 @@ struct l4_header {
 static __always_inline const struct l4_header *l4_header_at(struct __sk_buff *skb, const struct flow *flow, __u8 family,
 							    struct l4_header *copy, __u32 length)
 {
-	const __u32 usual = ETH_HLEN + (family == FAMILY_IPV4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+	const __u32 usual = PACKET_IP_OFFSET + (family == FAMILY_IPV4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 
 	if (likely(flow->l4_offset == usual))
 		return packet_bytes(skb, usual, length);

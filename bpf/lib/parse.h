@@ -14,6 +14,14 @@
 
 #include "flow.h"
 
+/* Where the IP header is: behind Ethernet's, but for programs on cgroups, which see no more than it. Those cannot ask for
+ * more of a packet than lies in one piece, which headers do once the stack has read them.
+ */
+#ifndef PACKET_IP_OFFSET
+#define PACKET_IP_OFFSET         ETH_HLEN
+#define packet_pull(skb, length) bpf_skb_pull_data(skb, length)
+#endif
+
 enum parse_limits {
 	IPV6_MAX_EXTENSIONS = 6,
 	IPV6_EXTENSION_UNIT = 8, /* their length counts these, bytes */
@@ -58,7 +66,7 @@ static __always_inline void *packet_bytes(struct __sk_buff *skb, __u32 offset, _
 
 	if (likely(start + offset + length <= packet_end(skb)))
 		return start + offset;
-	if (bpf_skb_pull_data(skb, offset + length))
+	if (packet_pull(skb, offset + length))
 		return 0;
 	start = packet_start(skb);
 	return start + offset + length <= packet_end(skb) ? start + offset : 0;
@@ -80,21 +88,21 @@ static __always_inline bool ipv4_length_is_true(__u32 stated, __u32 header_bytes
 
 static __always_inline int parse_ipv4(struct __sk_buff *skb, struct flow *flow)
 {
-	const struct iphdr *ip = packet_bytes(skb, ETH_HLEN, sizeof(*ip));
+	const struct iphdr *ip = packet_bytes(skb, PACKET_IP_OFFSET, sizeof(*ip));
 	__u32 header_bytes, fragment;
 
 	if (!ip)
 		return DROP_INVALID_PACKET;
 	header_bytes = ip->ihl * 4;
 	if (ip->version != 4 || header_bytes < sizeof(*ip) ||
-	    !ipv4_length_is_true(be16(ip->tot_len), header_bytes, flow->bytes - ETH_HLEN))
+	    !ipv4_length_is_true(be16(ip->tot_len), header_bytes, flow->bytes - PACKET_IP_OFFSET))
 		return DROP_INVALID_PACKET;
 
 	ipv4_mapped(&flow->tuple.source, ip->saddr);
 	ipv4_mapped(&flow->tuple.destination, ip->daddr);
 	flow->tuple.protocol = ip->protocol;
 	flow->hop_limit = ip->ttl;
-	flow->l4_offset = ETH_HLEN + header_bytes;
+	flow->l4_offset = PACKET_IP_OFFSET + header_bytes;
 
 	fragment = be16(ip->frag_off) & (IPV4_FRAGMENT_OFFSET | IPV4_MORE_FRAGMENTS);
 	if (unlikely(fragment)) {
@@ -161,16 +169,16 @@ __noinline int parse_ipv6_extensions(struct __sk_buff *skb)
 
 static __always_inline int parse_ipv6(struct __sk_buff *skb, struct flow *flow)
 {
-	const struct ipv6hdr *ip = packet_bytes(skb, ETH_HLEN, sizeof(*ip));
+	const struct ipv6hdr *ip = packet_bytes(skb, PACKET_IP_OFFSET, sizeof(*ip));
 
-	if (!ip || ip->version != 6 || be16(ip->payload_len) > flow->bytes - ETH_HLEN - sizeof(*ip))
+	if (!ip || ip->version != 6 || be16(ip->payload_len) > flow->bytes - PACKET_IP_OFFSET - sizeof(*ip))
 		return DROP_INVALID_PACKET;
 
 	__builtin_memcpy(&flow->tuple.source, &ip->saddr, sizeof(flow->tuple.source));
 	__builtin_memcpy(&flow->tuple.destination, &ip->daddr, sizeof(flow->tuple.destination));
 	flow->tuple.protocol = ip->nexthdr;
 	flow->hop_limit = ip->hop_limit;
-	flow->l4_offset = ETH_HLEN + sizeof(*ip);
+	flow->l4_offset = PACKET_IP_OFFSET + sizeof(*ip);
 	return unlikely(ipv6_is_extension(ip->nexthdr)) ? parse_ipv6_extensions(skb) : 0;
 }
 

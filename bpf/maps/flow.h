@@ -21,9 +21,11 @@ struct end {
 	__u32 revision; /* of the endpoint's policy; 0: not local */
 	__u16 node_id;  /* of the node that has it; 0: this one, or none */
 	__u16 endpoint_id;
-	__u32 ifindex;  /* of a local endpoint; 0: it is none */
-	bool announced; /* the identity came with the packet, and the ipcache has not been asked */
-	__u8 pad[3];
+	__u32 ifindex;   /* of a local endpoint; 0: it is none */
+	bool announced;  /* the identity came with the packet, and the ipcache has not been asked */
+	bool is_process; /* has a node's address and an identity of its own */
+	bool is_judged;  /* by a program that saw the packet before; the connection's entry has its word */
+	__u8 pad;
 	/* Of a local endpoint; the MACs only of one that receives the packet. */
 	__u32 policy_id;
 	struct mac_addr mac;

@@ -110,9 +110,10 @@ static __always_inline enum trace_point container_way(const struct flow *flow, u
 {
 	if (end_is_local(&flow->destination))
 		return TRACE_TO_ENDPOINT;
-	if (flow->destination.sec_identity == IDENTITY_HOST)
-		return TRACE_TO_HOST;
-	return flow->destination.node_id ? forward.way : TRACE_TO_STACK;
+	if (flow->destination.node_id)
+		return forward.way;
+	return flow->destination.sec_identity == IDENTITY_HOST || flow->destination.is_process ? TRACE_TO_HOST
+											       : TRACE_TO_STACK;
 }
 
 static __always_inline int container_to_endpoint(struct __sk_buff *skb, const struct flow *flow)

@@ -5,7 +5,8 @@
  *
  *   node's stack ──> device [to_netdev] ──> network
  *
- * It reports only what it drops: from_container has reported the packet before.
+ * It reports only what it drops: from_container has reported the packet before. What endpoints send that are processes of
+ * the node (process.h) is judged and reported here.
  */
 #include "../lib/conntrack.h"
 #include "../lib/endpoint.h"
@@ -15,6 +16,7 @@
 #include "../lib/masquerade.h"
 #include "../lib/nat_in.h"
 #include "../lib/parse.h"
+#include "../lib/process_out.h"
 #include "../lib/refuse.h"
 #include "../lib/service_own.h"
 
@@ -74,6 +76,8 @@ int to_netdev(struct __sk_buff *skb)
 {
 	struct flow *flow = flow_here();
 
+	if (process_may_be(skb) && process_out(skb))
+		return TC_ACT_SHOT;
 	if (!flow || !(config_masquerade || config_services) || skb->vlan_present)
 		return TC_ACT_OK;
 	flow_begin(flow, skb);

@@ -5,7 +5,8 @@
  *   node's stack ──> gateway device [from_host] ──> a pod of this node
  *                                               └─> another node   (through the overlay, or natively to a neighbour)
  *
- * The stack has counted the hops of what it forwards.
+ * The stack has counted the hops of what it forwards. Of the node's own packets those of an endpoint that is processes
+ * (process.h) are judged as that.
  */
 #include "../lib/connection.h"
 #include "../lib/endpoint.h"
@@ -16,6 +17,7 @@
 #include "../lib/fragment.h"
 #include "../lib/icmp_error.h"
 #include "../lib/parse.h"
+#include "../lib/process.h"
 #include "../lib/service_path.h"
 
 CONFIG(__u32, config_host_ifindex);
@@ -69,6 +71,8 @@ static __always_inline int host_admit(struct __sk_buff *skb, struct flow *flow, 
 	reason = host_check_source(flow, family);
 	if (reason)
 		return reason;
+	if (flow->source.sec_identity == IDENTITY_HOST && process_may_be(skb))
+		process_take(skb, true);
 	end_resolve(&flow->destination, &flow->tuple.destination, family);
 	if (!end_is_local(&flow->destination) && !flow->destination.node_id)
 		return DROP_UNKNOWN_L3_TARGET;
@@ -89,16 +93,26 @@ static __always_inline int host_to_endpoint(struct __sk_buff *skb, const struct 
 	return bpf_redirect(to->ifindex, 0);
 }
 
-/* A source that this node knows by a rule's CIDR is the world to others. */
+/* A source that this node knows by a rule's CIDR is the world to others. Who has connected to a process has connected to the
+ * node.
+ */
+static __always_inline __u32 host_tunnel_identity(const struct flow *flow, __u8 family)
+{
+	__u32 world = family == FAMILY_IPV4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
+
+	if (flow->source.is_process && flow->is_reply == IS_REPLY_YES)
+		return IDENTITY_HOST;
+	return tunnel_identity(flow->source.sec_identity, flow->source.is_process ? IDENTITY_HOST : world);
+}
+
 static __always_inline int host_to_node(struct __sk_buff *skb, const struct flow *flow, enum trace_point way,
 					__u8 family)
 {
-	__u32 world = family == FAMILY_IPV4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
 	__u32 node_id = flow->destination.node_id;
 
 	metrics_count(DIRECTION_EGRESS, 0, flow->bytes);
 	if (way == TRACE_TO_OVERLAY)
-		return forward_by_overlay(skb, node_id, tunnel_identity(flow->source.sec_identity, world));
+		return forward_by_overlay(skb, node_id, host_tunnel_identity(flow, family));
 	return forward_to_neighbour(skb, node_id, 0);
 }
 

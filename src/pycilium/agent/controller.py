@@ -27,13 +27,14 @@ from typing import Any, TypeVar
 
 from pycilium.agent.earlier_agent import nodes_in_use
 from pycilium.agent.endpoints.named_ports import IdentityPorts
+from pycilium.agent.endpoints.process_targets import ProcessTargets
 from pycilium.agent.entries import EndpointTarget
 from pycilium.agent.intent import HostAddress, Intent
 from pycilium.agent.ipcache import Ipcache, IpcacheTarget, network_of
 from pycilium.agent.link_operations import LinkTarget
 from pycilium.agent.nodes.cluster import Cluster, ClusterChanges, ClusterSettings
 from pycilium.agent.services.controller import Services
-from pycilium.agent.targets import Targets
+from pycilium.agent.targets import Targets, in_words
 from pycilium.model.endpoint import Endpoint
 from pycilium.model.identity import Identity, ReservedIdentity
 from pycilium.model.peer import Address, Network
@@ -80,6 +81,7 @@ class Controller:
         """Called in a round in which the nodes were decided anew, with the others' pod CIDRs."""
         self._ipcache = Ipcache(engine, self.cluster, targets.ipcache)
         self.services = services
+        self.processes = ProcessTargets(intent, targets)
 
     def run(self, now: float) -> RoundResult:
         """Take in every change since the last round and write what follows from it."""
@@ -113,6 +115,7 @@ class Controller:
         if changes.cidrs and changes.subjects:
             self._introduce_cidr_identities(now)
         self._desire_endpoints(endpoints, changes)
+        self.processes.desire(endpoints, self._policy_ids, policies_changed=bool(changes.subjects))
         self._attach_to_new_devices(endpoints, now)
         if self.services is not None:
             self.services.desire(now)
@@ -129,10 +132,12 @@ class Controller:
     def differences(self, endpoint: Endpoint) -> list[str]:
         """What the kernel lacks of what `endpoint` needs, in words; empty when all of it is there."""
         targets = self._targets
+        if endpoint.is_process:
+            return self.processes.differences(endpoint)
         missing = [
-            _in_words(targets.endpoints.of(address), address, f"address {address}") for address in endpoint.addresses
+            in_words(targets.endpoints.of(address), address, f"address {address}") for address in endpoint.addresses
         ]
-        missing.append(_in_words(targets.links, endpoint.host_ifname, f"program on {endpoint.host_ifname}"))
+        missing.append(in_words(targets.links, endpoint.host_ifname, f"program on {endpoint.host_ifname}"))
         return [text for text in missing if text]
 
     def failing(self) -> Iterator[tuple[str, Hashable, Status]]:
@@ -262,7 +267,7 @@ class Controller:
             for address in change.old.addresses:
                 if change.new is None or address not in change.new.addresses:
                     targets.endpoints.desired_delete(address)
-            if change.new is None:
+            if change.new is None and not change.old.is_process:
                 targets.links.desired_delete(change.old.host_ifname)
         if changes.subjects or changes.cidrs:
             live: Iterable[Endpoint] = self._intent.db.snapshot().all(self._intent.endpoints)
@@ -280,7 +285,7 @@ class Controller:
         links, new = self._targets.links, []
         for change in endpoints:
             endpoint = change.new
-            if endpoint is None or endpoint.host_ifname in links.tracker.realized:
+            if endpoint is None or endpoint.is_process or endpoint.host_ifname in links.tracker.realized:
                 continue
             if not any(
                 address in self._targets.endpoints.of(address).tracker.realized for address in endpoint.addresses
@@ -291,7 +296,7 @@ class Controller:
 
     def _desire_endpoint(self, endpoint: Endpoint) -> None:
         policy_id = self._policy_ids.get(endpoint.subject)
-        if not endpoint.sec_identity or not endpoint.ifindex or policy_id is None:
+        if endpoint.is_process or not endpoint.sec_identity or not endpoint.ifindex or policy_id is None:
             return
         for address in endpoint.addresses:
             self._targets.endpoints.desired_set(
@@ -339,12 +344,3 @@ def _desire(reconciler: Reconciler[K, V], entries: Mapping[K, V | None]) -> None
             reconciler.desired_delete(key)
         else:
             reconciler.desired_set(key, value)
-
-
-def _in_words(reconciler: Reconciler[Any, Any], key: Hashable, what: str) -> str:
-    status = reconciler.status(key)
-    if status is None:
-        return f"{what} is not known to the kernel"
-    if status.kind == "done":
-        return ""
-    return f"{what}: {status.error or 'waits for what it needs'}"

@@ -64,7 +64,7 @@ def node_local_in_use(targets: Targets) -> frozenset[int]:
     """The identities of this node's own that the maps of an earlier agent use."""
     return frozenset(identity for identity, _ in _known(targets.bits) if is_node_local(identity)) | {
         entry.sec_identity
-        for reconciler in targets.endpoints
+        for reconciler in (*targets.endpoints, targets.processes)
         for entry in _known(reconciler).values()
         if is_node_local(entry.sec_identity)
     }
@@ -80,7 +80,9 @@ def discard_unreferenced(targets: Targets, now: float) -> None:
 
     An agent that ended before it had flipped its endpoints left them; a start after the next would find no room.
     """
-    policy_ids = {entry.policy_id for each in targets.endpoints for entry in _known(each).values()}
+    policy_ids = {
+        entry.policy_id for each in (*targets.endpoints, targets.processes) for entry in _known(each).values()
+    }
     policies = {number: entry for number, entry in _known(targets.policies).items() if number in policy_ids}
     banks = {bank for entry in policies.values() for bank in entry.banks}
     _keep_only(targets.policies, policies, now)

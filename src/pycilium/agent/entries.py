@@ -33,6 +33,15 @@ class EndpointTarget:
     host_mac: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessTarget:
+    """What the kernel knows of an endpoint that is processes of the node, by their cgroup's id."""
+
+    sec_identity: int
+    policy_id: int
+    endpoint_id: int
+
+
 def _prefix_len(key: Key) -> int:
     return key.max_prefixlen if isinstance(key, (IPv4Address, IPv6Address)) else key.prefixlen
 
@@ -124,6 +133,10 @@ def _shared(words: Words) -> Words:
     return words
 
 
+def _levels_padded(levels: tuple[int, ...]) -> layouts.ProcessLevels:
+    return layouts.ProcessLevels(count=len(levels), levels=bytes(levels).ljust(layouts.ProcessLimits.LEVELS_MAX, b"\0"))
+
+
 def _same(value: Any) -> Any:
     return value
 
@@ -181,4 +194,18 @@ ENDPOINTS6: Translation[Any, Any, Any, Any] = Translation(
     to_value=_endpoint_entry,
     from_key=lambda raw: IPv6Address(raw.address),
     from_value=_endpoint_entry_back,
+)
+PROCESSES: Translation[Any, Any, Any, Any] = Translation(
+    to_key=lambda cgroup_id: layouts.ProcessKey(cgroup_id=cgroup_id),
+    to_value=lambda value: layouts.ProcessEntry(
+        sec_identity=value.sec_identity, policy_id=value.policy_id, endpoint_id=value.endpoint_id
+    ),
+    from_key=lambda raw: raw.cgroup_id,
+    from_value=lambda raw: ProcessTarget(raw.sec_identity, raw.policy_id, raw.endpoint_id),
+)
+PROCESS_LEVELS: Translation[Any, Any, Any, Any] = Translation(
+    to_key=_same,
+    to_value=_levels_padded,
+    from_key=_same,
+    from_value=lambda raw: tuple(raw.levels[: raw.count]),
 )

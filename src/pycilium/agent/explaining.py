@@ -112,7 +112,11 @@ class Explainer:
         snapshot = self._intent.db.snapshot()
         found = snapshot.by(self._intent.endpoints, "pod", (namespace, name))
         if (endpoint := next(iter(found), None)) is not None:
-            return _in_all_families(self._of_endpoint(endpoint, endpoint.addresses[0]))
+            return (
+                _of_process(endpoint)
+                if endpoint.is_process
+                else _in_all_families(self._of_endpoint(endpoint, endpoint.addresses[0]))
+            )
         remote = snapshot.get(self._intent.remote_endpoints, ResourceKey("CiliumEndpoint", namespace, name))
         if remote is not None:
             return _in_all_families(self._of_remote_endpoint(remote, remote.addresses[0]))
@@ -296,6 +300,12 @@ def _in_words_of(asked: PortRange, family: int) -> PortRange:
 
 def _words(families: Collection[int]) -> str:
     return " and ".join(f"IPv{family}" for family in sorted(families)) or "no family"
+
+
+def _of_process(endpoint: Endpoint) -> _Peer:
+    """It has its node's addresses, of any family."""
+    party = Party(endpoint.qualified_pod_name, endpoint.labels, managed=True)
+    return _Peer(party, _shown(party, endpoint.sec_identity, endpoint.endpoint_id), frozenset(FAMILIES))
 
 
 def _in_all_families(peer: _Peer) -> _Peer:

@@ -11,8 +11,9 @@ device: they are simply exchanged again.
 On a device that the node itself lives by (`guarded`) a program is on trial first: `deadman` watches, and either keeps
 it or takes it back. What was taken back is left alone: it is nobody's business any more until it is desired anew.
 
-Programs on sockets are links on a cgroup, under the name `cgroup:` and the program's; the one before a device's stack
-is an XDP link, under the device's name and `:xdp`.
+Programs on sockets are links on a cgroup, under the name `cgroup:` and the program's; that on processes that are an
+endpoint, of which there may be many, with the cgroup's id behind it. The one before a device's stack is an XDP link,
+under the device's name and `:xdp`.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class SockTarget:
 
     @property
     def key(self) -> str:
+        if self.program == cgroup_links.PROCESS_PROGRAM:
+            return process_link(self.cgroup_id)
         return f"{_OF_CGROUP}{self.program}"
 
 
@@ -72,6 +75,11 @@ class XdpTarget:
 
 AnyTarget = LinkTarget | SockTarget | XdpTarget
 _OF_CGROUP = "cgroup:"
+
+
+def process_link(cgroup_id: int) -> str:
+    """What the link is called on a cgroup whose processes are an endpoint."""
+    return f"{_OF_CGROUP}{cgroup_links.PROCESS_PROGRAM}:{cgroup_id}"
 
 
 def sock_targets(cgroup: Path) -> Iterator[SockTarget]:

@@ -10,6 +10,7 @@ from pycilium.agent.config import AgentConfig
 from pycilium.agent.controller import Controller
 from pycilium.agent.deadman import Deadman
 from pycilium.agent.endpoints.lifecycle import Endpoints
+from pycilium.agent.endpoints.processes import Processes
 from pycilium.agent.explaining import Explainer
 from pycilium.agent.flows import FlowIngestion
 from pycilium.agent.health.node import NodeHealth
@@ -38,6 +39,7 @@ class Parts:
     controller: Controller
     loop: ControlLoop
     endpoints: Endpoints
+    processes: Processes
     plumbing: Plumbing
     node: NodePublisher
     datapath: Datapath

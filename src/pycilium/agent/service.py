@@ -11,11 +11,13 @@ import msgspec
 
 from pycilium.agent import bpf_maps, views
 from pycilium.agent.health import views as health_views
+from pycilium.agent.nodes.publishing import internal_ips
 from pycilium.agent.parts import Parts
 from pycilium.agent.status import AgentStatus
 from pycilium.api import messages
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniResult, CniStatusRequest
 from pycilium.api.health_messages import HealthResponse, HealthStatusResponse, LoadResponse
+from pycilium.api.process_messages import ProcessRequest
 from pycilium.api.service_messages import ServiceView
 from pycilium.datapath import layouts
 from pycilium.errors import AgentUnavailable, NotFound
@@ -26,7 +28,7 @@ from pycilium.store import hide_password
 
 
 class Service:
-    """AgentService and HealthService. Reads only, but for the CNI calls, which go to Endpoints."""
+    """AgentService and HealthService. Reads only, but for what makes and removes endpoints, which goes to those."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts, self._status, self._started = parts, AgentStatus(parts), time.monotonic()
@@ -45,6 +47,11 @@ class Service:
             if reference in _references(endpoint):
                 return self._view(endpoint)
         raise NotFound(f"no endpoint {reference!r} on {self._parts.config.node_name}")
+
+    async def add_process(self, request: ProcessRequest) -> messages.EndpointView:
+        self._require_open()
+        request.check()
+        return self._view(await self._parts.processes.add(request))
 
     async def identities(self) -> Sequence[messages.Identity]:
         snapshot = self._parts.intent.db.snapshot()
@@ -169,6 +176,9 @@ class Service:
             raise AgentUnavailable(f"the agent is still starting: {'; '.join(errors)}")
 
     def _view(self, endpoint: Endpoint) -> messages.EndpointView:
+        if endpoint.is_process:
+            hosts = self._parts.intent.db.snapshot().all(self._parts.intent.host_addresses)
+            endpoint = views.with_addresses_of_node(endpoint, internal_ips(hosts, self._parts.config))
         return views.endpoint_view(endpoint, self._parts.controller.engine, self._parts.loop.differences(endpoint))
 
 

@@ -6,7 +6,7 @@
           4  policies         a policy waits until its rows and the identity bits of its banks are there
           5  nodes            where the other nodes are reached
           6  ipcache          a prefix waits until its node and the bits of its identity are there
-          7  endpoint entries an endpoint waits until its policy is there
+          7  endpoint entries an endpoint waits until its policy is there; processes too, then their depths
           8  masquerade       exceptions, then the node's addresses (agent/masquerade.py)
           9  services         stages of their own (agent/services/targets.py)
          10  links
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from pycilium.agent import entries
-from pycilium.agent.entries import BitsKey, EndpointTarget, Words
+from pycilium.agent.entries import BitsKey, EndpointTarget, ProcessTarget, Words
 from pycilium.agent.ipcache import IpcacheTarget, Key
 from pycilium.agent.link_operations import AnyTarget
 from pycilium.agent.masquerade import MasqueradeTargets
@@ -79,6 +79,10 @@ class Targets:
     nodes: Reconciler[int, NodeTarget]
     ipcache: ByFamily[Key, IpcacheTarget]
     endpoints: ByFamily[Address, EndpointTarget]
+    processes: Reconciler[int, ProcessTarget]
+    """By cgroup id."""
+    process_levels: Reconciler[int, tuple[int, ...]]
+    """One entry."""
     masquerade: MasqueradeTargets
     services: ServiceTargets | None
     """None where Services are somebody else's to translate."""
@@ -116,19 +120,28 @@ def make_targets(
             for version, translation in ((4, entries.IPCACHE4), (6, entries.IPCACHE6))
         )
     )
+
+    def is_placed(_: object, entry: EndpointTarget | ProcessTarget) -> bool:
+        cidr_identity = entry.cidr_identity if isinstance(entry, EndpointTarget) else 0
+        return (
+            entry.policy_id in policies.tracker.realized
+            and entry.policy_id not in policies.tracker.pending_updates
+            and _bits_ready(bits, entry.sec_identity, cidr_identity)
+        )
+
     endpoints = ByFamily[Address, EndpointTarget](
         *(
             Reconciler(
-                f"endpoints{version}",
-                _operations(datapath, f"endpoints{version}", translation),
-                ready=lambda _, entry: (
-                    entry.policy_id in policies.tracker.realized
-                    and entry.policy_id not in policies.tracker.pending_updates
-                    and _bits_ready(bits, entry.sec_identity, entry.cidr_identity)
-                ),
+                f"endpoints{version}", _operations(datapath, f"endpoints{version}", translation), ready=is_placed
             )
             for version, translation in ((4, entries.ENDPOINTS4), (6, entries.ENDPOINTS6))
         )
+    )
+    processes: Reconciler[int, ProcessTarget] = Reconciler(
+        "processes", _operations(datapath, "processes", entries.PROCESSES), ready=is_placed
+    )
+    process_levels: Reconciler[int, tuple[int, ...]] = Reconciler(
+        "process levels", _operations(datapath, "process_levels", entries.PROCESS_LEVELS)
     )
     masquerade = MasqueradeTargets.make(datapath.map)
     services = ServiceTargets.make(datapath.map, datapath.mapped) if with_services else None
@@ -141,6 +154,8 @@ def make_targets(
         nodes=nodes,
         ipcache=ipcache,
         endpoints=endpoints,
+        processes=processes,
+        process_levels=process_levels,
         masquerade=masquerade,
         services=services,
         links=attached,
@@ -148,7 +163,8 @@ def make_targets(
         stages=Stages(
             [
                 Stages([routed]),
-                *(bits, rows, policies, nodes, *ipcache, *endpoints, *masquerade.reconcilers),
+                *(bits, rows, policies, nodes, *ipcache, *endpoints, processes, process_levels),
+                *masquerade.reconcilers,
                 *((services.stages,) if services is not None else ()),
                 Stages([attached]),
             ]
@@ -173,3 +189,13 @@ def _operations(
     datapath: MapSource, name: str, translation: Translation[Any, Any, Any, Any]
 ) -> MapOperations[Any, Any]:
     return MapOperations(datapath.map(layouts.MAPS[name]), translation)
+
+
+def in_words(reconciler: Reconciler[Any, Any], key: Hashable, what: str) -> str:
+    """What keeps the kernel from holding an entry; "" if it does."""
+    status = reconciler.status(key)
+    if status is None:
+        return f"{what} is not known to the kernel"
+    if status.kind == "done":
+        return ""
+    return f"{what}: {status.error or 'waits for what it needs'}"

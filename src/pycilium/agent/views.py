@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -67,6 +67,7 @@ def endpoint_view(endpoint: Endpoint, engine: PolicyEngine, differences: Iterabl
                 pod_name=endpoint.qualified_pod_name,
                 cni_attachment_id=endpoint.attachment,
                 netns=endpoint.netns,
+                cgroup=endpoint.cgroup,
             ),
             health=messages.EndpointHealth(
                 bpf="OK" if not missing else "Failure",
@@ -76,6 +77,17 @@ def endpoint_view(endpoint: Endpoint, engine: PolicyEngine, differences: Iterabl
             ),
             log=[messages.EndpointLogEntry(timestamp="", state=endpoint.state, message=text) for text in missing],
         ),
+    )
+
+
+def with_addresses_of_node(endpoint: Endpoint, addresses: Iterable[Address]) -> Endpoint:
+    """Processes of the node as they are shown: with the addresses that they have with all others."""
+    found = {address.version: address for address in reversed(list(addresses))}
+    ipv4, ipv6 = found.get(4), found.get(6)
+    return replace(
+        endpoint,
+        ipv4=ipv4 if isinstance(ipv4, IPv4Address) else None,
+        ipv6=ipv6 if isinstance(ipv6, IPv6Address) else None,
     )
 
 

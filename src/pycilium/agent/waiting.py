@@ -9,6 +9,7 @@ from pycilium import __version__
 from pycilium.agent.config import AgentConfig
 from pycilium.api import messages
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniResult, CniStatusRequest
+from pycilium.api.process_messages import ProcessRequest
 from pycilium.api.service_messages import ServiceView
 from pycilium.errors import AgentUnavailable
 
@@ -33,6 +34,9 @@ class WaitingService:
         return ()
 
     async def endpoint(self, reference: str) -> messages.EndpointView:
+        self._refuse()
+
+    async def add_process(self, request: ProcessRequest) -> messages.EndpointView:
         self._refuse()
 
     async def identities(self) -> Sequence[messages.Identity]:

@@ -36,6 +36,7 @@ from pycilium.agent.earlier_agent import (
 from pycilium.agent.endpoints.files import EndpointFiles
 from pycilium.agent.endpoints.identities import Identities, insert_reserved
 from pycilium.agent.endpoints.lifecycle import Endpoints
+from pycilium.agent.endpoints.processes import Processes
 from pycilium.agent.explaining import Explainer, Rules
 from pycilium.agent.flows import FlowIngestion, Names
 from pycilium.agent.following import (
@@ -167,6 +168,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         runtimes = Runtimes(opened)
         ending.push_async_callback(runtimes.close)
         endpoints = Endpoints(config, intent, store, identities, plumbing, files, control, ipam, runtimes)
+        processes = Processes(endpoints, controller.processes)
 
         dockers = [DockerNetwork(each, endpoints, runtimes.problems) for each in opened if isinstance(each, Docker)]
         node = NodePublisher(config, intent, store, plumbing.boot_id())
@@ -248,6 +250,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
                 controller=controller,
                 loop=control,
                 endpoints=endpoints,
+                processes=processes,
                 plumbing=plumbing,
                 node=node,
                 datapath=datapath,
@@ -285,6 +288,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(source.run(store, intent.db), name=source.kind.__name__) for source in sources]
             running.append(tasks.create_task(follow_addresses(intent, plumbing, control), name="addresses"))
+            running.append(tasks.create_task(processes.run(), name="processes"))
             running.append(tasks.create_task(settle_links(attached, endpoints), name="links"))
             running.append(tasks.create_task(operator_lease.run(), name="operator lease"))
             running.append(tasks.create_task(deadman.run(), name="deadman"))

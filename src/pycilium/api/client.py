@@ -67,6 +67,11 @@ class AgentClient(_Client):
         """See AgentService.endpoint for what `reference` may be. Raises NotFound."""
         return self._object(f"/endpoint/{_quoted(str(reference))}")
 
+    def add_process(self, request: dict[str, Any]) -> dict[str, Any]:
+        """`request` is what ProcessRequest says."""
+        answer: dict[str, Any] = self.post("/endpoint/process", request)
+        return answer
+
     def identities(self) -> list[dict[str, Any]]:
         return self._list("/identity")
 

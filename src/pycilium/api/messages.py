@@ -199,6 +199,8 @@ class EndpointIdentifiers(Message, frozen=True):
     """namespace/name."""
     cni_attachment_id: str = ""
     """container id:interface."""
+    cgroup: str = ""
+    """Ours alone: of an endpoint that is processes of the node."""
     netns: str = ""
 
 

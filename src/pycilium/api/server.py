@@ -18,6 +18,7 @@ from aiohttp import web
 from pycilium.api import failures
 from pycilium.api.cni_messages import CniGcRequest, CniRequest, CniStatusRequest
 from pycilium.api.messages import ExplainRequest, MapList
+from pycilium.api.process_messages import ProcessRequest
 from pycilium.api.service import AgentService, HealthService
 from pycilium.api.transport import somebody_listens
 from pycilium.errors import AgentUnavailable, CiliumError, ConfigError, InvalidResource, NotFound
@@ -90,6 +91,9 @@ def _agent_routes(service: AgentService) -> list[Route]:
     async def explain(request: web.Request) -> Any:
         return await service.explain(await _body(request, ExplainRequest))
 
+    async def add_process(request: web.Request) -> Any:
+        return await service.add_process(await _body(request, ProcessRequest))
+
     async def cni_gc(request: web.Request) -> None:
         await service.cni_gc(await _body(request, CniGcRequest))
 
@@ -106,6 +110,7 @@ def _agent_routes(service: AgentService) -> list[Route]:
         ("GET", "/healthz", lambda _: service.status()),
         ("GET", "/endpoint", lambda _: service.endpoints()),
         ("GET", "/endpoint/{reference}", lambda request: service.endpoint(request.match_info["reference"])),
+        ("POST", "/endpoint/process", add_process),
         ("GET", "/identity", lambda _: service.identities()),
         ("GET", "/identity/{number}", lambda request: service.identity(_number(request))),
         ("GET", "/service", lambda _: service.services()),

@@ -23,6 +23,7 @@ from pycilium.api.messages import (
     PolicyResponse,
     StatusResponse,
 )
+from pycilium.api.process_messages import ProcessRequest
 from pycilium.api.service_messages import ServiceView
 
 
@@ -36,6 +37,13 @@ class AgentService(Protocol):
     async def endpoint(self, reference: str) -> EndpointView:
         """The endpoint that `reference` means, written as Cilium does: `12`, `ipv4:10.0.0.5`, `ipv6:…`,
         `pod-name:ns/pod`, `cni-attachment-id:container:eth0`, `container-id:…`. NotFound if there is none.
+        """
+        ...
+
+    async def add_process(self, request: ProcessRequest) -> EndpointView:
+        """Take processes of the node for an endpoint; `cni_del` removes it again. Idempotent.
+
+        InvalidResource, NotFound or EndpointConflict say what would be right.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""`cilium endpoint add|rm|list`: what no runtime attaches is attached by hand, by its network namespace."""
+"""`cilium endpoint add|rm|list`: what no runtime attaches is attached by hand, by network namespace or cgroup."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import os
 import click
 
 from pycilium.cli.dbg import endpoint_list
+from pycilium.cli.systemd_units import cgroup_of_unit
 from pycilium.cli.target import Target, lab_option, node_option, pass_target
 from pycilium.errors import InvalidResource, NotFound
+from pycilium.model.endpoint import process_container_id
 from pycilium.model.resources.checks import check_dns_label, check_labels
 
 _INTERFACE = "eth0"
@@ -28,27 +30,59 @@ endpoint.add_command(endpoint_list)  # Cilium's own `cilium status` asks for it
 
 
 @endpoint.command("add")
-@click.option("--netns", required=True, metavar="PATH", help="The network namespace, such as /proc/PID/ns/net.")
+@click.option("--netns", metavar="PATH", help="A network namespace, such as /proc/PID/ns/net.")
+@click.option(
+    "--cgroup", metavar="PATH", help="Processes of the node: their cgroup, such as /system.slice/web.service."
+)
+@click.option("--unit", metavar="NAME.service", help="The same of a systemd unit, running or not.")
 @click.option("--name", required=True, help="What it is called, in flows too.")
 @click.option("-l", "--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label that policies may select.")
 @namespace_option
 @lab_option
 @node_option
 @pass_target
-def add(target: Target, netns: str, name: str, labels: tuple[str, ...], namespace: str) -> None:
-    """Give a network namespace an interface, addresses, an identity and policy; repeatable.
+def add(
+    target: Target,
+    netns: str | None,
+    cgroup: str | None,
+    unit: str | None,
+    name: str,
+    labels: tuple[str, ...],
+    namespace: str,
+) -> None:
+    """Give a network namespace, or processes of the node itself, an identity and policy; repeatable.
 
-    For containers that run without a network of their own (docker run --network none) and for anything that `ip netns`
-    or `unshare --net` made. It ends with the namespace, or with `rm`.
+    A network namespace gets an interface and addresses too: that of a container without a network of its own
+    (docker run --network none), or what `ip netns` or `unshare --net` made. It ends with the namespace, or with `rm`.
+
+    Processes of a cgroup or of a systemd unit keep the node's addresses. They are an endpoint until `rm`, however often
+    the service is restarted.
     """
     wanted = dict(label.partition("=")[::2] for label in labels)
     _check(name, namespace, wanted)
+    if sum(each is not None for each in (netns, cgroup, unit)) != 1:
+        raise click.UsageError("name one of --netns, --cgroup and --unit: what is to be the endpoint")
+    if netns is not None:
+        _add_netns(target, netns, name, namespace, wanted)
+        return
+    request = {
+        "cgroup": cgroup or cgroup_of_unit(unit or ""),
+        "name": name,
+        "namespace": namespace,
+        "labels": wanted,
+        "may_be_absent": unit is not None,
+    }
+    made = target.agent().add_process(request)
+    click.echo(f"endpoint {made['id']}: {made['status']['external-identifiers']['cgroup']}")
+
+
+def _add_netns(target: Target, netns: str, name: str, namespace: str, labels: dict[str, str]) -> None:
     if not os.path.exists(netns):
         raise NotFound(f"{netns} does not exist: is the process still there?")
     request = {
         **_attachment(name, namespace),
         "netns": netns,
-        "config": {"name": _NETWORK, "args": {"cni": {"labels": wanted}}},
+        "config": {"name": _NETWORK, "args": {"cni": {"labels": labels}}},
     }
     result = target.agent().cni("add", request)
     for address in result.get("ips", []):
@@ -62,11 +96,15 @@ def add(target: Target, netns: str, name: str, labels: tuple[str, ...], namespac
 @node_option
 @pass_target
 def rm(target: Target, name: str, namespace: str) -> None:
-    """Take an endpoint that `add` made away; its namespace stays, without our interface."""
+    """Take an endpoint that `add` made away; its namespace stays, without our interface, and processes go on."""
     _check(name, namespace, {})
-    attachment, agent = _attachment(name, namespace), target.agent()
-    agent.endpoint(f"container-id:{attachment['container_id']}")
-    agent.cni("del", attachment)
+    agent = target.agent()
+    by_hand = {f"{_NETWORK}.{namespace}.{name}", process_container_id(namespace, name)}
+    found = agent.endpoint(f"pod-name:{namespace}/{name}")["status"]["external-identifiers"]
+    if found["container-id"] not in by_hand:
+        raise NotFound(f"endpoint {namespace}/{name} was not made by `cilium endpoint add`: its runtime removes it")
+    container_id, _, ifname = found["cni-attachment-id"].rpartition(":")
+    agent.cni("del", {"container_id": container_id, "ifname": ifname})
 
 
 def _attachment(name: str, namespace: str) -> dict[str, object]:

@@ -52,6 +52,7 @@ class _Command(IntEnum):
 class AttachType(IntEnum):
     """Hooks that a link can name."""
 
+    INET_INGRESS = 0
     INET4_CONNECT = 10
     INET6_CONNECT = 11
     INET4_POST_BIND = 12

@@ -1,4 +1,5 @@
-"""Programs on the sockets of a cgroup (v2) and of all cgroups below it: one link per hook, pinned.
+"""Programs on the sockets of a cgroup (v2) and of all cgroups below it: one link per hook, pinned. Those that translate
+go to one cgroup; the one that judges what processes of the node receive goes to each that is an endpoint.
 
 A pinned link outlives the agent; attaching again exchanges its program in place, so that every call meets the old
 program or the new one. Of a cgroup that is gone the kernel keeps an empty link, which is replaced.
@@ -30,11 +31,16 @@ HOOKS: Final = {
     "cgroup/getpeername4": AttachType.INET4_GETPEERNAME,
     "cgroup/getpeername6": AttachType.INET6_GETPEERNAME,
     "cgroup/sock_release": AttachType.INET_SOCK_RELEASE,
+    "cgroup_skb/ingress": AttachType.INET_INGRESS,
 }
 """By the section of the program."""
 
-PROGRAMS: Final = tuple(name for name, spec in layouts.PROGRAMS.items() if spec.section in HOOKS)
-"""All that go to one cgroup."""
+PROCESS_PROGRAM: Final = "process_in"
+"""On what sockets of processes receive that are an endpoint."""
+PROGRAMS: Final = tuple(
+    name for name, spec in layouts.PROGRAMS.items() if spec.section in HOOKS and name != PROCESS_PROGRAM
+)
+"""All that translate at sockets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,8 @@ class CtFlags(IntFlag):
     FIN_REPLY = 4
     TRANSLATED = 8
     ASSURED = 16
+    ORIGIN_PROCESS = 32
+    TARGET_PROCESS = 64
 
 
 class CtLifetimeS(IntEnum):
@@ -238,6 +240,12 @@ class PolicyRowFlags(IntFlag):
     """enum policy_row_flags."""
 
     UNENFORCED = 1
+
+
+class ProcessLimits(IntEnum):
+    """enum process_limits."""
+
+    LEVELS_MAX = 15
 
 
 class ServiceFlags(IntFlag):
@@ -1828,6 +1836,115 @@ class PolicyRow:
         )
 
 
+_PROCESS_KEY = struct.Struct("=Q")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessKey:
+    """struct process_key."""
+
+    cgroup_id: int = 0
+
+    SIZE: ClassVar[int] = 8
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("cgroup_id", "u8"),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{cgroup_id:u64@0 size=8}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _PROCESS_KEY.pack(
+            self.cgroup_id,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ProcessKey:
+        items = _PROCESS_KEY.unpack(raw)
+        return cls(
+            items[0],
+        )
+
+
+_PROCESS_ENTRY = struct.Struct("=I I H 6x")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEntry:
+    """struct process_entry."""
+
+    sec_identity: int = 0
+    policy_id: int = 0
+    endpoint_id: int = 0
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("sec_identity", "u4"),
+            ("policy_id", "u4"),
+            ("endpoint_id", "u2"),
+            ("pad", "u2", (3,)),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{sec_identity:u32@0 policy_id:u32@4 endpoint_id:u16@8 pad:u16[3]@10 size=16}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _PROCESS_ENTRY.pack(
+            self.sec_identity,
+            self.policy_id,
+            self.endpoint_id,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ProcessEntry:
+        items = _PROCESS_ENTRY.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+            items[2],
+        )
+
+
+_PROCESS_LEVELS = struct.Struct("=B 15s")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLevels:
+    """struct process_levels."""
+
+    count: int = 0
+    levels: bytes = bytes(15)
+
+    SIZE: ClassVar[int] = 16
+    DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
+        [
+            ("count", "u1"),
+            ("levels", "u1", (15,)),
+        ]
+    )
+    SIGNATURE: ClassVar[str] = (
+        "struct{count:u8@0 levels:u8[15]@1 size=16}"
+    )
+
+    def to_bytes(self) -> bytes:
+        return _PROCESS_LEVELS.pack(
+            self.count,
+            self.levels,
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ProcessLevels:
+        items = _PROCESS_LEVELS.unpack(raw)
+        return cls(
+            items[0],
+            items[1],
+        )
+
+
 _SERVICE4_KEY = struct.Struct("=4s 2s B 1x")
 
 
@@ -2826,7 +2943,7 @@ class Verdict:
         )
 
 
-_END = struct.Struct("=I I I H H I B 3x I 6s 6s")
+_END = struct.Struct("=I I I H H I B B B 1x I 6s 6s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -2840,6 +2957,8 @@ class End:
     endpoint_id: int = 0
     ifindex: int = 0
     announced: int = 0
+    is_process: int = 0
+    is_judged: int = 0
     policy_id: int = 0
     mac: bytes = bytes(6)
     host_mac: bytes = bytes(6)
@@ -2854,7 +2973,9 @@ class End:
             ("endpoint_id", "u2"),
             ("ifindex", "u4"),
             ("announced", "u1"),
-            ("pad", "u1", (3,)),
+            ("is_process", "u1"),
+            ("is_judged", "u1"),
+            ("pad", "u1"),
             ("policy_id", "u4"),
             ("mac", "u1", (6,)),
             ("host_mac", "u1", (6,)),
@@ -2862,8 +2983,8 @@ class End:
     )
     SIGNATURE: ClassVar[str] = (
         "struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u16@12 endpoint_id:u16@14 "
-        "ifindex:u32@16 announced:u8@20 pad:u8[3]@21 policy_id:u32@24 mac:struct{bytes:u8[6]@0 size=6}@28 "
-        "host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}"
+        "ifindex:u32@16 announced:u8@20 is_process:u8@21 is_judged:u8@22 pad:u8@23 policy_id:u32@24 "
+        "mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}"
     )
 
     def to_bytes(self) -> bytes:
@@ -2875,6 +2996,8 @@ class End:
             self.endpoint_id,
             self.ifindex,
             self.announced,
+            self.is_process,
+            self.is_judged,
             self.policy_id,
             self.mac,
             self.host_mac,
@@ -2894,6 +3017,8 @@ class End:
             items[7],
             items[8],
             items[9],
+            items[10],
+            items[11],
         )
 
 
@@ -2975,10 +3100,11 @@ class Flow:
         "no_news:u8@81 translated:u8@82 for_service:u8@83 wrapped:u8@84 tcp_words:u8@85 pad:u8[6]@86 "
         "tcp_sequence:be32@92 tcp_acknowledgment:be32@96 error:s32@100 source:struct{sec_identity:u32@0 "
         "cidr_identity:u32@4 revision:u32@8 node_id:u16@12 endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 "
-        "pad:u8[3]@21 policy_id:u32@24 mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 "
-        "size=6}@34 size=40}@104 destination:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 "
-        "node_id:u16@12 endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 pad:u8[3]@21 policy_id:u32@24 "
-        "mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}@144 size=184}"
+        "is_process:u8@21 is_judged:u8@22 pad:u8@23 policy_id:u32@24 mac:struct{bytes:u8[6]@0 size=6}@28 "
+        "host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}@104 destination:struct{sec_identity:u32@0 "
+        "cidr_identity:u32@4 revision:u32@8 node_id:u16@12 endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 "
+        "is_process:u8@21 is_judged:u8@22 pad:u8@23 policy_id:u32@24 mac:struct{bytes:u8[6]@0 size=6}@28 "
+        "host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}@144 size=184}"
     )
 
     def to_bytes(self) -> _Bytes:
@@ -3283,6 +3409,9 @@ _IdentityBitsKey: Final[Codec[IdentityBitsKey]] = _codec(IdentityBitsKey, "ident
 _SelectorBits: Final[Codec[SelectorBits]] = _codec(SelectorBits, "selector_bits")
 _PolicyRowKey: Final[Codec[PolicyRowKey]] = _codec(PolicyRowKey, "policy_row_key")
 _PolicyRow: Final[Codec[PolicyRow]] = _codec(PolicyRow, "policy_row")
+_ProcessKey: Final[Codec[ProcessKey]] = _codec(ProcessKey, "process_key")
+_ProcessEntry: Final[Codec[ProcessEntry]] = _codec(ProcessEntry, "process_entry")
+_ProcessLevels: Final[Codec[ProcessLevels]] = _codec(ProcessLevels, "process_levels")
 _Service4Key: Final[Codec[Service4Key]] = _codec(Service4Key, "service4_key")
 _Service6Key: Final[Codec[Service6Key]] = _codec(Service6Key, "service6_key")
 _ServiceSet: Final[Codec[ServiceSet]] = _codec(ServiceSet, "service_set")
@@ -3397,6 +3526,12 @@ POLICIES: Final[MapSpec[int, PolicyEntry]] = MapSpec(
 POLICY_ROWS: Final[MapSpec[PolicyRowKey, PolicyRow]] = MapSpec(
     "policy_rows", MapType.LPM_TRIE, _PolicyRowKey, _PolicyRow, 262144
 )
+PROCESS_LEVELS: Final[MapSpec[int, ProcessLevels]] = MapSpec(
+    "process_levels", MapType.ARRAY, U32, _ProcessLevels, 1
+)
+PROCESSES: Final[MapSpec[ProcessKey, ProcessEntry]] = MapSpec(
+    "processes", MapType.HASH, _ProcessKey, _ProcessEntry, 1024
+)
 SERVICE_DRAFT: Final[MapSpec[int, ServiceDraft]] = MapSpec(
     "service_draft", MapType.PERCPU_ARRAY, U32, _ServiceDraft, 1
 )
@@ -3464,6 +3599,8 @@ MAPS: Final[dict[str, MapSpec[Any, Any]]] = {
     "path_mtus": PATH_MTUS,
     "policies": POLICIES,
     "policy_rows": POLICY_ROWS,
+    "process_levels": PROCESS_LEVELS,
+    "processes": PROCESSES,
     "service_draft": SERVICE_DRAFT,
     "service_flows4": SERVICE_FLOWS4,
     "service_flows6": SERVICE_FLOWS6,
@@ -3484,6 +3621,7 @@ PROGRAMS: Final[dict[str, ProgramSpec]] = {
     "from_host": ProgramSpec("from_host", "host", "tc"),
     "from_netdev": ProgramSpec("from_netdev", "netdev", "tc"),
     "from_overlay": ProgramSpec("from_overlay", "overlay", "tc"),
+    "process_in": ProgramSpec("process_in", "process", "cgroup_skb/ingress"),
     "sock_bound4": ProgramSpec("sock_bound4", "sock", "cgroup/post_bind4"),
     "sock_bound6": ProgramSpec("sock_bound6", "sock", "cgroup/post_bind6"),
     "sock_connect4": ProgramSpec("sock_connect4", "sock", "cgroup/connect4"),
@@ -3549,6 +3687,9 @@ STRUCTS: Final[dict[str, str]] = {
     "selector_bits": SelectorBits.SIGNATURE,
     "policy_row_key": PolicyRowKey.SIGNATURE,
     "policy_row": PolicyRow.SIGNATURE,
+    "process_key": ProcessKey.SIGNATURE,
+    "process_entry": ProcessEntry.SIGNATURE,
+    "process_levels": ProcessLevels.SIGNATURE,
     "service4_key": Service4Key.SIGNATURE,
     "service6_key": Service6Key.SIGNATURE,
     "service_set": ServiceSet.SIGNATURE,
@@ -3599,6 +3740,7 @@ ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "path_mtu_limits": PathMtuLimits,
     "policy_limits": PolicyLimits,
     "policy_row_flags": PolicyRowFlags,
+    "process_limits": ProcessLimits,
     "service_flags": ServiceFlags,
     "service_address_flags": ServiceAddressFlags,
     "backend_state": BackendState,

@@ -42,6 +42,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     network: str = ""
     host_ports: list[str] = []
     named_ports: list[str] = []
+    cgroup: str = ""
+    cgroup_id: int = 0
 
 
 def encode_endpoint(endpoint: Endpoint) -> bytes:
@@ -67,6 +69,8 @@ def encode_endpoint(endpoint: Endpoint) -> bytes:
         network=endpoint.network,
         host_ports=[str(each) for each in endpoint.host_ports],
         named_ports=sorted(str(each) for each in endpoint.named_ports),
+        cgroup=endpoint.cgroup,
+        cgroup_id=endpoint.cgroup_id,
     )
     return msgspec.json.encode(file)
 
@@ -97,6 +101,8 @@ def decode_endpoint(data: bytes, source: str = "") -> Endpoint:
             network=file.network,
             host_ports=tuple(HostPort.parse(text) for text in file.host_ports),
             named_ports=frozenset(NamedTarget.parse(text) for text in file.named_ports),
+            cgroup=file.cgroup,
+            cgroup_id=file.cgroup_id,
         )
     except ValueError as error:  # msgspec's errors are ValueErrors too
         raise InvalidResource(str(error), source=source) from error

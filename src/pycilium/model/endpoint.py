@@ -1,4 +1,4 @@
-"""The endpoint: one workload interface that this node manages."""
+"""The endpoint: one workload interface that this node manages, or processes of the node itself."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pycilium.model.policy import Subject
 
 HEALTH_CONTAINER, HEALTH_IFNAME = "cilium-health-ep", "eth0"
 """The attachment of the node's own health endpoint, which no runtime has."""
+PROCESS_IFNAME = "cgroup"
+"""What stands for the interface of an endpoint that is processes of the node, which has none."""
 
 
 class EndpointState(enum.StrEnum):
@@ -69,6 +71,10 @@ class Endpoint:
     """Ports of the node that lead to it."""
     named_ports: frozenset[NamedTarget] = frozenset()
     """What its Pod calls its ports."""
+    cgroup: str = ""
+    """Of processes of the node, which have no interface and no address of their own: their cgroup, from the root on."""
+    cgroup_id: int = 0
+    """The kernel's number of that cgroup; 0 while there is none."""
 
     @property
     def attachment(self) -> str:
@@ -86,6 +92,11 @@ class Endpoint:
         return self.container_id == HEALTH_CONTAINER
 
     @property
+    def is_process(self) -> bool:
+        """Whether it is processes of the node itself, in a cgroup."""
+        return bool(self.cgroup)
+
+    @property
     def qualified_pod_name(self) -> str:
         """`namespace/name`, or "" when no pod is known."""
         return f"{self.namespace}/{self.pod_name}" if self.pod_name else ""
@@ -96,6 +107,11 @@ class Endpoint:
 
     def __str__(self) -> str:
         return f"endpoint {self.endpoint_id} ({self.qualified_pod_name or self.attachment}, {self.state})"
+
+
+def process_container_id(namespace: str, name: str) -> str:
+    """What stands for the container of an endpoint that is processes of the node."""
+    return f"process.{namespace}.{name}"
 
 
 def attachment_name(container_id: str, ifname: str) -> str:

@@ -25,6 +25,7 @@ from pycilium.api.messages import (
     BpfMap,
     ClusterNodes,
     ConfigResponse,
+    EndpointIdentifiers,
     EndpointStatus,
     EndpointView,
     ExplainPeer,
@@ -37,6 +38,7 @@ from pycilium.api.messages import (
     Status,
     StatusResponse,
 )
+from pycilium.api.process_messages import ProcessRequest
 from pycilium.api.server import ApiServer
 from pycilium.api.service import AgentService
 from pycilium.api.service_messages import BackendAddress, FrontendAddress, ServiceFlags, ServiceSpec, ServiceView
@@ -84,6 +86,13 @@ class FakeAgent:
         if reference not in ("7", "pod-name:default/web"):
             raise NotFound(f"no endpoint {reference}")
         return EndpointView(id=7, status=EndpointStatus(state="ready"))
+
+    async def add_process(self, request: ProcessRequest) -> EndpointView:
+        self.calls.append(("add_process", request))
+        if self.failure:
+            raise self.failure
+        identifiers = EndpointIdentifiers(cgroup=request.cgroup, k8s_pod_name=request.name)
+        return EndpointView(id=7, status=EndpointStatus(state="ready", external_identifiers=identifiers))
 
     async def identities(self) -> Sequence[Identity]:
         return [Identity(id=1, labels=["reserved:host"])]

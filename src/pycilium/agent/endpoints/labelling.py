@@ -84,6 +84,10 @@ class PodLabelling:
             name = self._own_name(namespace, name, request.container_id)
         return Workload(namespace, name, configured, is_known=bool(request.labels))
 
+    def of_process(self, namespace: str, name: str, labels: dict[str, str]) -> Workload:
+        """Processes of the node, as they were named by hand."""
+        return Workload(namespace, name, self._configured(labels, namespace))
+
     async def late_labels(self, endpoint: Endpoint) -> Labels | None:
         """Of an endpoint that nobody knew when it was attached, once a runtime knows it; None if none does."""
         if not self._runtimes.some_tell_late:

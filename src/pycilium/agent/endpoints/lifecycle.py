@@ -38,8 +38,10 @@ from pycilium.ipam import Addresses, EndpointIds, HostScope
 from pycilium.model.endpoint import (
     HEALTH_CONTAINER,
     HEALTH_IFNAME,
+    PROCESS_IFNAME,
     Endpoint,
     attachment_name,
+    process_container_id,
 )
 from pycilium.model.identity import HEALTH, is_node_local
 from pycilium.model.labels import Labels
@@ -106,13 +108,45 @@ class Endpoints:
                 await self._remove(existing)
             return await self._create(request, Workload(namespace="", name="", labels=HEALTH.labels))
 
+    async def add_process(self, wanted: Workload, cgroup: str, cgroup_id: int) -> Endpoint:
+        """Take the processes of a cgroup for an endpoint; the same again changes its labels, if they are others.
+
+        `cgroup_id` 0: there is no such cgroup yet. EndpointConflict if the name is another's.
+        """
+        container_id = process_container_id(wanted.namespace, wanted.name)
+        async with self._one_at_a_time(attachment_name(container_id, PROCESS_IFNAME)):
+            existing = self._find(container_id, PROCESS_IFNAME)
+            if existing is None:
+                return await self._create_process(wanted, cgroup, cgroup_id)
+        if existing.cgroup != cgroup:
+            raise EndpointConflict(
+                f"{existing.qualified_pod_name} is the processes of {existing.cgroup} already: choose another name, or "
+                f"remove it first (cilium endpoint rm {wanted.name} -n {wanted.namespace})"
+            )
+        await self._relabel(existing, wanted.labels)
+        return self._find(container_id, PROCESS_IFNAME) or existing
+
+    def move_process(self, endpoint: Endpoint, cgroup_id: int) -> None:
+        """Its cgroup was made anew, or is gone (0)."""
+        current = self._find(endpoint.container_id, PROCESS_IFNAME)
+        if current is None or current.cgroup_id == cgroup_id:
+            return
+        moved = advance(replace(current, cgroup_id=cgroup_id), EndpointEvent.POLICY_CHANGED)
+        self._insert(moved)
+        self._loop.run_now()
+        self._files.save(self._find(endpoint.container_id, PROCESS_IFNAME) or moved)
+
+    def workload_of_process(self, namespace: str, name: str, labels: dict[str, str]) -> Workload:
+        """What `add_process` wants."""
+        return self._labelling.of_process(namespace, name, labels)
+
     async def delete(self, container_id: str, ifname: str) -> None:
         """Detach; nothing to do is success."""
         async with self._one_at_a_time(attachment_name(container_id, ifname)):
             existing = self._find(container_id, ifname)
             if existing is not None:
                 await self._remove(existing)
-            else:
+            elif ifname != PROCESS_IFNAME:
                 await self._in_thread(self._plumbing.delete, host_ifname(container_id, ifname))
 
     async def check(self, request: CniRequest) -> None:
@@ -141,7 +175,8 @@ class Endpoints:
     async def collect_vanished(self) -> None:
         """Forget endpoints whose interface went without a DEL, as when a runtime died, and free their addresses."""
         there = {(link.name, link.ifindex) for link in await self._in_thread(self._plumbing.pod_interfaces)}
-        pods = [each for each in self.all() if not each.is_health]  # a health endpoint is its controller's to mend
+        # A health endpoint is its controller's to mend, and processes have no interface.
+        pods = [each for each in self.all() if not each.is_health and not each.is_process]
         for suspect in [each for each in pods if (each.host_ifname, each.ifindex) not in there]:
             async with self._one_at_a_time(suspect.attachment):
                 endpoint = self._find(suspect.container_id, suspect.ifname)
@@ -194,7 +229,9 @@ class Endpoints:
             if endpoint.state.is_leaving:
                 continue
             pod = snapshot.get(self._intent.pods, ResourceKey("Pod", endpoint.namespace, endpoint.pod_name))
-            subject = self._labelling.subject_of(pod) if pod is not None else endpoint.subject
+            subject = (
+                self._labelling.subject_of(pod) if pod is not None and not endpoint.is_process else endpoint.subject
+            )
             known = self._identities.known(subject.labels)
             if subject.labels and (subject, known) != (endpoint.subject, endpoint.sec_identity):
                 found.append((endpoint, subject))
@@ -240,7 +277,7 @@ class Endpoints:
                 await self._in_thread(self._plumbing.delete, endpoint.host_ifname)
                 self._files.remove(endpoint.endpoint_id)
                 continue
-            if not await self._in_thread(self._plumbing.exists, endpoint):
+            if not endpoint.is_process and not await self._in_thread(self._plumbing.exists, endpoint):
                 log.info("endpoint is gone", endpoint=str(endpoint))
                 self._files.remove(endpoint.endpoint_id)
                 continue
@@ -275,7 +312,8 @@ class Endpoints:
             endpoint = nameless if nameless.labels else await self._named(nameless)
             key = ResourceKey("Pod", endpoint.namespace, endpoint.pod_name)
             pod = self._intent.db.snapshot().get(self._intent.pods, key)
-            labels, ports = self._labelling.subject_of(pod) if pod is not None else endpoint.subject
+            of_pod = self._labelling.subject_of(pod) if pod is not None and not endpoint.is_process else None
+            labels, ports = of_pod or endpoint.subject
             try:
                 number = await self._identities.number_for(labels)
             except CiliumError as error:
@@ -285,7 +323,7 @@ class Endpoints:
             self._insert(advance(changed, EndpointEvent.IDENTITY_KNOWN))
             if endpoint is not nameless:
                 self._files.save(changed)
-            if pod is None and not self._labelling.has_labels_of_its_own(changed):
+            if pod is None and not endpoint.is_process and not self._labelling.has_labels_of_its_own(changed):
                 self._late_labels.expect(changed)
 
     async def _named(self, endpoint: Endpoint) -> Endpoint:
@@ -339,6 +377,39 @@ class Endpoints:
             undo.pop_all()
             return ready
 
+    async def _create_process(self, wanted: Workload, cgroup: str, cgroup_id: int) -> Endpoint:
+        container_id = process_container_id(wanted.namespace, wanted.name)
+        owner = attachment_name(container_id, PROCESS_IFNAME)
+        async with contextlib.AsyncExitStack() as undo:
+            sec_identity = await self._identities.number_for(wanted.labels)
+            endpoint_id = self.ids.allocate(owner)
+            undo.callback(self.ids.release, endpoint_id)
+            endpoint = Endpoint(
+                endpoint_id=endpoint_id,
+                container_id=container_id,
+                ifname=PROCESS_IFNAME,
+                netns="",
+                host_ifname="",
+                ifindex=0,
+                mac=bytes(6),
+                host_mac=bytes(6),
+                ipv4=None,
+                ipv6=None,
+                mtu_bytes=0,
+                pod_name=wanted.name,
+                namespace=wanted.namespace,
+                labels=wanted.labels,
+                sec_identity=sec_identity,
+                cgroup=cgroup,
+                cgroup_id=cgroup_id,
+            )
+            undo.callback(self._forget, endpoint)
+            self._insert(advance(endpoint, EndpointEvent.IDENTITY_KNOWN))
+            made = self._realize(endpoint)
+            self._files.save(made)
+            undo.pop_all()
+            return made
+
     def _allocated(self, owner: str, *, is_pod: bool) -> Addresses:
         try:
             addresses = self.ipam.allocate(owner) if is_pod else self.ipam.allocate_last(owner)
@@ -356,7 +427,7 @@ class Endpoints:
         self._loop.run_now()
         now = self._find(endpoint.container_id, endpoint.ifname)
         assert now is not None
-        differences = self._loop.differences(now)
+        differences = self._loop.differences(now) if not now.is_process or now.cgroup_id else []
         if differences:
             raise DatapathError(f"{now}: {'; '.join(differences)}")
         return now
@@ -369,7 +440,8 @@ class Endpoints:
 
     async def _remove(self, endpoint: Endpoint) -> None:
         # The device takes its program along at once; detaching it first would cost a grace period of the kernel.
-        await self._in_thread(self._plumbing.delete, endpoint.host_ifname)
+        if not endpoint.is_process:
+            await self._in_thread(self._plumbing.delete, endpoint.host_ifname)
         self._forget(endpoint)
         self._release(endpoint)
 

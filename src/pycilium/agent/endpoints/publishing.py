@@ -193,7 +193,7 @@ class Publisher:
             identity=EndpointIdentity(
                 id=endpoint.sec_identity, labels=tuple(sorted(str(label) for label in endpoint.labels))
             ),
-            networking=EndpointNetworking(addressing=(pair,), node=self._node_ip),
+            networking=EndpointNetworking(addressing=(pair,) if endpoint.addresses else (), node=self._node_ip),
             named_ports=_named_ports(pod),
             state=cast("EndpointState", str(endpoint.state)),
         )

@@ -66,7 +66,7 @@ class SocketOwners:
         wanted = {cookie for cookie in cookies if cookie and cookie != self._host}
         if not wanted:
             return found
-        endpoints = {(endpoint.endpoint_id, endpoint.netns): endpoint for endpoint in self._endpoints()}
+        endpoints = {(each.endpoint_id, each.netns): each for each in self._endpoints() if not each.is_process}
         if not wanted <= set(self._cookies.values()):
             asked = {key: self._cookie_of(key[1]) for key in endpoints if key not in self._cookies}
             self._cookies = {key: number for key, number in self._cookies.items() if key in endpoints} | asked
