@@ -10,7 +10,7 @@ import ctypes
 import ipaddress
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -241,6 +241,19 @@ class Node:
             key, layouts.PolicyRow(selector_bits(allow), selector_bits(deny), row_id, flags)
         )
 
+    def processes(self, by_cgroup: Mapping[int, Pod], levels: Iterable[int]) -> None:
+        """These are the endpoints that are processes, by the id of their cgroup, and so deep they lie."""
+        opened = self.map(layouts.PROCESSES)
+        opened.delete_batch([key for key, _ in opened.items()])
+        for cgroup_id, pod in by_cgroup.items():
+            opened.update(
+                layouts.ProcessKey(cgroup_id), layouts.ProcessEntry(pod.identity, pod.policy_id, pod.endpoint_id)
+            )
+        deepest_first = sorted(levels, reverse=True)
+        self.map(layouts.PROCESS_LEVELS).update(
+            0, layouts.ProcessLevels(len(deepest_first), bytes(deepest_first).ljust(15, b"\0"))
+        )
+
     def masquerade(self, device: str, *, ipv4: str | None = None, ipv6: str | None = None) -> None:
         """Pods' packets leave by the device with these addresses."""
         entry = layouts.MasqueradeEntry(packed(ipv4) if ipv4 else bytes(16), packed(ipv6) if ipv6 else bytes(16))
@@ -269,6 +282,12 @@ class Node:
         result = self._test_run(program, device, packet, 1)
         events = [layouts.FlowEvent.from_bytes(row.tobytes()) for row in self.reader.read()]
         return Ran(Verdict(result.retval), result.data, events)
+
+    def run_process(self, device: str, packet: bytes) -> tuple[bool, list[layouts.FlowEvent]]:
+        """Whether a socket of this process's cgroup gets the packet, which came by `device`; and what was told."""
+        result = self._test_run("process_in", device, packet, 1)
+        events = [layouts.FlowEvent.from_bytes(row.tobytes()) for row in self.reader.read()]
+        return bool(result.retval), events
 
     def run_xdp(self, device: str, packet: bytes) -> RanXdp:
         """The same before the stack."""

@@ -20,7 +20,8 @@ def cgroup_of_unit(unit: str) -> str:
         ["systemctl", "show", f"--property={_PROPERTIES}", "--", unit], capture_output=True, text=True, check=False
     )
     if asked.returncode != 0:
-        raise NotFound(f"systemd does not say where {unit} is: {asked.stderr.strip()}; name the cgroup (--cgroup PATH)")
+        why = asked.stderr.partition("\n")[0].rstrip(". ")
+        raise NotFound(f"systemd does not say where {unit} is ({why}): name the cgroup (--cgroup PATH)")
     return cgroup_in(unit, asked.stdout)
 
 

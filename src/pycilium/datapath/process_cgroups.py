@@ -6,6 +6,7 @@ A cgroup is named by its path from the root on, such as /system.slice/nginx.serv
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def id_of(cgroup: str, root: Path) -> int:
         found = (root / cgroup.lstrip("/")).stat()
     except OSError:
         return 0
-    return found.st_ino if found.st_dev == root.stat().st_dev else 0
+    return found.st_ino if stat.S_ISDIR(found.st_mode) and found.st_dev == root.stat().st_dev else 0
 
 
 def own(root: Path) -> str:

@@ -48,8 +48,8 @@ class Processes:
         if not cgroup_id and not request.may_be_absent:
             raise NotFound(f"there is no cgroup {cgroup} (below {root}): is the service running?")
         self._refuse_ours(cgroup, root)
-        await asyncio.to_thread(_refuse_other_network, cgroup, root)
         self._refuse_conflicts(cgroup, workload)
+        await asyncio.to_thread(_refuse_other_network, cgroup, root)
         endpoint = await self._endpoints.add_process(workload, cgroup, cgroup_id)
         self._changed.set()
         return endpoint
