@@ -26,6 +26,8 @@ ENDPOINTS = st.builds(
         st.sampled_from([NamedTarget("http", Protocol.TCP, 80), NamedTarget("a-1", Protocol.SCTP, 1)])
     ),
     pod_name=TEXT | st.just("ünïcode"),
+    cgroup=st.sampled_from(["", "/system.slice/web.service"]),
+    cgroup_id=st.integers(0, (1 << 64) - 1),
 )
 
 
