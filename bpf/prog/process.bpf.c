@@ -13,6 +13,7 @@
 #include "../lib/connection.h"
 #include "../lib/endpoint.h"
 #include "../lib/events.h"
+#include "../lib/node.h"
 #include "../lib/parse.h"
 #include "../lib/process.h"
 
@@ -81,6 +82,18 @@ static __always_inline bool process_is_from_here(const struct __sk_buff *skb)
 	return skb->ifindex == PROCESS_IFINDEX || skb->pkt_type == PACKET_LOOPBACK;
 }
 
+/* Is the address another's who sends by another way? Of pods here everything comes by the gateway device, and of those behind
+ * the overlay too; the node itself sends by no device.
+ */
+static __always_inline bool process_is_spoofed(const struct flow *flow, __u8 family)
+{
+	const struct end *source = &flow->source;
+
+	return source->sec_identity == IDENTITY_HOST || endpoint_lookup(&flow->tuple.source, family) ||
+	       (source->node_id && !identity_is_of_node(source->sec_identity) &&
+		node_is_behind_tunnel(source->node_id));
+}
+
 /* Who has sent it, as far as this can be told here. What came by the gateway device has been seen by from_container or
  * from_overlay, which know better.
  */
@@ -94,13 +107,11 @@ static __always_inline int process_resolve_source(struct __sk_buff *skb, struct 
 		process_take_sender(skb);
 		return STEP_DONE;
 	}
-	if (flow->source.sec_identity == IDENTITY_HOST)
-		return DROP_INVALID_SOURCE_IP;
-	if (skb->ifindex == config_host_ifindex) {
-		flow->source.is_judged = true;
-		endpoint = endpoint_lookup(&flow->tuple.source, family);
-		flow->source.endpoint_id = endpoint ? endpoint->endpoint_id : 0;
-	}
+	if (skb->ifindex != config_host_ifindex)
+		return process_is_spoofed(flow, family) ? DROP_INVALID_SOURCE_IP : STEP_DONE;
+	flow->source.is_judged = true;
+	endpoint = endpoint_lookup(&flow->tuple.source, family);
+	flow->source.endpoint_id = endpoint ? endpoint->endpoint_id : 0;
 	return STEP_DONE;
 }
 

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.root
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 GATEWAY, WORLD, WORLD_IDENTITY = {4: GATEWAY4, 6: GATEWAY6}, {4: WORLD4, 6: WORLD6}, {4: 9, 6: 10}
 OUR_ADDRESS = {4: "192.0.2.1", 6: "2001:db8::1"}
+REMOTE = {4: "10.0.1.10", 6: "fd00:10:0:1::a"}
 NODE2, REMOTE_NODE = {4: "192.0.2.2", 6: "2001:db8::2"}, 6
 UNIT = Pod("unit", 40, 4000, 4, "", "", "", "")
 INNER = Pod("inner", 50, 5000, 5, "", "", "", "")
@@ -266,15 +267,35 @@ def test_revoking_what_it_may_receive_cuts_connections(node: Node, cgroup: Path,
         assert not node.run_process("uplink", packet)[0]
 
 
+SPOOFED = {"the node": GATEWAY, "a pod of the node": {4: WEB.ipv4, 6: WEB.ipv6}, "a pod behind the overlay": REMOTE}
+
+
 @FAMILIES
-def test_nobody_else_has_an_address_of_the_node(node: Node, cgroup: Path, family: int) -> None:
-    packet = from_network(GATEWAY[family], OUR_ADDRESS[family], family) / tcp(40000, 80, "S")
+@pytest.mark.parametrize("who", SPOOFED)
+def test_from_the_network_nobody_has_an_address_that_comes_by_another_way(
+    node: Node, cgroup: Path, family: int, who: str
+) -> None:
+    node.other_node(2, NODE2[family])
+    node.identity(REMOTE[family], 3000, node_id=2)
+    packet = from_network(SPOOFED[who][family], OUR_ADDRESS[family], family) / tcp(40000, 80, "S")
 
     with cgroups.inside(cgroup):
         passed, events = node.run_process("uplink", bytes(packet))
 
     assert not passed
     assert [told.subtype for told in events] == [132]
+
+
+@FAMILIES
+def test_another_node_reaches_it_by_the_network_and_natively_its_pods_do(node: Node, cgroup: Path, family: int) -> None:
+    node.other_node(2, NODE2[family])
+    node.other_node(3, NODE2[family], tunnel=False)
+    node.identity(REMOTE[family], 3000, node_id=3)
+    with cgroups.inside(cgroup):
+        for source in (NODE2[family], REMOTE[family]):
+            packet = from_network(source, OUR_ADDRESS[family], family) / tcp(40000, 80, "S")
+
+            assert node.run_process("uplink", bytes(packet))[0]
 
 
 @FAMILIES
@@ -327,12 +348,11 @@ def test_a_pods_ping_is_answered_to_the_process_that_asked(node: Node, cgroup: P
 
 @FAMILIES
 def test_to_other_nodes_it_answers_as_the_node_that_was_called(node: Node, cgroup: Path, family: int) -> None:
-    """What it opens itself carries its identity: seen in test_live_processes."""
+    """What it opens itself carries its identity: seen in tests/e2e/test_processes.py."""
     node.other_node(2, NODE2[family])
-    remote = {4: "10.0.1.10", 6: "fd00:10:0:1::a"}
-    node.identity(remote[family], 3000, node_id=2)
-    called = bytes(from_network(remote[family], OUR_ADDRESS[family], family) / tcp(40000, 80, "S"))
-    answer = from_host(OUR_ADDRESS[family], replace(WEB, ipv4=remote[4], ipv6=remote[6]), family) / tcp(80, 40000, "SA")
+    node.identity(REMOTE[family], 3000, node_id=2)
+    called = bytes(from_network(REMOTE[family], OUR_ADDRESS[family], family) / tcp(40000, 80, "S"))
+    answer = from_host(OUR_ADDRESS[family], replace(WEB, ipv4=REMOTE[4], ipv6=REMOTE[6]), family) / tcp(80, 40000, "SA")
 
     with cgroups.inside(cgroup):
         assert node.run_process("cilium_host", called)[0]
