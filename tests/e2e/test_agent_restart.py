@@ -72,11 +72,12 @@ def test_raising_every_capacity_costs_no_packet(agent, pods):
     configured = agent.folder / "node1" / "agent.json"
     before = configured.read_text()
     sizes = {each["name"]: each["size"] for each in agent.json("cilium-dbg", "map", "list")}
-    raised = {field: 2 * getattr(ORDINARY, field) for field in CAPACITIES}
+    configuration = json.loads(before)
+    raised = {field: 2 * configuration.get(field, getattr(ORDINARY, field)) for field in CAPACITIES}
 
     with flowing(client, server, 4) as traffic:
         agent.cilium("lab", "agent", "stop")
-        configured.write_text(json.dumps(json.loads(before) | raised))
+        configured.write_text(json.dumps(configuration | raised))
         agent.cilium("lab", "agent", "start")
         configured.write_text(before)
 

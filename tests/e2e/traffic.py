@@ -17,6 +17,8 @@ from tests.e2e.lab import Pod, inside
 _SO_RCVBUFFORCE = 33
 _TOTAL_RETRANS_OFFSET = 100  # tcp_info.tcpi_total_retrans
 DATAGRAM_PORT, ECHO_PORT, IPERF_PORT = 9000, 9001, 5201
+_PAUSE_S = 0.003
+"""Between connections: a client's port rests for a minute, and there are 28,000 of them."""
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Volume:
 
 
 class Traffic:
-    """From client to server: a datagram every millisecond, one long connection, and short ones without pause."""
+    """From client to server: a datagram every millisecond, one long connection, and short ones one after another."""
 
     def __init__(self, client: Pod, server: Pod, family: int) -> None:
         self._client, self._server, self._address = client, server, server.address[family]
@@ -92,6 +94,7 @@ class Traffic:
                     _exchange(connection)
                     self.losses.retransmissions += _retransmissions(connection)
                 self.volume.connections += 1
+                time.sleep(_PAUSE_S)
             except OSError as error:
                 self.losses.failed_connections.append(str(error))
 
