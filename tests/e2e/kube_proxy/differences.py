@@ -144,24 +144,13 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "Datagrams from outside do not go on to a backend that left",
-        "the flows of a Service that has no endpoint left go on to the old one",
+        "the flows of a Service that has no endpoint left, or that is deleted, go on to the old one",
         "they are refused",
-        "the endpoint is gone or not ready",
+        "the endpoint is gone or not ready, or nobody's any more",
         lambda case, theirs, ours: (
             case.transport == Transport.UDP
             and case.client == Client.OUTSIDE
             and ours.startswith("held: refused;")
-            and _new(theirs) == _new(ours)
-        ),
-    ),
-    Difference(
-        "A Service that is deleted takes the connections along that came from outside",
-        "conntrack keeps them for as long as they last",
-        "the next packet is refused",
-        "the address and port are the node's again, and may be another process's or another Service's at once",
-        lambda case, theirs, ours: (
-            case.behaviour.name == "service-deleted"
-            and case.client in (Client.OUTSIDE, Client.OTHER_NODE)
             and _new(theirs) == _new(ours)
         ),
     ),
