@@ -139,7 +139,8 @@ class Docker:
                     raise RuntimeUnreadable(f"{self._socket}: {(await answer.text())[:200].strip()}")
                 yield answer
         except aiohttp.ClientConnectorError as error:
-            raise RuntimeUnreadable(f"{self._socket}: no connection: {error.os_error.strerror}") from error
+            why = os.strerror(error.os_error.errno or 0)
+            raise RuntimeUnreadable(f"{self._socket}: no connection: {why}") from error
         except aiohttp.ClientPayloadError as error:
             raise RuntimeUnreadable(f"{self._socket}: Docker has ended") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -8,6 +8,7 @@ may have been made; the error says so.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -306,8 +307,8 @@ def _in_words(error: Exception) -> str:
             )
         case aiohttp.ClientConnectorDNSError():
             return f"the name {error.host} is not known"
-        case aiohttp.ClientConnectorError(os_error=OSError(strerror=str() as reason)) if reason:
-            return f"no connection: {reason}"
+        case aiohttp.ClientConnectorError(os_error=OSError(errno=int() as number)) if number > 0:
+            return f"no connection: {os.strerror(number)}"
         case aiohttp.ConnectionTimeoutError():
             return f"no connection within {_CONNECT_S} s"
         case _:
