@@ -33,6 +33,7 @@ OTHERS = {
     "antrea-agent": "Antrea",
     "kindnet": "kindnet",
     "ovnkube-node": "OVN-Kubernetes",
+    "aws-node": "the VPC CNI of Amazon",
 }
 _VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?!\d)")
 _PAIR = ("flannel.alpha.coreos.com/backend-type", "projectcalico.org/IPv4Address")
@@ -55,7 +56,7 @@ async def findings(cluster: Cluster, found: Facts, values: Mapping[str, Any], na
         *await _rights(cluster, values, namespace),
         *server(found),
         *kernels(found),
-        *await _other_plugins(cluster, found, namespace),
+        *await _other_plugins(cluster, found, values, namespace),
         *kube_proxy(found, values),
         *load_balancing(values),
         *api_server(values),
@@ -191,7 +192,7 @@ async def _rights(cluster: Cluster, values: Mapping[str, Any], namespace: str) -
     return [Finding("ok", "rights suffice")]
 
 
-async def _other_plugins(cluster: Cluster, found: Facts, namespace: str) -> list[Finding]:
+async def _other_plugins(cluster: Cluster, found: Facts, values: Mapping[str, Any], namespace: str) -> list[Finding]:
     """Another CNI that runs, or that has left its marks on nodes."""
     lines = []
     for each in await cluster.listed(DAEMON_SET):
@@ -200,6 +201,9 @@ async def _other_plugins(cluster: Cluster, found: Facts, namespace: str) -> list
             if part in name:
                 inside = each["metadata"].get("namespace", "")
                 lines.append(Finding("error", f"{known} runs: `kubectl -n {inside} delete daemonset {name}` ends it"))
+        if "multus" in name and values["cni"]["exclusive"]:
+            what = "Multus runs: agents set its configuration aside, and pods lose their other networks"
+            lines.append(Finding("warning", f"{what}: --set cni.exclusive=false leaves it"))
         if name == RELEASE and owner(each) != (RELEASE, namespace):
             lines.append(
                 Finding("error", f"another Cilium runs in {each['metadata'].get('namespace')}: uninstall it first")

@@ -16,6 +16,7 @@ from pycilium.install.kubernetes import Installer
 from pycilium.install.kubernetes_cluster import Cluster
 from pycilium.install.kubernetes_detection import facts
 from pycilium.install.kubernetes_manifests import objects
+from pycilium.install.kubernetes_preflight import findings
 from pycilium.install.kubernetes_preflight import server as server_findings
 from pycilium.install.settings import values_of
 from pycilium.store.kubernetes.client import ApiClient
@@ -257,6 +258,26 @@ def test_a_server_that_does_not_serve_what_it_should_by_its_version_is_refused(c
         command()
 
     assert records(double) == []
+
+
+async def test_another_cni_is_named_with_what_ends_it_and_multus_with_what_keeps_it(double):
+    for name in ("kube-flannel-ds", "kube-multus-ds"):
+        put(double, "DaemonSet", name, spec={})
+
+    async with Cluster(Access(double.url, Fixed(Proof(), "nobody"))) as cluster:
+        found = await facts(cluster, "c")
+        said = {
+            exclusive: [str(each) for each in await findings(cluster, found, values, NAMESPACE)]
+            for exclusive in (True, False)
+            for values in [values_of({"cni": {"exclusive": exclusive}})]
+        }
+
+    ends = "error: kube-flannel runs: `kubectl -n kube-system delete daemonset kube-flannel-ds` ends it"
+    assert all(ends in each for each in said.values())
+    assert [any("--set cni.exclusive=false leaves it" in line for line in each) for each in said.values()] == [
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("body", [b"<html>Please log in", b"{}", b"[]", b'{"metadata": {}, "items": [7]}'])

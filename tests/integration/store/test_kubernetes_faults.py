@@ -283,7 +283,9 @@ class TestRetries:
         nobody = open_store("kubernetes:?server=unix:/nonexistent/api.sock")
         nobody._client.sleep = store._client.sleep
 
-        with pytest.raises(StoreUnavailable, match=r"at unix:/nonexistent/api\.sock gave no answer .*: No such file or"):
+        with pytest.raises(
+            StoreUnavailable, match=r"at unix:/nonexistent/api\.sock gave no answer .*: No such file or"
+        ):
             await nobody.list(Pod)
 
         assert len(pauses) > 3

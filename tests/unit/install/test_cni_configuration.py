@@ -58,6 +58,18 @@ def test_what_somebody_wrote_anew_wins_over_what_was_set_aside(folder):
     assert (folder / "10-flannel.conflist").read_text() == "new"
 
 
+def test_what_was_being_written_when_the_node_rebooted_is_not_left_for_ever(folder):
+    ours = folder / "05-cilium.conflist"
+    begun = folder / "05-cilium.conflist.new"
+    begun.write_text('{"cniVersion"')
+    cni_configuration.install(ours, "/run/s", exclusive=False)
+    assert not begun.exists()
+
+    begun.write_text('{"cniVersion"')
+    cni_configuration.remove(ours)
+    assert not begun.exists()
+
+
 def test_what_cannot_be_written_is_named_and_leaves_the_others(folder):
     """As on a full disk: nothing was set aside before ours was there."""
     ours = folder / "05-cilium.conflist"
