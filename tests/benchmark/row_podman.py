@@ -57,10 +57,13 @@ def _started(machine: Machine, heard: Iterator[str], network: str) -> float:
     """Milliseconds until the world heard of the container."""
     argv = ("podman", "run", "--rm", "--network", network, "--ulimit", "host", IMAGE, "sh", "-c", _CALL)
     began_s = time.monotonic()
-    container = machine.popen(*argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    container = machine.popen(
+        *argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     took = (float(next(heard)) - began_s) * 1e3
-    if container.wait():
-        raise RuntimeError(f"{' '.join(argv)} ended with {container.returncode}")
+    said = container.communicate()[1]
+    if container.returncode:
+        raise RuntimeError(f"{' '.join(argv)} ended with {container.returncode}: {said}")
     return took
 
 

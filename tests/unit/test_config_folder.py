@@ -78,6 +78,15 @@ def test_what_is_full_can_be_raised():
     assert (config.backend_capacity, config.service_slot_capacity) == (1 << 19, 1 << 22)
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("0s", 0.0), ("250ms", 0.25), ("5s", 5.0), ("60s", 60.0)])
+def test_how_long_an_old_identity_is_kept_is_a_time_of_a_minute_at_most(text, seconds):
+    config = agent_config(settings({"identityChangeGracePeriod": text}), "node1")
+
+    assert config.identity_change_grace_period_s == seconds
+    with pytest.raises(ConfigError):
+        values_of({"identityChangeGracePeriod": f"1m{text}"})
+
+
 def test_a_nodes_own_cidrs_are_taken_where_kubernetes_gives_them():
     config = agent_config(settings({"ipam": {"mode": "kubernetes"}}, ipv4_range="10.244.1.0/24"), "node1")
 
