@@ -3,10 +3,10 @@
 One that is wanted with another type, size, key, value or flags is made anew, and what it holds goes along
 (`moved_maps`) if key and value mean the same as before; else it is dropped by name.
 
-    AGENT     the agent writes them from what is intended. All are made anew or none: it removes what nothing refers to
-              any more, and the programs that still run must not miss it
     STATE     the programs write them. Each for itself
     SCRATCH   nobody reads them after the packet in hand, or after the event
+    AGENT     all others: the agent writes them from what is intended. All are made anew or none: it removes what
+              nothing refers to any more, and the programs that still run must not miss it
 
 Invariant: a map that is pinned is never changed from here.
 """
@@ -19,28 +19,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pycilium.datapath import bpf_syscall as bpf
-from pycilium.datapath import btf, libbpf
+from pycilium.datapath import btf, layouts, libbpf
 from pycilium.datapath.maps import RawMap
 from pycilium.datapath.moved_maps import BEFORE, Lost, MovedMap, MovedMaps
 from pycilium.errors import DatapathError, MapFull
 
-AGENT = frozenset(
-    (
-        *("endpoints4", "endpoints6", "ipcache4", "ipcache6", "nodes", "l2_announced"),
-        *("masquerade", "no_masquerade4", "no_masquerade6", "policies", "policy_rows", "identity_bits"),
-        *("services4", "services6", "service_ips4", "service_ips6", "service_slots", "backends"),
-        *("source_ranges4", "source_ranges6"),
-    )
-)
 STATE = frozenset(
-    (
+    {
         *("ct4", "ct6", "ct_transients", "nat4", "nat6", "fragments", "path_mtus", "metrics", "events_lost"),
         *("service_flows4", "service_flows6", "affinity", "socket_flows"),
-    )
+    }
 )
 SCRATCH = frozenset(
-    (*("clock", "ct_turn", "events", "event_wakeup", "packet_flow", "nat_draft", "service_draft", "xdp_draft"),)
+    {
+        *("clock", "ct_turn", "events", "event_wakeup", "packet_flow", "nat_draft", "service_draft", "xdp_draft"),
+    }
 )
+AGENT = frozenset(layouts.MAPS) - STATE - SCRATCH
 
 NUMBERS_OF = {
     "path_mtus": frozenset(("nodes",)),
