@@ -6,16 +6,28 @@ stands in a kubeconfig. So agents, operators and commands prove themselves, also
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from pycilium.model.resources import CiliumEndpoint, CiliumNetworkPolicy, CiliumNode, Pod, decode_object
+from pycilium.lab import namespaces
+from pycilium.model.resources import (
+    CiliumEndpoint,
+    CiliumEndpointSlice,
+    CiliumNetworkPolicy,
+    CiliumNode,
+    Pod,
+    decode_object,
+)
 from pycilium.store import open_blocking
 from pycilium.testing.api_server import ApiServerDouble, serving
 from tests import certificates
@@ -137,6 +149,69 @@ def test_a_pod_that_may_reach_the_api_server_alone_reaches_it_and_nobody_else(se
 
     withdraw(server, "client")
     assert eventually(lambda: reached(4), timeout_s=CAUGHT_UP_S)
+
+
+def test_slices_of_endpoints_go_on_and_off_under_traffic_and_not_a_packet_is_lost(lab, server, pods):
+    """Only one identity may pass, so whoever forgets a pod for a moment drops its packets."""
+    client, backend = pods
+    declare(server, policy("backend", endpointSelector=app("backend"), ingress=[{"fromEndpoints": [app("client")]}]))
+    assert eventually(lambda: connects(client.netns, backend.address[4], PORT, 0.3), timeout_s=CAUGHT_UP_S)
+    agents = [lab.folder / node / "agent.json" for node in ("node1", "node2")]
+    operator = lab.folder / "operators" / "operator1.json"
+
+    with pinging(client, backend) as lost:
+        switch(lab, on=True, agents=agents)
+        assert "CiliumEndpoints are followed" in log_of(lab, "node2")
+        switch(lab, on=True, operator=operator)
+        assert eventually(lambda: "endpoints are followed in slices" in log_of(lab, "node2"), timeout_s=CAUGHT_UP_S)
+
+        later = lab.add_pod("later", node="node1", app="client")
+        assert eventually(lambda: connects(later.netns, backend.address[4], PORT, 0.3), timeout_s=CAUGHT_UP_S)
+        assert "complete" in lab.cilium("get", "ces").stdout
+
+        switch(lab, on=False, operator=operator)
+        assert eventually(lambda: not in_slices(server), timeout_s=CAUGHT_UP_S)
+        switch(lab, on=False, agents=agents)
+
+    lab.remove_pod(later)
+    withdraw(server, "backend")
+    assert lost == [0]
+
+
+@contextmanager
+def pinging(client: RunningPod, backend: RunningPod) -> Iterator[list[int]]:
+    """Gives how many of fifty packets a second were lost, once the block is left."""
+    argv = ["nsenter", f"--net={namespaces.path_of(client.netns)}", "ping", "-q", "-i", "0.02", backend.address[4]]
+    lost: list[int] = []
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            yield lost
+        finally:
+            running.send_signal(signal.SIGINT)
+            said, _ = running.communicate()
+    sent, received = map(int, re.findall(r"(\d+) (?:packets transmitted|received)", said))
+    assert sent > 100
+    lost.append(sent - received)
+
+
+def switch(lab: Lab, *, on: bool, agents: Sequence[Path] = (), operator: Path | None = None) -> None:
+    """Slices, by what a configuration says."""
+    for path in (*agents, *([operator] if operator else ())):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "endpoint_slices": on}))
+    for path in agents:
+        lab.cilium("lab", "agent", "restart", "--node", path.parent.name)
+    if operator:
+        lab.cilium("lab", "operator", "stop", operator.stem)
+        lab.cilium("lab", "operator", "start", operator.stem)
+
+
+def log_of(lab: Lab, node: str) -> str:
+    return (lab.folder / node / "agent.log").read_text()
+
+
+def in_slices(server: Server) -> list[str]:
+    with open_blocking(server.url) as store:
+        return [each.metadata.name for each in store.list(CiliumEndpointSlice).items]
 
 
 def test_who_leads_the_operators_is_in_the_status_of_the_node_and_of_the_lab(lab):

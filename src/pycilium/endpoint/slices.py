@@ -124,16 +124,18 @@ class _Plan:
             yield SliceWrite(name, Slice(draft.namespace, draft.entries), urgency)
 
     def _stays(self, slice_: Slice) -> bool:
+        """Nearly every slice, so every endpoint is looked at here: by which object it is, before what it says."""
+        wanted = self.wanted.get
         return (
             slice_.sound
             and bool(slice_.entries)
-            and all(self._as_it_is(key, entry) for key, entry in slice_.entries.items())
+            and all(wanted(key) is entry or self._says(key, entry) for key, entry in slice_.entries.items())
             and self.placed.isdisjoint(slice_.entries)
         )
 
-    def _as_it_is(self, key: EndpointName, entry: CoreEndpoint) -> bool:
+    def _says(self, key: EndpointName, entry: CoreEndpoint) -> bool:
         wanted = self.wanted.get(key)
-        return wanted is entry or wanted == entry or (wanted is None and key in self.unknown)
+        return wanted == entry or (wanted is None and key in self.unknown)
 
     def _kept_of(self, slice_: Slice) -> _Draft:
         draft = _Draft(slice_.namespace, {})
