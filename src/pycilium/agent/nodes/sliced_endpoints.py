@@ -163,4 +163,4 @@ class SlicedEndpoints:
 
 def _said(endpoint: RemoteEndpoint | None) -> object:
     """What slices say too."""
-    return endpoint and (endpoint.addresses, endpoint.sec_identity, endpoint.node)
+    return endpoint and (endpoint.addresses, endpoint.sec_identity, endpoint.node, endpoint.targets)
