@@ -12,6 +12,7 @@ from pycilium.install.kubernetes_config import config_map
 from pycilium.install.settings import values_of
 from pycilium.install.templates import Filling, realized
 from pycilium.operator.config_folder import operator_config
+from pycilium.operator.write_rate import RateLimit
 
 
 def settings(values=None, **more):
@@ -99,6 +100,17 @@ def test_an_operator_reads_the_same():
     assert (config.cluster_pool_ipv4_cidrs, config.cluster_pool_ipv6_cidrs) == (("10.0.0.0/8",), ())
     assert (config.make_crds, config.identity_gc_interval_s, config.health_listen) == (True, 900, "127.0.0.1:9234")
     assert operator_config(settings({"ipam": {"mode": "kubernetes"}}), "n").cluster_pool_ipv4_cidrs == ()
+
+
+def test_slices_of_endpoints_are_switched_for_agents_and_operators_at_once():
+    values = {"ciliumEndpointSlice": {"enabled": True, "rateLimits": [{"nodes": 0, "limit": 5, "burst": 8}]}}
+    agent, operator = agent_config(settings(values), "node1"), operator_config(settings(values), "node1")
+
+    assert (agent.endpoint_slices, operator.endpoint_slices) == (True, True)
+    assert operator.endpoint_slice_rate_limits == (RateLimit(nodes=0, limit=5, burst=8),)
+    assert not agent_config(settings(), "node1").endpoint_slices
+    with pytest.raises(ConfigError, match="ces-rate-limits is '1'"):
+        operator_config(settings(**{"ces-rate-limits": "1"}), "node1")
 
 
 @pytest.mark.parametrize(
