@@ -47,11 +47,15 @@ class ClusterPlace:
         return Cluster(access(self.kubeconfig, self.context), patience_s=patience_s)
 
 
+def found_kubeconfig(kubeconfig: str) -> str:
+    """The file that is named, else the one that is there; "" where KUBECONFIG names some, and where there is none."""
+    return kubeconfig or ("" if os.environ.get("KUBECONFIG") else kubeconfig_there() or "")
+
+
 def access(kubeconfig: str, context: str) -> Access:
     """The cluster that options name, else the one that is there; ConfigError if there is none."""
     from pycilium.store.kubernetes import machine_access
 
-    if not kubeconfig and not os.environ.get("KUBECONFIG"):
-        kubeconfig = kubeconfig_there() or ""
+    kubeconfig = found_kubeconfig(kubeconfig)
     path = f"//{Path(kubeconfig).absolute()}" if kubeconfig else ""
     return machine_access(f"kubernetes:{path}{f'?context={context}' if context else ''}")

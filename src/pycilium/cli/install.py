@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pycilium.cli.cluster import access, cluster_options
+from pycilium.cli.cluster import access, cluster_options, found_kubeconfig
 from pycilium.cli.durations import seconds
 from pycilium.cli.lazy import CONTRADICTIONS, loaded
 from pycilium.cli.render import print_yaml, progress
@@ -218,7 +218,8 @@ async def _facts(cluster: Cluster, kubeconfig: str, context: str) -> Facts:
     from pycilium.install.kubernetes_detection import facts
     from pycilium.store.kubernetes.access import cluster_name
 
-    return await facts(cluster, cluster_name([Path(kubeconfig)] if kubeconfig else None, context, os.environ))
+    file = found_kubeconfig(kubeconfig)
+    return await facts(cluster, cluster_name([Path(file)] if file else None, context, os.environ))
 
 
 def _detected(found: Facts, given: Plain) -> Plain:

@@ -67,7 +67,7 @@ def assessed(found: Survey) -> Assessment:
     errors, warnings = list(_workload_errors(found)), list(_workload_warnings(found))
     for workload, pods in found.pods.items():
         for pod in pods:
-            error, message = _pod_trouble(workload, pod)
+            error, message = pod_trouble(workload, pod)
             if message:
                 (errors if error else warnings).append(Message(workload, pod["metadata"]["name"], message))
     for answer in found.answers:
@@ -163,7 +163,7 @@ def updated_of(name: str, plain: Plain) -> int:
     return int((plain.get("status") or {}).get(field, 0))
 
 
-def _pod_trouble(workload: str, pod: Plain) -> tuple[bool, str]:
+def pod_trouble(workload: str, pod: Plain) -> tuple[bool, str]:
     """Whether it is an error, and what the matter is; nothing if all is well."""
     now, waits = phase(pod), waiting(pod)
     where = f" on node {node}" if (node := node_of(pod)) else ""

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from pycilium.errors import InstallRefused
-from pycilium.install.kubernetes_cluster import DAEMON_SET, DEPLOYMENT, Cluster
+from pycilium.install.kubernetes_cluster import DAEMON_SET, DEPLOYMENT, POD, Cluster
 from pycilium.install.kubernetes_names import AGENT, OPERATOR
-from pycilium.install.kubernetes_status import count_of, is_behind, updated_of
+from pycilium.install.kubernetes_status import count_of, is_behind, pod_trouble, updated_of
+from pycilium.install.kubernetes_survey import SELECTORS
 from pycilium.install.templates import Plain
 
 _POLL_S = 2.0
@@ -54,12 +55,22 @@ async def wait(
         now = "; ".join(filter(None, missing))
         if not now:
             return
+        why = await _first_trouble(cluster, namespace)
+        now = f"{now}; {why}" if why else now
         if now != said:
             tell(now)
             said = now
         if waited_s >= patience_s:
-            raise InstallRefused(
-                f"not ready after {patience_s:g} s: {now}; `kubectl -n {namespace} get pods -l k8s-app=cilium` says why"
-            )
+            raise InstallRefused(f"not ready after {patience_s:g} s: {now}; `cilium status` says more")
         await sleep(_POLL_S)
         waited_s += _POLL_S
+
+
+async def _first_trouble(cluster: Cluster, namespace: str) -> str:
+    """What keeps a pod from running, if one has ended or cannot start; empty if it takes only time."""
+    for workload in (AGENT, OPERATOR):
+        for pod in await cluster.listed(POD, namespace, SELECTORS[workload]):
+            is_error, what = pod_trouble(workload, pod)
+            if is_error:
+                return f"{pod['metadata']['name']}: {what}"
+    return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pycilium.cli import placement
+from pycilium.cli.cluster import found_kubeconfig
 from pycilium.cli.placement import Seen, placed
 from pycilium.errors import ConfigError
 
@@ -63,3 +64,15 @@ def test_two_that_could_be_meant_are_an_error_that_says_how_to_name_one(there, s
 def test_two_that_are_named_are_an_error():
     with pytest.raises(ConfigError, match="name one of them"):
         placed(["cluster", "lab"], seen())
+
+
+def test_a_cluster_is_called_as_the_kubeconfig_says_that_is_there_wherever_that_is(tmp_path, monkeypatch):
+    """k3s' own is in none of kubectl's places: its cluster had no name there."""
+    (tmp_path / "k3s.yaml").write_text("{}")
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setattr(placement, "KUBECONFIGS", (str(tmp_path / "absent"), str(tmp_path / "k3s.yaml")))
+
+    assert found_kubeconfig("") == str(tmp_path / "k3s.yaml")
+    assert found_kubeconfig("named") == "named"
+    monkeypatch.setenv("KUBECONFIG", "a:b")
+    assert found_kubeconfig("") == ""

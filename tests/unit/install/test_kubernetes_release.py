@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
 
-from pycilium.errors import ConfigError, ResourceUnreadable
+from pycilium.errors import ConfigError, InstallRefused, ResourceUnreadable
 from pycilium.install.kubernetes_release import DEPLOYED, owned, owner, read, release, secret
-from pycilium.install.kubernetes_waiting import agents_missing, operators_missing
+from pycilium.install.kubernetes_waiting import agents_missing, operators_missing, wait
+from pycilium.install.settings import values_of
 from pycilium.install.versions import RELEASES, chosen
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -71,6 +73,38 @@ def test_operators_run_when_as_many_are_available_as_wanted():
     assert operators_missing(plain) == "operators: 0 of 1 are ready"
     plain["status"]["availableReplicas"] = 1
     assert operators_missing(plain) == ""
+
+
+class StuckCluster:
+    """Its agents end again and again."""
+
+    async def get(self, kind, name, namespace):
+        return agents(desiredNumberScheduled=1, updatedNumberScheduled=1, numberReady=0)
+
+    async def listed(self, kind, namespace, selector):
+        state = {"waiting": {"reason": "CrashLoopBackOff"}}
+        ended = {"terminated": {"message": "cilium-agent: device flannel.1 has UDP port 8472", "exitCode": 1}}
+        status = {"name": "cilium-agent", "state": state, "lastState": ended}
+        return [
+            {
+                "metadata": {"name": "cilium-x"},
+                "spec": {"nodeName": "n1"},
+                "status": {"phase": "Running", "containerStatuses": [status]},
+            }
+        ]
+
+
+def test_who_waits_for_agents_that_end_at_their_start_is_told_why():
+    told = []
+
+    async def no_time(_):
+        pass
+
+    with pytest.raises(InstallRefused, match=r"node n1 .* device flannel\.1 has UDP port 8472; `cilium status`"):
+        asyncio.run(wait(StuckCluster(), "kube-system", values_of({}), 4.0, told.append, no_time))
+
+    assert told == [told[0]]
+    assert told[0].startswith("agents: 0 of 1 are ready; ")
 
 
 @pytest.mark.parametrize("version", ["", RELEASES[-1], f"v{RELEASES[-1]}", "1.18.6", "v1.16.0", "1.19"])
