@@ -13,6 +13,7 @@ from pycilium.agent.entries import ProcessTarget
 from pycilium.agent.intent import HostAddress
 from pycilium.model.endpoint import PROCESS_IFNAME, Endpoint, EndpointState
 from pycilium.model.labels import Labels
+from pycilium.model.policy import Subject
 from pycilium.testing import policies as gen
 from tests.unit.agent.test_controller import ENDPOINTS as PODS
 from tests.unit.agent.test_controller import Agent, Kernel
@@ -67,10 +68,10 @@ def test_what_has_no_cgroup_identity_or_policy_has_no_entry() -> None:
     ready = process(0, "/a")
     missing = [process(1, "/b", cgroup_id=0), replace(process(2, "/c"), sec_identity=0)]
 
-    assert entries_of([ready, *missing], {each.labels: 7 for each in (ready, *missing)}) == {
+    assert entries_of([ready, *missing], {each.subject: 7 for each in (ready, *missing)}) == {
         1000: ProcessTarget(ready.sec_identity, 7, 100)
     }
-    assert entries_of([ready], {Labels(): 7}) == {}
+    assert entries_of([ready], {Subject(Labels()): 7}) == {}
 
 
 def held(agent: Agent) -> tuple[object, ...]:
