@@ -54,6 +54,9 @@ class SelectorIndex(Generic[T]):
         self._collect((), labels, found)
         return found
 
+    def __bool__(self) -> bool:
+        return bool(self._places)
+
     def _collect(self, place: _Bucket, labels: Labels, found: set[T]) -> None:
         for selector, items in self._buckets.get(place, {}).items():
             if selector.matches(labels):

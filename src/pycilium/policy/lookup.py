@@ -13,10 +13,10 @@ from pycilium.model.identity import ReservedIdentity
 from pycilium.model.peer import Address, Network
 from pycilium.model.policy import Direction, Subject
 from pycilium.policy._bits import BANK_BITS, BitsKey
+from pycilium.policy._changes import PolicyChanges
 from pycilium.policy._numbers import Words
 from pycilium.policy._programs import PolicyEntry
 from pycilium.policy._rows import Row, RowKey
-from pycilium.policy.engine import PolicyChanges
 
 K = TypeVar("K")
 V = TypeVar("V")
