@@ -57,6 +57,10 @@ def endpoint_view(endpoint: Endpoint, engine: PolicyEngine, differences: Iterabl
                 container_interface_name=endpoint.ifname,
                 mtu=endpoint.mtu_bytes,
             ),
+            named_ports=[
+                messages.NamedPort(name=each.name, port=each.port, protocol=each.protocol.name)
+                for each in sorted(endpoint.named_ports)
+            ],
             policy=messages.EndpointPolicyStatus(
                 spec=policy, realized=policy if not missing else messages.EndpointPolicy()
             ),

@@ -218,6 +218,12 @@ class EndpointLogEntry(Message, frozen=True):
     message: str = ""
 
 
+class NamedPort(Message, frozen=True):
+    name: str
+    port: int
+    protocol: str
+
+
 class EndpointStatus(Message, frozen=True):
     state: str
     identity: Identity | None = None
@@ -228,6 +234,8 @@ class EndpointStatus(Message, frozen=True):
     health: EndpointHealth = EndpointHealth()
     controllers: list[ControllerStatus] = []
     log: list[EndpointLogEntry] = []
+    named_ports: list[NamedPort] = msgspec.field(default_factory=list, name="namedPorts")
+    """What policies mean by the names of its ports."""
 
 
 class EndpointView(Message, frozen=True):
