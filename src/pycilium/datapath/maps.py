@@ -110,15 +110,20 @@ class RawMap:
 
     def update_batch(self, entries: Sequence[tuple[bytes, bytes]]) -> dict[int, DatapathError]:
         """Write all; the failures by index in `entries`."""
+        keys = _columns(b"".join(key for key, _ in entries), self.key_size)
+        return self.update_rows(keys, _columns(b"".join(value for _, value in entries), self.value_size))
+
+    def update_rows(self, keys: Columns, values: Columns) -> dict[int, DatapathError]:
+        """The same of entries as `chunks` gives them."""
         failures: dict[int, DatapathError] = {}
         at = 0
-        while at < len(entries):
-            part = entries[at : at + _CHUNK]
-            keys, values = b"".join(key for key, _ in part), b"".join(value for _, value in part)
-            done, code = bpf.map_update_batch(self.fd, keys, values, len(part))
+        while at < len(keys):
+            part = keys[at : at + _CHUNK]
+            done, code = bpf.map_update_batch(self.fd, part.tobytes(), values[at : at + _CHUNK].tobytes(), len(part))
             at += done
             if code and done == 0 and code in _NO_BATCH:
-                failures |= self._each(range(at, len(entries)), lambda index: self.update(*entries[index]))
+                one = range(at, len(keys))
+                failures |= self._each(one, lambda index: self.update(keys[index].tobytes(), values[index].tobytes()))
                 break
             if code:
                 failures[at] = self.failure(code, "update")
@@ -181,9 +186,10 @@ class RawMap:
     def _chunks_one_by_one(self) -> Iterator[tuple[Columns, Columns]]:
         entries = self._walk()
         while part := list(islice(entries, _CHUNK)):
-            keys = np.frombuffer(b"".join(key for key, _ in part), np.uint8).reshape(-1, self.key_size)
-            values = np.frombuffer(b"".join(value for _, value in part), np.uint8).reshape(-1, self.value_size)
-            yield cast("tuple[Columns, Columns]", (keys, values))
+            yield (
+                _columns(b"".join(key for key, _ in part), self.key_size),
+                _columns(b"".join(value for _, value in part), self.value_size),
+            )
 
     def _walk(self) -> Iterator[tuple[bytes, bytes]]:
         """By next-key calls. Bounded: a key deleted under the walk makes the kernel start again from the first."""
@@ -203,6 +209,11 @@ class RawMap:
         if code == errno.E2BIG:
             return DatapathError(f"map {self.name}: there is no entry past {self.max_entries - 1}")
         return DatapathError(f"map {self.name}: cannot {doing} it: {os.strerror(code or errno.EIO)}")
+
+
+def _columns(raw: bytes, width: int) -> Columns:
+    """Entries one behind the other as rows of bytes."""
+    return cast("Columns", np.frombuffer(raw, np.uint8).reshape(-1, width))
 
 
 _PERCPU = frozenset((5, 6, 10))
@@ -284,7 +295,7 @@ class Map(Generic[K, V]):
         seen: set[bytes] = set()
         decode_key, decode_value = self.spec.key.decode, self.spec.value.decode
         for keys, values in self.raw.chunks():
-            for raw_key, raw_value in zip(_rows(keys), _rows(values), strict=True):
+            for raw_key, raw_value in zip(rows_of(keys), rows_of(values), strict=True):
                 if raw_key not in seen:
                     seen.add(raw_key)
                     yield decode_key(raw_key), decode_value(raw_value)
@@ -340,12 +351,13 @@ class PerCpuArray(Generic[V]):
         for keys, values in self.raw.chunks():
             words = np.ascontiguousarray(values).view(np.uint64)
             words = words.reshape(len(values), possible_cpus(), self.raw.value_size // possible_cpus() // 8).sum(axis=1)
-            for raw_key, total in zip(_rows(keys), words.tolist(), strict=True):
+            for raw_key, total in zip(rows_of(keys), words.tolist(), strict=True):
                 totals[self.spec.key.decode(raw_key)] = tuple(total)
         return totals
 
 
-def _rows(array: npt.NDArray[Any]) -> Iterator[bytes]:
+def rows_of(array: npt.NDArray[Any]) -> Iterator[bytes]:
+    """Each row of a column that `chunks` gives."""
     raw, width = array.tobytes(), array.shape[1]
     return (raw[at : at + width] for at in range(0, len(raw), width))
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pycilium.datapath import layouts
-from pycilium.datapath.maps import Columns, RawMap
+from pycilium.datapath.maps import Columns, RawMap, rows_of
 
 BEFORE = "before-"
 """Begins the name of the old map's pin."""
@@ -52,16 +52,14 @@ class MovedMap:
 
     def carry(self) -> int:
         """Make the new map have what the old one has; how many entries found no room."""
-        known, used = _index(self.new, self._used)
         if self.fresh:
-            if len(known) and not self.new.array:
-                self._remove_what_is_gone()
-            known = known[:0]
+            self._remove_what_is_gone()
+            return sum(len(self.new.update_rows(keys, values)) for keys, values in self._chunks())
+        known, used = _index(self.new, self._used)
         without_room = 0
         for keys, values in self._chunks():
             wanted = _newer(_words(keys), self._used(values), known, used)
-            rows = [(key.tobytes(), value.tobytes()) for key, value in zip(keys[wanted], values[wanted], strict=True)]
-            without_room += len(self.new.update_batch(rows))
+            without_room += len(self.new.update_rows(keys[wanted], values[wanted]))
         return without_room
 
     def close(self) -> None:
@@ -69,10 +67,11 @@ class MovedMap:
         self.new.close()
 
     def _remove_what_is_gone(self) -> None:
-        there = np.sort(np.concatenate([np.empty(0, f"S{self.old.key_size}"), *map(_words, _keys(self.old))]))
-        for keys in _keys(self.new):
-            gone = _newer(_words(keys), None, there, None)
-            self.new.delete_batch([key.tobytes() for key in keys[gone]])
+        before = {key for keys, _ in self.new.chunks() for key in rows_of(keys)}
+        if before and not self.new.array:
+            for keys, _ in self.old.chunks():
+                before.difference_update(rows_of(keys))
+            self.new.delete_batch(list(before))
 
     def _chunks(self) -> Iterator[tuple[Columns, Columns]]:
         """What was used last comes first where not all may find room."""
@@ -144,10 +143,6 @@ class MovedMaps:
 
 def _again(of: RawMap) -> RawMap:
     return RawMap(os.dup(of.fd), of.name)
-
-
-def _keys(of: RawMap) -> Iterator[npt.NDArray[Any]]:
-    return (cast("npt.NDArray[Any]", keys) for keys, _ in of.chunks())
 
 
 def _together(chunks: Iterable[tuple[Columns, Columns]]) -> Iterator[tuple[Any, Any]]:
