@@ -12,7 +12,8 @@ from pycilium.datapath import layouts
 from pycilium.model.host_port import HostPort
 from pycilium.model.l4 import Protocol
 from pycilium.model.node import Node as NodeResource
-from tests.unit.agent.service_node import NODE_ADDRESS, SETTINGS, Kernel, Node, service, slice_of
+from pycilium.services import slice_view
+from tests.unit.agent.service_node import NODE_ADDRESS, SETTINGS, SLOTS, Kernel, Node, service, slice_of
 from tests.unit.agent.test_controller import ENDPOINTS
 from tests.unit.services.builders import pod
 
@@ -134,6 +135,37 @@ def test_a_backend_that_has_come_back_is_gone_no_longer():
     assert node.services.still_gone([replace(left, service_id=99)]) == [replace(left, service_id=99)]
     node.change(without=(WEB, WEB_SLICE))
     assert node.services.still_gone([left]) == [left]
+
+
+def test_a_backend_that_flaps_a_hundred_times_a_second_takes_no_more_room_the_longer_it_does():
+    node = Node(Kernel())
+    node.change(WEB, WEB_SLICE)
+    free = []
+
+    for turn in range(400):
+        with node.intent.db.write() as txn:
+            txn.insert(node.intent.slices, slice_view(WEB_SLICE if turn % 2 else slice_of("web", "10.0.0.5")))
+        node.round(0.01)
+        free.append((node.services.planner.free_slots, node.services.planner.backends_used))
+        assert len(node.kernel.chosen()["10.96.0.1:80/TCP"][0]) == 1 + turn % 2
+
+    assert set(free[1:]) == {(SLOTS - 3, 2)}
+    node.settle()
+    assert node.services.planner.free_slots == SLOTS - 2
+
+
+def test_intents_that_come_between_two_rounds_are_one_change_and_those_that_undo_one_another_none():
+    node = Node(Kernel())
+    node.change(WEB, WEB_SLICE)
+    node.changes.clear()
+
+    for addresses in (["10.0.0.5"], ["10.0.0.7"], ["10.0.0.5", "10.0.0.6"]):
+        with node.intent.db.write() as txn:
+            txn.insert(node.intent.slices, slice_view(slice_of("web", *addresses)))
+    node.round()
+
+    assert node.changes == []
+    assert node.kernel.chosen() == {"10.96.0.1:80/TCP": (["10.0.0.5:8080", "10.0.0.6:8080"], [])}
 
 
 def test_backends_that_left_while_no_agent_ran_are_told_of_too():
