@@ -29,6 +29,7 @@ from pycilium.testing.api_objects import ApiObjects, kind_named
 from pycilium.testing.api_server import ApiServerDouble, Traffic, serving
 from tests.benchmark.api_nodes import endpoint_of, name_of
 from tests.benchmark.figures import Aim, Figure, Options, Tell, alone
+from tests.benchmark.slice_churn import Churn
 
 STARTS_PER_S = 30
 """How fast pods start and end, where the machine is quick enough; what was reached stands in the note."""
@@ -64,7 +65,18 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
     size = Size(
         options.sized(1000, 20), options.sized(60, 20), rest_s=options.sized(65, 5), before=options.sized(1000, 100)
     )
-    return [figure for slices in (False, True) for figure in measured(size, tell, slices=slices)]
+    counted = [figure for slices in (False, True) for figure in measured(size, tell, slices=slices)]
+    tell("pods start and end at given rates, in simulated time")
+    pods, seconds = options.sized(5000, 200), options.sized(60, 5)
+    return [*counted, *(_told(pods, seconds, *rates) for rates in ((1, 0), (3, 0), (30, 0), (30, 30)))]
+
+
+def _told(pods: int, seconds: int, starts_per_s: int, ends_per_s: int) -> Figure:
+    """Of this, what slices save hangs on the rate; machines that can tell a thousand nodes so fast are rare."""
+    slices, endpoints = Churn(pods).told(seconds, starts_per_s, ends_per_s)
+    ends = f" and {ends_per_s} ends" if ends_per_s else ""
+    name = f"{pods:,} pods, {starts_per_s} starts{ends} a second: a node is told by slices"
+    return alone("api", name, "kB/s", [slices / 1e3], note="worked out").beside("CiliumEndpoints", [endpoints / 1e3])
 
 
 def measured(size: Size, tell: Tell, *, slices: bool) -> list[Figure]:
