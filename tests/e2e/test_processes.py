@@ -185,6 +185,23 @@ def test_pods_of_any_node_know_it_by_its_labels(clean_lab, units, pods):
     assert [web.answered_by_udp(address, POD_PORT) for address in addresses] == [True] * 4
 
 
+def test_a_client_outside_is_answered_through_another_node_by_a_pod_that_allows_the_world_alone(clean_lab, pods):
+    """It comes with the other node's address, and is known by what that node says: the answer was dropped once."""
+    lab = clean_lab
+    frontend = {"port": 80, "targetPort": POD_PORT, "nodePort": 30080}
+    spec = {"type": "NodePort", "selector": {"app": "client"}, "ports": [frontend], "ipFamilyPolicy": "PreferDualStack"}
+    lab.apply(
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "outside", "namespace": "default"}, "spec": spec},
+        policy("client", endpointSelector=app("client"), ingress=[{"fromEntities": ["world"]}]),
+    )
+    try:
+        assert eventually(lambda: connects(lab.world_netns, NODE[4], 30080, 0.5))
+
+        assert all(connects(lab.world_netns, address, 30080, 0.5) for address in NODE.values() for _ in range(8))
+    finally:
+        lab.cilium("delete", "service", "outside")
+
+
 def test_its_rules_see_another_unit_of_the_node(clean_lab, units):
     lab, job = clean_lab, units[1]
     lab.apply(policy("job", endpointSelector=app("job"), egress=[{"toEndpoints": [app("nobody")]}]))
@@ -237,6 +254,22 @@ def test_not_a_packet_is_lost_when_the_agent_ends_and_comes_back(clean_lab, unit
     assert traffic.losses == Losses()
     assert min(traffic.volume.datagrams, traffic.volume.connections, traffic.volume.echoes) > 50
     assert not connects(pods["near"].netns, NODE[family], PORT, 0.3)
+
+
+def test_one_whose_file_is_lost_is_taken_up_as_the_kernel_remembers_it(clean_lab, units, pods):
+    lab = clean_lab
+    lab.apply(only_clients_and_jobs())
+    assert eventually(lambda: connects(pods["other"].netns, NODE[4], PORT, 0.3), False)
+    lab.cilium("lab", "agent", "kill", "--node", "node1")
+    for file in (lab.folder / "node1").glob("**/state/endpoints/*.json"):
+        if str(units[0].cgroup.name) in file.read_text():
+            file.unlink()
+
+    lab.cilium("lab", "agent", "start", "--node", "node1")
+
+    assert state_of(lab, "web") == "ready"
+    assert not connects(pods["other"].netns, NODE[4], PORT, 0.3)
+    assert connects(pods["near"].netns, NODE[4], PORT)
 
 
 def test_it_is_the_host_again_once_it_is_removed(clean_lab, pods):

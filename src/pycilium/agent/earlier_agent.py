@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
+from pycilium.agent.entries import ProcessTarget
 from pycilium.agent.ipcache import IpcacheTarget, network_of
 from pycilium.agent.targets import Targets
 from pycilium.datapath import conntrack, layouts
@@ -116,6 +117,11 @@ def kernel_memory(targets: Targets) -> dict[int, KernelMemory]:
             ports = dict.fromkeys((*memory.host_ports, *host_ports.get(address, ())))
             found[entry.ifindex] = replace(memory, **own, host_ports=tuple(ports))
     return found
+
+
+def processes_in_kernel(targets: Targets) -> dict[int, ProcessTarget]:
+    """What the kernel remembers of endpoints that are processes, by cgroup id."""
+    return _known(targets.processes)
 
 
 def _cidrs_of_rules(prefixes: Mapping[Network, IpcacheTarget]) -> dict[Network, int]:

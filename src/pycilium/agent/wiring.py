@@ -32,6 +32,7 @@ from pycilium.agent.earlier_agent import (
     newest_admitted,
     node_local_in_use,
     numbers_in_use,
+    processes_in_kernel,
 )
 from pycilium.agent.endpoints.files import EndpointFiles
 from pycilium.agent.endpoints.identities import Identities, insert_reserved
@@ -140,7 +141,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         targets = make_targets(datapath, attached, RouteOperations(), with_services=config.services)
         targets.stages.resync()
         discard_unreferenced(targets, started)
-        remembered = kernel_memory(targets)
+        remembered, remembered_processes = kernel_memory(targets), processes_in_kernel(targets)
 
         # Intent and what follows from it.
         intent = Intent.new()
@@ -277,6 +278,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             ending.push_async_callback(healthz.stop)
         await read_addresses(intent, plumbing)
         await endpoints.restore(found, remembered)
+        processes.restore(remembered_processes)
         await api.start()
         ending.push_async_callback(api.stop)
         await health_api.start()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pycilium.datapath import cgroup_links
@@ -58,6 +58,15 @@ def id_of(cgroup: str, root: Path) -> int:
     except OSError:
         return 0
     return found.st_ino if stat.S_ISDIR(found.st_mode) and found.st_dev == root.stat().st_dev else 0
+
+
+def with_ids(ids: Collection[int], root: Path) -> dict[int, str]:
+    """The cgroups that have these numbers, by a look at all there are."""
+    if not ids:
+        return {}
+    folders = (Path(place) for place, _, _ in os.walk(root))
+    numbered = ((id_of(f"/{folder.relative_to(root)}", root), folder) for folder in folders)
+    return {number: f"/{folder.relative_to(root)}" for number, folder in numbered if number in ids}
 
 
 def own(root: Path) -> str:

@@ -281,7 +281,7 @@ class Endpoints:
                 log.info("endpoint is gone", endpoint=str(endpoint))
                 self._files.remove(endpoint.endpoint_id)
                 continue
-            self._take_up(restored(endpoint))
+            self.take_up(restored(endpoint))
         known = {endpoint.host_ifname for endpoint in self.all()}
         for link in await self._in_thread(self._plumbing.pod_interfaces):
             if link.name in known:
@@ -294,9 +294,10 @@ class Endpoints:
                 continue
             endpoint = endpoint_memory.of_kernel(link, memory, self._plumbing.pod_mtu_bytes)
             log.warning("endpoint taken up as the kernel remembers it", endpoint=str(endpoint))
-            self._take_up(endpoint)
+            self.take_up(endpoint)
 
-    def _take_up(self, endpoint: Endpoint) -> None:
+    def take_up(self, endpoint: Endpoint) -> None:
+        """One that an earlier agent left, with its id and its addresses."""
         try:
             self.ids.claim(endpoint.endpoint_id, endpoint.attachment)
             self.ipam.claim(endpoint.attachment, Addresses(endpoint.ipv4, endpoint.ipv6))

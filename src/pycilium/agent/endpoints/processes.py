@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import structlog
 from inotify_simple import INotify, flags
 
+from pycilium.agent.endpoints import memory as endpoint_memory
 from pycilium.agent.endpoints.labelling import Workload
 from pycilium.agent.endpoints.lifecycle import Endpoints
 from pycilium.agent.endpoints.process_targets import MAX_LEVELS, ProcessTargets, level_of
+from pycilium.agent.entries import ProcessTarget
 from pycilium.api.process_messages import ProcessRequest
 from pycilium.datapath import process_cgroups
 from pycilium.errors import AttachError, EndpointConflict, InvalidResource, NotFound
@@ -53,6 +55,15 @@ class Processes:
         endpoint = await self._endpoints.add_process(workload, cgroup, cgroup_id)
         self._changed.set()
         return endpoint
+
+    def restore(self, remembered: Mapping[int, ProcessTarget]) -> None:
+        """Take up, after a restart, those of which the kernel has an entry and no file speaks any more."""
+        known = {each.endpoint_id for each in self._all()}
+        lost = {number: memory for number, memory in remembered.items() if memory.endpoint_id not in known}
+        for cgroup_id, cgroup in process_cgroups.with_ids(lost, self._targets.root).items():
+            endpoint = endpoint_memory.of_kernel_process(cgroup, cgroup_id, lost[cgroup_id])
+            log.warning("endpoint taken up as the kernel remembers it", endpoint=str(endpoint))
+            self._endpoints.take_up(endpoint)
 
     async def run(self) -> None:
         """Follow cgroups as they come and go, until cancelled."""

@@ -1,0 +1,65 @@
+"""`cilium endpoint add`: what the agent is asked, and what never reaches it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pycilium.api.process_messages import ProcessRequest
+from pycilium.cli.endpoint import endpoint
+from pycilium.errors import EndpointConflict
+from pycilium.testing.fake_agent import FakeAgent, served
+
+
+def run(agent: FakeAgent, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
+    socket = str(folder / "cilium.sock")
+    monkeypatch.setenv("CILIUM_SOCK", socket)
+    monkeypatch.delenv("CILIUM_LAB", raising=False)
+    with served(agent, socket):
+        done = CliRunner().invoke(endpoint, ["add", *words])
+    return done.exit_code, done.output or str(done.exception)
+
+
+def test_processes_are_added_by_their_cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = FakeAgent()
+
+    code, said = run(agent, tmp_path, monkeypatch, "--cgroup", "/a/b", "--name", "web", "-l", "app=web", "-n", "shop")
+
+    assert (code, said) == (0, "endpoint 7: /a/b\n")
+    assert agent.calls == [
+        ("add_process", ProcessRequest(cgroup="/a/b", name="web", namespace="shop", labels={"app": "web"}))
+    ]
+
+
+def test_what_the_agent_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = FakeAgent(EndpointConflict("the processes of /a are default/web already"))
+
+    code, said = run(agent, tmp_path, monkeypatch, "--cgroup", "/a", "--name", "b")
+
+    assert code == 1
+    assert "default/web already" in said
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("--cgroup", "/a", "--netns", "/b"), ("--cgroup", "/a", "--unit", "a.service")], ids=str
+)
+def test_one_thing_is_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    agent = FakeAgent()
+
+    code, said = run(agent, tmp_path, monkeypatch, "--name", "web", *words)
+
+    assert (code, agent.calls) == (2, [])
+    assert "name one of --netns, --cgroup and --unit" in said
+
+
+@pytest.mark.parametrize("words", [("--name", "We_b"), ("--name", "web", "-l", "a b=c")], ids=str)
+def test_a_name_or_label_that_cannot_be_never_reaches_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    agent = FakeAgent()
+
+    code, _ = run(agent, tmp_path, monkeypatch, "--cgroup", "/a", *words)
+
+    assert (code, agent.calls) == (2, [])
