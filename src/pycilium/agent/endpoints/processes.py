@@ -21,7 +21,7 @@ from pycilium.agent.endpoints.process_targets import MAX_LEVELS, ProcessTargets,
 from pycilium.agent.entries import ProcessTarget
 from pycilium.api.process_messages import ProcessRequest
 from pycilium.datapath import process_cgroups
-from pycilium.errors import AttachError, EndpointConflict, InvalidResource, NotFound
+from pycilium.errors import AttachError, CiliumError, EndpointConflict, InvalidResource, NotFound
 from pycilium.model.endpoint import Endpoint
 
 log = structlog.get_logger()
@@ -37,6 +37,7 @@ class Processes:
         with contextlib.suppress(AttachError):  # whoever adds one is told
             targets.root = process_cgroups.root()
         self._changed = asyncio.Event()
+        self._adding = asyncio.Lock()
 
     async def add(self, request: ProcessRequest) -> Endpoint:
         """Processes of a cgroup, and of those below that are no endpoint of their own.
@@ -50,9 +51,10 @@ class Processes:
         if not cgroup_id and not request.may_be_absent:
             raise NotFound(f"there is no cgroup {cgroup} (below {root}): is the service running?")
         self._refuse_ours(cgroup, root)
-        self._refuse_conflicts(cgroup, workload)
         await asyncio.to_thread(_refuse_other_network, cgroup, root)
-        endpoint = await self._endpoints.add_process(workload, cgroup, cgroup_id)
+        async with self._adding:
+            self._refuse_conflicts(cgroup, workload)
+            endpoint = await self._endpoints.add_process(workload, cgroup, cgroup_id)
         self._changed.set()
         return endpoint
 
@@ -73,7 +75,7 @@ class Processes:
                 self._changed.clear()
             try:
                 await self._follow()
-            except AttachError as error:
+            except CiliumError as error:  # cgroups that cannot be watched, a full disk
                 log.error("processes that are endpoints are not followed", reason=str(error))  # noqa: TRY400  foreseen
                 await asyncio.sleep(RETRY_S)
 
