@@ -25,6 +25,13 @@ from pycilium.errors import AgentUnavailable, CiliumError, ConfigError, InvalidR
 
 _MAX_REQUEST_BYTES = 16 << 20
 _MAX_SOCKET_PATH_BYTES = 107
+_TURNS = 10
+"""Of the loop, until who has connected already is known to the server: asyncio forgets those that it accepts while it closes,
+and leaves them without an answer or an end until its garbage is collected."""
+_LAST_ANSWER_S = 60.0
+_LEAVE_S = 0.1
+"""For connections on which nothing is being answered: aiohttp waits for those accepted while it closes, but reads nothing
+of them any more."""
 
 Request = TypeVar("Request")
 Call = Callable[[web.Request], Awaitable[Any]]
@@ -41,6 +48,7 @@ class ApiServer:
         self._base, self._routes = base, routes
         self._socket_path = socket_path
         self._runner: web.AppRunner | None = None
+        self._answering = Answering()
 
     @classmethod
     def of_agent(cls, service: AgentService, socket_path: str) -> Self:
@@ -57,7 +65,8 @@ class ApiServer:
         _check_path(self._socket_path)
         if await asyncio.to_thread(somebody_listens, self._socket_path):
             raise AgentUnavailable(f"another agent listens on {self._socket_path}: end it first")
-        runner = web.AppRunner(_application(self._base, self._routes), access_log=None, handle_signals=False)
+        application = _application(self._base, self._routes, self._answering)
+        runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_LEAVE_S)
         try:
             await runner.setup()
             await web.UnixSite(runner, self._socket_path).start()
@@ -68,17 +77,56 @@ class ApiServer:
         self._runner = runner
 
     async def stop(self) -> None:
-        """Finish what is being answered, then close and remove the socket. Idempotent."""
+        """Remove the socket, finish what is being answered, then close. Idempotent.
+
+        Who connected too late for an answer is cut off, and so may ask again.
+        """
         if self._runner is None:
             return
         runner, self._runner = self._runner, None
-        await runner.cleanup()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._socket_path)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        for site in runner.sites:
+            await site.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_ANSWER_S):
+                await self._answering.ended()
+        await runner.cleanup()
 
 
-def _application(base: str, routes: list[Route]) -> web.Application:
-    application = web.Application(client_max_size=_MAX_REQUEST_BYTES, middlewares=[_unknown_paths])
+class Answering:
+    """How many requests are being answered."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    async def ended(self) -> None:
+        """Return once there is none."""
+        await self._none.wait()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._none.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+
+def _application(base: str, routes: list[Route], answering: Answering) -> web.Application:
+    @web.middleware
+    async def counted(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        with answering:
+            return await handler(request)
+
+    application = web.Application(client_max_size=_MAX_REQUEST_BYTES, middlewares=[counted, _unknown_paths])
     for method, target, call in routes:
         application.router.add_route(method, f"{base}{target}", _handler(call))
     return application

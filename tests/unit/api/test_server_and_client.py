@@ -1,9 +1,11 @@
 """Server and client together: what a service answers or raises is what the caller gets."""
 
+import asyncio
 import inspect
 import json
 import os
 import socket
+import threading
 
 import msgspec
 import pytest
@@ -11,7 +13,8 @@ import pytest
 from pycilium import errors
 from pycilium.api import failures
 from pycilium.api.client import AgentClient
-from pycilium.api.transport import exchange
+from pycilium.api.server import ApiServer
+from pycilium.api.transport import NoAnswerError, exchange
 from pycilium.errors import (
     AgentUnavailable,
     CiliumError,
@@ -175,3 +178,30 @@ class TestSocket:
     def test_a_path_too_long_for_a_socket_is_said(self, tmp_path):
         with pytest.raises(ConfigError, match="shorter run_dir"), served(FakeAgent(), str(tmp_path / ("x" * 120))):
             pass
+
+    def test_who_asks_while_an_agent_ends_is_answered_or_cut_off(self, tmp_path):
+        """One that was left without either waited for a minute, until its patience ended."""
+        path, ended, unanswered = str(tmp_path / "cilium.sock"), threading.Event(), []
+
+        def ask():
+            while not ended.is_set():
+                try:
+                    exchange(path, "GET", "/v1/healthz", timeout_s=2)
+                except NoAnswerError as error:
+                    if "no answer within" in str(error):
+                        unanswered.append(error)
+
+        async def come_and_go():
+            for _ in range(50):
+                server = ApiServer.of_agent(FakeAgent(), path)
+                await server.start()
+                await server.stop()
+
+        asker = threading.Thread(target=ask)
+        asker.start()
+        try:
+            asyncio.run(come_and_go())
+        finally:
+            ended.set()
+            asker.join()
+        assert not unanswered
