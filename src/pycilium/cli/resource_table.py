@@ -104,7 +104,7 @@ def _condition(kind: str, field: str) -> Callable[[dict[str, Any]], object]:
     return read
 
 
-_CLUSTER_POLICY: tuple[Column, ...] = (("SELECTS", _selected),)
+_CLUSTER_POLICY: tuple[Column, ...] = (("SELECTS", _selected), ("VALID", _condition("Valid", "status")))
 
 _COLUMNS: dict[str, tuple[Column, ...]] = {
     "Pod": (

@@ -46,8 +46,16 @@ def test_a_policy_shows_whom_it_selects():
 
     headers, rows = resource_table.table([policy], namespaces=True, wide=True, now=NOW)
 
-    assert headers == ["NAMESPACE", "NAME", "SELECTS", "AGE", "DESCRIPTION", "LABELS"]
-    assert rows == [["shop", "web", "app=web,tier In (x,y)", "5m", "Why it is there", "team=a"]]
+    assert headers == ["NAMESPACE", "NAME", "SELECTS", "VALID", "AGE", "DESCRIPTION", "LABELS"]
+    assert rows == [["shop", "web", "app=web,tier In (x,y)", "", "5m", "Why it is there", "team=a"]]
+
+
+def test_a_policy_that_agents_set_aside_is_shown_as_not_valid():
+    (policy,) = decode_documents(POLICY + 'status: {conditions: [{type: Valid, status: "False"}]}\n')
+
+    headers, rows = resource_table.table([policy], namespaces=False, wide=False, now=NOW)
+
+    assert dict(zip(headers, rows[0], strict=True))["VALID"] == "False"
 
 
 SERVICES = """
