@@ -101,7 +101,7 @@ class NamedTarget(NamedTuple):
         number, _, protocol = target.partition("/")
         known = _WITH_PORTS.get((protocol or "TCP").upper())
         if not name or known is None or not (number.isascii() and number.isdecimal() and 0 < int(number) <= MAX_PORT):
-            raise ValueError(f"{text!r} is no port with a name: write it as http=8080/TCP")
+            raise ValueError(f"{text!r} is no port with a name: write it as http=8080/TCP, from 1 to {MAX_PORT}")
         return cls(name, known, int(number))
 
     def __str__(self) -> str:

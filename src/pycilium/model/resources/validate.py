@@ -75,6 +75,7 @@ def check_pod(pod: Pod) -> None:
 
 
 def _check_container_ports(container: dict[str, Any], path: str) -> None:
+    names: set[str] = set()
     for index, port in enumerate(_list_of_objects(container.get("ports"), f"{path}.ports")):
         here = f"{path}.ports[{index}]"
         number = port.get("containerPort")
@@ -86,6 +87,9 @@ def _check_container_ports(container: dict[str, Any], path: str) -> None:
             refuse(f"{here}.name", f"must be a string, not {name!r}")
         if name:
             checks.check_port_name(name, f"{here}.name")
+            if name in names:
+                refuse(f"{here}.name", f"{name!r} stands twice: each port of a container needs a name of its own")
+            names.add(name)
         if port.get("protocol", "TCP") not in ("TCP", "UDP", "SCTP", None):
             refuse(f"{here}.protocol", f"must be TCP, UDP or SCTP, not {port['protocol']!r}")
 

@@ -178,6 +178,7 @@ RULES = [
     ("pod containers", resource("Pod", spec="{containers: {}}"), "spec.containers", "list of objects"),
     ("pod port", resource("Pod", spec="{containers: [{ports: [{containerPort: 70000}]}]}"), "spec.containers[0].ports[0].containerPort", "impossible"),
     ("pod port name", resource("Pod", spec="{containers: [{ports: [{containerPort: 1, name: 'a b'}]}]}"), "spec.containers[0].ports[0].name", "neither a port number"),
+    ("pod port name twice", resource("Pod", spec="{containers: [{ports: [{containerPort: 1, name: a}, {containerPort: 2, name: a}]}]}"), "spec.containers[0].ports[1].name", "stands twice"),
     ("namespace name", resource("Namespace", metadata="{name: a.b}"), "metadata.name", "RFC 1123"),
 ]  # fmt: skip
 
