@@ -15,7 +15,11 @@ from pycilium.errors import ConfigError
 
 KUBECONFIGS = ("~/.kube/config", "/etc/rancher/k3s/k3s.yaml", "/etc/kubernetes/admin.conf")
 """kubectl's own, and where k3s and kubeadm leave theirs."""
-_OF_CLUSTERS = ("--kubeconfig", "--context", "--namespace", "-n", "--helm-release-name", "--version", "--list-versions")
+_OF_CLUSTERS = (
+    *("--kubeconfig", "--context", "--namespace", "-n", "--helm-release-name", "--version", "--list-versions"),
+    *("--wait", "--values", "-f", "--set-string", "--skip-preflight", "--dry-run-helm-values", "--no-clean"),
+)
+"""Options that `install`, `uninstall` and `config` have in a cluster alone."""
 
 Place = Literal["cluster", "lab", "machine"]
 _HOW: Mapping[Place, str] = {

@@ -25,7 +25,7 @@ machine_option = click.option(
     "--machine",
     is_flag=True,
     expose_value=False,
-    help="On this machine alone, though there is a kubeconfig (cli/placement.py decides by it).",
+    help="On this machine alone, though there is a kubeconfig.",
 )
 root_option = click.option(
     "--root",
@@ -63,6 +63,7 @@ def install(
     """Install on this machine: the agent as a service, and the CNI plugin for podman, containerd and nerdctl.
 
     Run it again to change settings, to upgrade, or to complete what was interrupted.
+    Where there is a kubeconfig, it installs in that cluster instead: --kubeconfig FILE, --context NAME.
     """
     files, is_live = Files(root, dry_run=dry_run), root == Path("/")
     _require_root(is_live=is_live and not dry_run)

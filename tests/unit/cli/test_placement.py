@@ -18,6 +18,8 @@ from pycilium.errors import ConfigError
         (["--machine"], {"KUBECONFIG": "/x"}, False),
         (["--version", "1.18.6"], {}, True),
         (["--context=a"], {}, True),
+        (["--wait"], {}, True),
+        (["-f", "values.yaml"], {}, True),
         (["--set", "a=b"], {}, False),
     ],
 )
