@@ -1,6 +1,6 @@
 """The tests: policies, scenarios, and who is to be let through. Names are Cilium's where the meaning is the same. Pure.
 
-Left out is what is not built: L7, DNS and names as peers, encryption.
+Left out is what is not built: L7, DNS, DNS names as peers, encryption.
 Invariant: a policy that a test names is in the folder `policies`, and an expectation names only policies of its test.
 """
 
