@@ -26,12 +26,12 @@ from pycilium.errors import AgentUnavailable, CiliumError, ConfigError, InvalidR
 _MAX_REQUEST_BYTES = 16 << 20
 _MAX_SOCKET_PATH_BYTES = 107
 _TURNS = 10
-"""Of the loop, until who has connected already is known to the server: asyncio forgets those that it accepts while it closes,
-and leaves them without an answer or an end until its garbage is collected."""
+"""Of the loop, until who has connected already is known to the server: asyncio forgets those that it accepts while it
+closes, and leaves them without an answer or an end until its garbage is collected."""
 _LAST_ANSWER_S = 60.0
 _LEAVE_S = 0.1
-"""For connections on which nothing is being answered: aiohttp waits for those accepted while it closes, but reads nothing
-of them any more."""
+"""For connections on which nothing is being answered: aiohttp waits for those accepted while it closes, but reads
+nothing of them any more."""
 
 Request = TypeVar("Request")
 Call = Callable[[web.Request], Awaitable[Any]]
