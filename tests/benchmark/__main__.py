@@ -36,6 +36,7 @@ from tests.benchmark import (
     row_restart,
     row_scale,
     row_services,
+    row_starts,
     row_xdp,
 )
 from tests.benchmark.figures import Figure, Options
@@ -45,6 +46,7 @@ ROWS = {
     "nodes": row_nodes.measure,
     "cni": row_cni.measure,
     "podman": row_podman.measure,
+    "starts": row_starts.measure,
     "identity": row_identity.measure,
     "flows": row_flows.measure,
     "restart": row_restart.measure,

@@ -26,6 +26,7 @@ NODE = "node1"
 APPLY_AT_ONCE = 1000
 REACHABLE_S = 30.0
 IN_KERNEL_S = 300.0
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Lab:
@@ -57,12 +58,7 @@ class Lab:
 
     def resident_kb(self, node: str = NODE) -> dict[str, int]:
         """Resident memory of a node's agent by kind, in kB, as the kernel counts it."""
-        fields = {}
-        for line in Path(f"/proc/{self.agent_pid(node)}/status").read_text(encoding="ascii").splitlines():
-            key, _, value = line.partition(":")
-            if key in ("VmRSS", "VmHWM", "RssAnon", "RssFile", "RssShmem"):
-                fields[key] = int(value.split()[0])
-        return fields
+        return memory_kb(self.agent_pid(node))
 
     def events_seen_and_lost(self) -> tuple[int, int]:
         monitor = self.agent.status()["nodeMonitor"]
@@ -70,6 +66,22 @@ class Lab:
 
     def _log(self, node: str) -> str:
         return "\n".join(agents.log_of(self.layout, node).read_text(encoding="utf-8").splitlines()[-15:])
+
+
+def memory_kb(pid: int) -> dict[str, int]:
+    """Resident memory of a process by kind."""
+    fields = {}
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        key, _, value = line.partition(":")
+        if key in ("VmRSS", "VmHWM", "RssAnon", "RssFile", "RssShmem"):
+            fields[key] = int(value.split()[0])
+    return fields
+
+
+def processor_s(pid: int) -> float:
+    """Seconds of processor time that a process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 @contextmanager

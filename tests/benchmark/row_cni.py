@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import tempfile
 import time
 from collections.abc import Iterator
@@ -47,15 +46,23 @@ class Plugin:
 
     def add(self, pod: str, number: int) -> float:
         """Seconds that the ADD of this pod took."""
-        return self.node.submit(self._add, pod, number).result()
+        took, answer = self.node.submit(self._call, "ADD", pod, number).result()
+        if len(json.loads(answer)["ips"]) != 2:
+            raise RuntimeError(f"{self.name}: ADD {number}: {answer}")
+        return took
 
-    def _add(self, pod: str, number: int) -> float:
+    def delete(self, pod: str, number: int) -> None:
+        """What `add` with the same arguments attached is detached."""
+        self.node.submit(self._call, "DEL", pod, number).result()
+
+    def _call(self, command: str, pod: str, number: int) -> tuple[float, str]:
+        """Seconds that it took, and the answer."""
         config, out, err = (self.scratch / f"{self.name}.{part}" for part in ("config", "out", "err"))
         config.write_text(json.dumps(self.config), encoding="ascii")
         environment = {
             "PATH": os.environ["PATH"],
-            "CNI_COMMAND": "ADD",
-            "CNI_CONTAINERID": secrets.token_hex(16),
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": f"{number:032x}",
             "CNI_NETNS": str(namespaces.path_of(pod)),
             "CNI_IFNAME": "eth0",
             "CNI_PATH": str(Path(self.executable).parent),
@@ -71,9 +78,9 @@ class Plugin:
         _, status = os.waitpid(pid, 0)
         took = time.perf_counter() - started
         answer = out.read_text(encoding="utf-8")
-        if status or len(json.loads(answer)["ips"]) != 2:
-            raise RuntimeError(f"{self.name}: ADD {number}: {answer} {err.read_text(encoding='utf-8')}")
-        return took
+        if status:
+            raise RuntimeError(f"{self.name}: {command} {number}: {answer} {err.read_text(encoding='utf-8')}")
+        return took, answer
 
 
 def measure(options: Options, tell: Tell) -> list[Figure]:
@@ -82,12 +89,12 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pycilium-bench-")))
         made = stack.enter_context(lab(tell))
-        ours = stack.enter_context(_ours(made, scratch))
+        ours = stack.enter_context(our_plugin(made, scratch))
         theirs = stack.enter_context(_reference(f"{prefix}-node", scratch))
         tell(f"making {2 * count} namespaces")
-        names = stack.enter_context(_pod_namespaces(prefix, 2 * count))
+        names = stack.enter_context(pod_namespaces(prefix, 2 * count))
         made.apply([Namespace(metadata=ObjectMeta(name="default"))])
-        made.apply([_pod(number) for number in range(count)])
+        made.apply([pod_resource(number) for number in range(count)])
         took: dict[str, list[float]] = {ours.name: [], theirs.name: []}
         for number in range(count):
             tell(f"pod {number + 1} of {count}")
@@ -127,7 +134,7 @@ def _figures(ours: list[float], theirs: list[float], edge: int) -> list[Figure]:
 
 
 @contextmanager
-def _ours(made: Lab, scratch: Path) -> Iterator[Plugin]:
+def our_plugin(made: Lab, scratch: Path) -> Iterator[Plugin]:
     (executable,) = agents.command("cilium-cni", "pycilium.cni.plugin")
     config = {
         "cniVersion": "1.1.0",
@@ -173,7 +180,7 @@ def _living_in(netns: str) -> Iterator[ThreadPoolExecutor]:
 
 
 @contextmanager
-def _pod_namespaces(prefix: str, count: int) -> Iterator[list[str]]:
+def pod_namespaces(prefix: str, count: int) -> Iterator[list[str]]:
     """Pods' namespaces as a runtime makes them, but that addresses are not tried for duplicates: the bridge plugin
     would wait more than a second for that.
     """
@@ -190,6 +197,6 @@ def _pod_namespaces(prefix: str, count: int) -> Iterator[list[str]]:
             namespaces.delete(name)
 
 
-def _pod(number: int) -> Pod:
+def pod_resource(number: int) -> Pod:
     labels = {"app": f"app-{number % APPS}"}
     return Pod(metadata=ObjectMeta(name=f"pod-{number}", namespace="default", labels=labels), spec={"nodeName": NODE})

@@ -6,10 +6,8 @@ the last address; memory then; processor time while endpoints come and go at a s
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from pycilium.datapath import layouts
 from pycilium.datapath.maps import Map
@@ -28,14 +26,13 @@ from pycilium.model.resources.cilium_objects import (
 from pycilium.store import open_blocking
 from tests.benchmark import scenario
 from tests.benchmark.figures import Aim, Figure, Options, Tell, alone
-from tests.benchmark.ours import NODE, Lab, lab
+from tests.benchmark.ours import NODE, Lab, lab, processor_s
 from tests.benchmark.row_memory import memory_parts, use_default_sizes
 
 PATIENCE_S = 300.0
 CHURN_PER_S = 50
 SETTLE_S = 3.0
 MB = 1024
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def measure(options: Options, tell: Tell) -> list[Figure]:
@@ -46,12 +43,12 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
         known = list(scenario.identities())[: options.sized(10_000, 500)]
         tell(f"writing {len(known)} identities, {nodes} nodes and {nodes * pods} endpoints")
         made.apply([_identity(each) for each in known])
-        started, spent = time.monotonic(), _processor_s(made)
+        started, spent = time.monotonic(), processor_s(made.agent_pid())
         made.apply([_node(number) for number in range(nodes)])
         made.apply([_endpoint(number, known) for number in range(nodes * pods)])
         written_s = time.monotonic() - started
         _wait_for(made, nodes * pods)
-        took_s, spent = time.monotonic() - started, _processor_s(made) - spent
+        took_s, spent = time.monotonic() - started, processor_s(made.agent_pid()) - spent
         time.sleep(SETTLE_S)
         full = made.resident_kb(NODE)
         tell("endpoints come and go")
@@ -60,7 +57,7 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
         ready_from = time.monotonic()
         agents.stop(made.layout, NODE)
         agents.start(made.layout, made.record, NODE, within_s=PATIENCE_S)
-        ready_s, ready_spent = time.monotonic() - ready_from, _processor_s(made)
+        ready_s, ready_spent = time.monotonic() - ready_from, processor_s(made.agent_pid())
         time.sleep(SETTLE_S)
         again = made.resident_kb(NODE)
     what = f"{nodes:,} nodes, {nodes * pods:,} endpoints"
@@ -79,19 +76,14 @@ def measure(options: Options, tell: Tell) -> list[Figure]:
 
 def _churn(made: Lab, known: list[Identity], first: int, seconds: int) -> float:
     """The share of a CPU that the agent takes while one endpoint after the other appears and another changes."""
-    spent, started = _processor_s(made), time.monotonic()
+    spent, started = processor_s(made.agent_pid()), time.monotonic()
     with open_blocking(made.layout.store_url) as store:
         for number in range(seconds * CHURN_PER_S):
             store.apply([_endpoint(number % first, known, moved=1 + number)])
             ahead_s = number / CHURN_PER_S - (time.monotonic() - started)
             if ahead_s > 0:
                 time.sleep(ahead_s)
-    return (_processor_s(made) - spent) / (time.monotonic() - started)
-
-
-def _processor_s(made: Lab) -> float:
-    fields = Path(f"/proc/{made.agent_pid()}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    return (processor_s(made.agent_pid()) - spent) / (time.monotonic() - started)
 
 
 def _wait_for(made: Lab, endpoints: int) -> None:
