@@ -41,7 +41,7 @@ class Plugin:
     executable: str
     config: dict[str, Any]
     node: ThreadPoolExecutor
-    """A single thread, inside the node's namespace."""
+    """Threads inside the node's namespace, usually one."""
     scratch: Path
 
     def add(self, pod: str, number: int) -> float:
@@ -57,7 +57,7 @@ class Plugin:
 
     def _call(self, command: str, pod: str, number: int) -> tuple[float, str]:
         """Seconds that it took, and the answer."""
-        config, out, err = (self.scratch / f"{self.name}.{part}" for part in ("config", "out", "err"))
+        config, out, err = (self.scratch / f"{self.name}-{number}.{part}" for part in ("config", "out", "err"))
         config.write_text(json.dumps(self.config), encoding="ascii")
         environment = {
             "PATH": os.environ["PATH"],
@@ -134,7 +134,8 @@ def _figures(ours: list[float], theirs: list[float], edge: int) -> list[Figure]:
 
 
 @contextmanager
-def our_plugin(made: Lab, scratch: Path) -> Iterator[Plugin]:
+def our_plugin(made: Lab, scratch: Path, at_once: int = 1) -> Iterator[Plugin]:
+    """So many calls of it may run at once."""
     (executable,) = agents.command("cilium-cni", "pycilium.cni.plugin")
     config = {
         "cniVersion": "1.1.0",
@@ -142,7 +143,7 @@ def our_plugin(made: Lab, scratch: Path) -> Iterator[Plugin]:
         "type": "cilium-cni",
         "socket": str(made.layout.agent_socket(NODE)),
     }
-    with _living_in(made.node_netns) as node:
+    with _living_in(made.node_netns, at_once) as node:
         yield Plugin("pycilium", executable, config, node, scratch)
 
 
@@ -173,9 +174,9 @@ def _reference(netns: str, scratch: Path) -> Iterator[Plugin]:
 
 
 @contextmanager
-def _living_in(netns: str) -> Iterator[ThreadPoolExecutor]:
-    """One thread that is inside the namespace and stays there: what it starts is born there."""
-    with ThreadPoolExecutor(max_workers=1, initializer=namespaces.enter, initargs=(netns,)) as pool:
+def _living_in(netns: str, threads: int = 1) -> Iterator[ThreadPoolExecutor]:
+    """Threads that are inside the namespace and stay there: what they start is born there."""
+    with ThreadPoolExecutor(max_workers=threads, initializer=namespaces.enter, initargs=(netns,)) as pool:
         yield pool
 
 
