@@ -30,6 +30,7 @@ _COMMANDS = {
     "build-config": "pycilium.cli.build_config:build_config",
     "install-cni-plugin": "pycilium.cli.build_config:install_cni_plugin",
     "cleanup": "pycilium.cli.cleanup:cleanup",
+    "preflight": "pycilium.machine.node_preflight:preflight",
     "version": "pycilium.cli.version:version",
 }
 

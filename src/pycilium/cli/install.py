@@ -16,13 +16,13 @@ from pycilium.cli.cluster import access, cluster_options, found_kubeconfig
 from pycilium.cli.durations import seconds
 from pycilium.cli.lazy import CONTRADICTIONS, loaded
 from pycilium.cli.render import print_yaml, progress
-from pycilium.errors import ConfigError, InstallRefused
+from pycilium.errors import CiliumError, ConfigError, InstallRefused
 from pycilium.install import settings
 from pycilium.install.templates import Plain
 from pycilium.install.versions import chosen, listed
 
 if TYPE_CHECKING:
-    from pycilium.install.kubernetes import Removed
+    from pycilium.install.kubernetes import Installer, Removed
     from pycilium.install.kubernetes_cluster import Cluster
     from pycilium.install.kubernetes_detection import Facts
     from pycilium.install.kubernetes_preflight import Finding
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _NOT_GIVEN = {
     **dict.fromkeys(("files", "sets", "strings"), ()),
-    **dict.fromkeys(("dry_run", "dry_run_helm_values", "wait", "skip_preflight", "reset_values"), False),
+    **dict.fromkeys(("dry_run", "dry_run_helm_values", "wait", "skip_preflight", "check_nodes", "reset_values"), False),
     "version": "",
 }
 
@@ -49,6 +49,7 @@ def _value_options(command: Any) -> Any:
         click.option("--wait/--no-wait", default=False, help="Until everything runs."),
         click.option("--wait-duration", type=seconds, default="5m", show_default=True, metavar="DURATION"),
         click.option("--skip-preflight", is_flag=True, help="Install whatever the checks say."),
+        click.option("--check-nodes", is_flag=True, help="Look at the nodes too before, as `preflight --nodes` does."),
     ):
         command = option(command)
     return command
@@ -118,24 +119,41 @@ def uninstall(
 @cluster_options
 @click.option("--set", "sets", multiple=True, metavar="A.B=C", help="A value, as for `install`.")
 @click.option("-f", "--values", "files", multiple=True, metavar="FILE", help="A file of values.")
+@click.option("--nodes", is_flag=True, help="Look at the nodes themselves too, by pods that go again.")
+@click.option(
+    "--wait-duration", type=seconds, default="2m", show_default=True, metavar="DURATION", help="For nodes to be seen."
+)
 def preflight(
+    *,
     namespace: str,
     context: str,
     kubeconfig: str,
-    helm_release_name: str,  # noqa: ARG001 -- the options of `install`
+    helm_release_name: str,
     sets: Any,
     files: Any,
+    nodes: bool,
+    wait_duration: float,
 ) -> None:
     """Look whether the cluster can take Cilium, and say what to change. Exit code 1: it cannot."""
 
     async def run() -> list[Finding]:
+        from pycilium.install.kubernetes import Installer
+
         async with _cluster(access(kubeconfig, context)) as cluster:
             found = await _facts(cluster, kubeconfig, context)
             given = _given(files, sets, ())
-            return await _findings(cluster, found, settings.values_of(_detected(found, given), given), namespace)
+            values = settings.values_of(_detected(found, given), given)
+            listed = await _findings(cluster, found, values, namespace)
+            if not nodes:
+                return listed
+            with progress("preflight") as tell:
+                installer = Installer(cluster, namespace, helm_release_name, tell)
+                return [*listed, *await _of_nodes(installer, values, wait_duration)]
 
     found = asyncio.run(run())
     click.echo("\n".join(map(str, found)))
+    if not nodes:
+        click.echo("Nodes themselves were not looked at: --nodes does.", err=True)
     sys.exit(1 if any(each.level == "error" for each in found) else 0)
 
 
@@ -146,6 +164,8 @@ async def change(*, upgrading: bool, **given_options: Any) -> None:
     from pycilium.install.kubernetes_waiting import wait
 
     asked = {**_NOT_GIVEN, **given_options}
+    if asked["check_nodes"] and asked["skip_preflight"]:
+        raise click.UsageError("--check-nodes and --skip-preflight contradict each other: leave one of them")
     release, dry = chosen(asked["version"]), asked["dry_run"] or asked["dry_run_helm_values"]
     given = _given(asked["files"], asked["sets"], asked["strings"])
     settings.values_of(given)
@@ -167,7 +187,12 @@ async def change(*, upgrading: bool, **given_options: Any) -> None:
                 click.echo(manifest_of(objects(values, namespace)), nl=False)
                 return
             if not asked["skip_preflight"]:
-                _heed(await _findings(cluster, found, values, namespace), tell)
+                found_wrong = await _findings(cluster, found, values, namespace)
+                if asked["check_nodes"]:
+                    found_wrong += await _of_nodes(installer, values, asked["wait_duration"])
+                elif not upgrading:
+                    tell("nodes themselves are looked at by their agents; --check-nodes does so before")
+                _heed(found_wrong, tell)
             done = await (installer.upgrade(config) if upgrading else installer.install(config))
             if asked["wait"]:
                 await wait(cluster, namespace, values, asked["wait_duration"], tell)
@@ -232,6 +257,16 @@ async def _findings(cluster: Cluster, found: Facts, values: Plain, namespace: st
     from pycilium.install.kubernetes_preflight import findings
 
     return await findings(cluster, found, values, namespace)
+
+
+async def _of_nodes(installer: Installer, values: Plain, patience_s: float) -> list[Finding]:
+    """What is found on the nodes; that they cannot be looked at is a finding too."""
+    from pycilium.install.kubernetes_preflight import Finding
+
+    try:
+        return await installer.look_at_nodes(values, patience_s)
+    except CiliumError as error:
+        return [Finding("error", f"nodes could not be looked at: {error}")]
 
 
 def _silent(_: str) -> None:

@@ -17,7 +17,16 @@ KUBECONFIGS = ("~/.kube/config", "/etc/rancher/k3s/k3s.yaml", "/etc/kubernetes/a
 """kubectl's own, and where k3s and kubeadm leave theirs."""
 _OF_CLUSTERS = (
     *("--kubeconfig", "--context", "--namespace", "-n", "--helm-release-name", "--version", "--list-versions"),
-    *("--wait", "--values", "-f", "--set-string", "--skip-preflight", "--dry-run-helm-values", "--no-clean"),
+    *(
+        "--wait",
+        "--values",
+        "-f",
+        "--set-string",
+        "--skip-preflight",
+        "--check-nodes",
+        "--dry-run-helm-values",
+        "--no-clean",
+    ),
 )
 """Options that `install`, `uninstall` and `config` have in a cluster alone."""
 

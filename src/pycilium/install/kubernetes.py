@@ -7,6 +7,7 @@ and the same command run again finishes it. Invariant: an object that is not thi
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,10 +15,14 @@ from typing import Any
 
 from pycilium.errors import CiliumError, InstallRefused
 from pycilium.install import kubernetes_cleaning as cleaning
+from pycilium.install import kubernetes_errands as errands
+from pycilium.install import kubernetes_node_preflight as node_preflight
 from pycilium.install import kubernetes_release as releases
 from pycilium.install.kubernetes_cluster import KINDS, NAMESPACE, NODE, SECRET, Cluster, kind_of
+from pycilium.install.kubernetes_errands import Errand, Progress
 from pycilium.install.kubernetes_manifests import objects
-from pycilium.install.kubernetes_names import AGENT, RELEASE
+from pycilium.install.kubernetes_names import AGENT, CLEANUP, PREFLIGHT, RELEASE
+from pycilium.install.kubernetes_preflight import Finding
 from pycilium.install.kubernetes_release import Release
 from pycilium.install.kubernetes_survey import SELECTORS
 from pycilium.install.settings import values_of
@@ -73,7 +78,8 @@ class Installer:
         if deployed is not None:
             self.tell(f"revision {deployed.version} is the same: its objects are applied again")
             await self._refuse_others(wanted)
-            await self._apply(wanted, deployed)
+            await self._end_errands()
+            await self._apply(wanted)
             await self._prune(wanted, history)
             await self._supersede(history[:-1])
             return deployed
@@ -96,6 +102,7 @@ class Installer:
         history = await self.history()
         if history:
             await self._keep(history[-1].now(releases.UNINSTALLING, "Deletion in progress"))
+        await self._delete(errands.head(PREFLIGHT, self.namespace))
         last_first = list(reversed(self._made(history).values()))
         for each in last_first:
             if each["kind"] in _WORKLOADS:
@@ -108,32 +115,42 @@ class Installer:
             await self.cluster.delete(SECRET, releases.secret_name(self.name, record.version), self.namespace)
         return Removed(bool(history), unclean)
 
+    async def look_at_nodes(self, values: Mapping[str, Any], patience_s: float) -> list[Finding]:
+        """What agents with these values would lack on the nodes, found out there; InstallRefused if that cannot be."""
+        nodes = await errands.nodes_of(self.cluster, values)
+        if not nodes:
+            return []
+        if await self.cluster.get(NAMESPACE, self.namespace) is None:
+            raise InstallRefused(f"namespace {self.namespace} does not exist yet: create it, for pods that look")
+        look = node_preflight.errand(values, self.namespace, secrets.token_hex(4))
+        return node_preflight.findings(nodes, await self._send(look, nodes, patience_s))
+
     async def _clean(self, record: Release, patience_s: float) -> Mapping[str, str]:
         """The nodes that could not be cleaned, and why."""
         values = values_of(record.config)
-        nodes = await cleaning.nodes_of(self.cluster, values)
+        nodes = await errands.nodes_of(self.cluster, values)
         if not nodes:
             return {}
         self.tell("waiting for agents to end")
         agents = SELECTORS[AGENT]
-        await cleaning.wait_for_end(self.cluster, self.namespace, agents, nodes, patience_s, self.sleep)
-        cleaner = cleaning.daemon_set(values, self.namespace)
-        await self._refuse_others([cleaner])
-        await self._apply([cleaner], record)
-        try:
-            return await cleaning.wait_until_clean(
-                self.cluster, self.namespace, nodes, patience_s, self.tell, self.sleep
-            )
-        finally:
-            await self._delete(cleaner)
+        await errands.wait_for_end(self.cluster, self.namespace, agents, nodes, patience_s, self.sleep)
+        return (await self._send(cleaning.errand(values, self.namespace), nodes, patience_s)).undone
 
-    async def _end_cleaning(self) -> None:
-        """What an uninstallation that broke off left must not work beside new agents."""
-        if await self._delete(cleaning.daemon_set(values_of(), self.namespace)):
-            nodes = await self.cluster.listed(NODE)
-            await cleaning.wait_for_end(
-                self.cluster, self.namespace, cleaning.SELECTOR, nodes, _CLEANER_ENDS_S, self.sleep
-            )
+    async def _send(self, errand: Errand, nodes: list[Plain], patience_s: float) -> Progress:
+        """How far an errand came; whatever happens, it is taken away again."""
+        await self._refuse_others([errand.daemon_set])
+        try:
+            await self._apply([errand.daemon_set])
+            return await errands.wait_until_done(self.cluster, errand, nodes, patience_s, self.tell, self.sleep)
+        finally:
+            await self._delete(errand.daemon_set)
+
+    async def _end_errands(self) -> None:
+        """What broke off left errands; a cleaner must not work beside new agents."""
+        await self._delete(errands.head(PREFLIGHT, self.namespace))
+        if await self._delete(errands.head(CLEANUP, self.namespace)):
+            nodes, pods = await self.cluster.listed(NODE), errands.selector(CLEANUP)
+            await errands.wait_for_end(self.cluster, self.namespace, pods, nodes, _CLEANER_ENDS_S, self.sleep)
 
     async def _revise(
         self, pending: str, config: Mapping[str, Any], wanted: list[Plain], history: list[Release]
@@ -150,9 +167,9 @@ class Installer:
         await self._refuse_others(wanted)
         await self._ensure_namespace()
         await self._keep(record)
-        await self._end_cleaning()
+        await self._end_errands()
         try:
-            await self._apply(wanted, record)
+            await self._apply(wanted)
             await self._prune(wanted, history)
         except BaseException as error:
             await self._note_failure(record, error)
@@ -198,10 +215,10 @@ class Installer:
             self.tell(f"creating namespace {self.namespace}")
             await self.cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
 
-    async def _apply(self, wanted: list[Plain], record: Release) -> None:
+    async def _apply(self, wanted: list[Plain]) -> None:
         for each in wanted:
             self.tell(f"applying {each['kind']} {each['metadata']['name']}")
-            await self.cluster.apply(releases.owned(each, record.name, record.namespace))
+            await self.cluster.apply(releases.owned(each, self.name, self.namespace))
 
     async def _prune(self, wanted: list[Plain], history: list[Release]) -> None:
         """Take away what earlier revisions made and this one has not."""

@@ -10,7 +10,7 @@ from pycilium.install.templates import Namespace
 RELEASE = "cilium"
 AGENT, OPERATOR, CONFIG, PEER_SERVICE = "cilium", "cilium-operator", "cilium-config", "hubble-peer"
 AGENT_CONTAINER, OPERATOR_CONTAINER = "cilium-agent", "cilium-operator"
-CLEANUP = "cilium-cleanup"
+CLEANUP, PREFLIGHT = "cilium-cleanup", "cilium-preflight"
 CONFIG_ROLE = "cilium-config-agent"
 OPERATOR_ROLE = "cilium-operator-leases"
 PART_OF: Mapping[str, str] = {"app.kubernetes.io/part-of": "cilium"}

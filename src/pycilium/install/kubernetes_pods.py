@@ -44,11 +44,11 @@ def is_heard(node: Plain) -> bool:
     return any(each.get("type") == "Ready" and each.get("status") in ("True", "False") for each in conditions)
 
 
-def has_done(pod: Plain, container: str) -> bool:
-    """Whether that init container has ended well."""
+def end_of(pod: Plain, container: str) -> str | None:
+    """What that init container said when it ended well; None if it has not."""
     states = (pod.get("status") or {}).get("initContainerStatuses") or ()
-    ends = [(each.get("state") or {}).get("terminated") for each in states if each.get("name") == container]
-    return any(end is not None and end.get("exitCode") == 0 for end in ends)
+    ends = ((each.get("state") or {}).get("terminated") for each in states if each.get("name") == container)
+    return next((str(end.get("message") or "") for end in ends if end and end.get("exitCode") == 0), None)
 
 
 def unscheduled(pod: Plain) -> str:

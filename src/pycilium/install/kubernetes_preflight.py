@@ -1,6 +1,7 @@
 """Whether a cluster can take us, before anything is changed: one line per finding, with what to change.
 
-An error stops an installation; a warning does not. Nodes themselves are looked at by their agents, at their start.
+An error stops an installation; a warning does not. Nodes themselves are looked at by their agents, at
+their start, and before if that is asked for: by `kubernetes_node_preflight`.
 """
 
 from __future__ import annotations

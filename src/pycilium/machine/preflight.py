@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 from pycilium.agent.config import AgentConfig
 from pycilium.api.transport import somebody_listens
 from pycilium.datapath import cgroup_links, features, rtnetlink
+from pycilium.datapath.bound_ports import bound_ports
 from pycilium.datapath.bpffs import is_bpffs
 from pycilium.datapath.gateway_device import is_ours
 from pycilium.datapath.netlink import Netlink
 from pycilium.errors import AttachError
 from pycilium.machine.plan import PLUGIN_FOLDERS
+from pycilium.model.l4 import Protocol
 
 _FOREIGN_DEVICES = {
     "flannel.1": "flannel",
@@ -57,9 +59,7 @@ def node_name(host: str) -> str:
 
 def look(config: AgentConfig, *, is_installed: bool) -> Iterator[Finding]:
     """Everything about this machine that an installation with `config` would suffer from."""
-    for check in features.report():
-        if check.needed and not check.available:
-            yield Finding(check.name, check.words, fatal=True)
+    yield from lacking()
     if not is_bpffs("/sys/fs/bpf"):
         yield Finding("/sys/fs/bpf is no BPF file system", "the agent mounts one when it starts")
     if config.cgroup_root and not _has_cgroup2():
@@ -80,23 +80,43 @@ def look(config: AgentConfig, *, is_installed: bool) -> Iterator[Finding]:
         )
 
 
-def _other_networks(config: AgentConfig) -> Iterator[Finding]:
-    with Netlink.open() as node:
-        links = {link.ifindex: link for link in node.links()}
-        routes, addresses = node.routes(), node.addresses()
-    for link in links.values():
+def lacking() -> Iterator[Finding]:
+    """What the kernel, or who asks, lacks for any agent."""
+    for check in features.report():
+        if check.needed and not check.available:
+            yield Finding(check.name, check.words, fatal=True)
+
+
+def leftovers(links: Iterable[rtnetlink.Link]) -> Iterator[Finding]:
+    """Devices of other networks."""
+    for link in links:
         if link.name in _FOREIGN_DEVICES:
             yield Finding(
                 f"device {link.name} is left of {_FOREIGN_DEVICES[link.name]}",
                 f"remove that network first, then `ip link del {link.name}`",
             )
-        vxlan = rtnetlink.vxlan_in(link) if link.kind == "vxlan" and not is_ours(link.name) else None
-        if vxlan is not None and vxlan.port == config.tunnel_port and config.routing_mode == "tunnel":
-            yield Finding(
-                f"device {link.name} has UDP port {config.tunnel_port}",
-                "remove it, or --set tunnel_port=PORT, or --set routing_mode=native",
-                fatal=True,
-            )
+
+
+def holders(
+    port: int, links: Iterable[rtnetlink.Link], bound: Collection[tuple[int, Protocol]], otherwise: str
+) -> Iterator[Finding]:
+    """Who has the overlay's UDP port, if not we; `otherwise` says how to choose another."""
+    names = [link.name for link in links if link.kind == "vxlan" and rtnetlink.vxlan_in(link).port == port]
+    for name in names:
+        if not is_ours(name):
+            yield Finding(f"device {name} has UDP port {port}", f"remove it, or {otherwise}", fatal=True)
+    if not names and (port, Protocol.UDP) in bound:
+        yield Finding(f"UDP port {port} is in use", f"end what has it (`ss -lunp` says), or {otherwise}", fatal=True)
+
+
+def _other_networks(config: AgentConfig) -> Iterator[Finding]:
+    with Netlink.open() as node:
+        links = {link.ifindex: link for link in node.links()}
+        routes, addresses = node.routes(), node.addresses()
+    yield from leftovers(links.values())
+    if config.routing_mode == "tunnel":
+        otherwise = "--set tunnel_port=PORT, or --set routing_mode=native"
+        yield from holders(config.tunnel_port, links.values(), bound_ports(), otherwise)
     for pods in map(ipaddress.ip_network, filter(None, (config.ipv4_pod_cidr, config.ipv6_pod_cidr))):
         field = f"ipv{pods.version}_pod_cidr"
         taken = [
