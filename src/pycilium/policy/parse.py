@@ -1,7 +1,8 @@
 """From resources as users write them to policies as the engine sees them.
 
-Takes resources that were decoded and validated. What they may say but is not built yet is refused here with the path of
-the field: a rule is built whole or not at all, and nothing in it is ever ignored.
+Takes resources that were decoded. Cilium's kinds are validated here again: an API server that somebody else wrote them
+to checks their structure alone. What they may say but is not built yet is refused with the path of the field: a rule is
+built whole or not at all, and nothing in it is ever ignored.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pycilium.model.resources import network_policy as kubernetes
 from pycilium.model.resources import selector as written
 from pycilium.model.resources.base import wire_name
 from pycilium.model.resources.icmp_types import icmp_type_number
+from pycilium.model.resources.kinds import kind_of
 from pycilium.model.selector import LabelSelector, Operator, Requirement
 
 PolicyResource = kubernetes.NetworkPolicy | cilium.CiliumNetworkPolicy | cilium.CiliumClusterwideNetworkPolicy
@@ -43,6 +45,7 @@ def parse_policy(resource: PolicyResource, *, cluster: str = "default") -> Polic
     """
     if isinstance(resource, kubernetes.NetworkPolicy):
         return Policy(resource.key, (_KubernetesSection(resource).section(),))
+    kind_of(resource).validate(resource)
     rules = [("spec", resource.spec)] if resource.spec is not None else []
     rules += [(f"specs[{index}]", rule) for index, rule in enumerate(resource.specs or ())]
     sections = (

@@ -1,5 +1,7 @@
 """What resources mean, and what is refused by name because it is not built yet."""
 
+import json
+
 import pytest
 
 from pycilium.errors import InvalidResource, NotSupported
@@ -7,7 +9,8 @@ from pycilium.model.l4 import PortRange, Protocol
 from pycilium.model.labels import pod_labels
 from pycilium.model.peer import ANYONE, NOBODY
 from pycilium.model.policy import Direction
-from pycilium.model.resources import decode_object
+from pycilium.model.resources import decode_object, kind_for_word
+from pycilium.model.resources.decode import decode_stored
 from pycilium.policy import parse_policy
 from tests.unit.policy.builders import cnp, np, policy
 
@@ -164,6 +167,27 @@ class TestRefusals:
         with pytest.raises(InvalidResource, match="endPort needs a port given as a number") as refused:
             policy(cnp(egress=[{"toPorts": [{"ports": [{"port": "http", "endPort": 90}]}]}]))
         assert refused.value.path == "spec.egress[0].toPorts[0].ports[0].endPort"
+
+    @pytest.mark.parametrize(
+        ("item", "path", "words"),
+        [
+            ({"icmps": [{"fields": [{"type": "NoSuchType"}]}]}, "icmps[0].fields[0].type", "no type of ICMP"),
+            ({"icmps": [{"fields": [{"type": 999}]}]}, "icmps[0].fields[0].type", "0 to 255"),
+            (
+                {"toPorts": [{"ports": [{"port": "90", "endPort": 80}]}]},
+                "toPorts[0].ports[0].endPort",
+                "before it begins",
+            ),
+            ({"toPorts": [{"ports": [{"port": "0", "endPort": 80}]}]}, "toPorts[0].ports[0].endPort", "every port"),
+            ({"toPorts": [{"ports": [{"port": "http", "endPort": 80}]}]}, "toPorts[0].ports[0].endPort", "as a number"),
+        ],
+    )
+    def test_a_policy_that_kubectl_wrote_with_a_field_that_makes_no_sense_ends_no_agent(self, item, path, words):
+        stored = decode_stored(kind_for_word("cnp"), json.dumps(cnp(ingress=[item])))
+
+        with pytest.raises(InvalidResource, match=words) as refused:
+            parse_policy(stored)
+        assert refused.value.path == f"spec.ingress[0].{path}"
 
     def test_a_label_that_identities_leave_out_cannot_be_selected_by(self):
         with pytest.raises(NotSupported, match="pod-template-hash"):
