@@ -66,7 +66,7 @@ def add(
         _add_netns(target, netns, name, namespace, wanted)
         return
     request = {
-        "cgroup": cgroup or cgroup_of_unit(unit or ""),
+        "cgroup": cgroup_of_unit(unit) if unit is not None else cgroup,
         "name": name,
         "namespace": namespace,
         "labels": wanted,
@@ -100,7 +100,10 @@ def rm(target: Target, name: str, namespace: str) -> None:
     _check(name, namespace, {})
     agent = target.agent()
     by_hand = {f"{_NETWORK}.{namespace}.{name}", process_container_id(namespace, name)}
-    found = agent.endpoint(f"pod-name:{namespace}/{name}")["status"]["external-identifiers"]
+    try:
+        found = agent.endpoint(f"pod-name:{namespace}/{name}")["status"]["external-identifiers"]
+    except NotFound as error:
+        raise NotFound(f"there is no endpoint {namespace}/{name}: `cilium endpoint list` shows all") from error
     if found["container-id"] not in by_hand:
         raise NotFound(f"endpoint {namespace}/{name} was not made by `cilium endpoint add`: its runtime removes it")
     container_id, _, ifname = found["cni-attachment-id"].rpartition(":")

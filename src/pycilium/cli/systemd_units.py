@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
 from pycilium.errors import InvalidResource, NotFound
 
-_PROPERTIES = "LoadState,ControlGroup,Slice"
+_PROPERTIES = "Id,LoadState,ControlGroup,Slice"
+_ROOT_SLICE = "-.slice"
+"""Holds all units; its cgroup is the root, unless systemd itself runs in a cgroup below."""
+_LIKE_FILES_OF_THE_KERNEL = re.compile(r"[_.]|(blkio|bpf-[a-z-]+|cgroup|cpu|cpuacct|cpuset|devices|io|memory|pids)\.")
 
 
 def cgroup_of_unit(unit: str) -> str:
@@ -16,9 +20,8 @@ def cgroup_of_unit(unit: str) -> str:
         raise InvalidResource(f"{unit!r} is no unit: write it with its type, such as nginx.service", path="--unit")
     if shutil.which("systemctl") is None:
         raise NotFound("there is no systemd here that could be asked for units: name the cgroup (--cgroup PATH)")
-    asked = subprocess.run(
-        ["systemctl", "show", f"--property={_PROPERTIES}", "--", unit], capture_output=True, text=True, check=False
-    )
+    command = ["systemctl", "show", f"--property={_PROPERTIES}", "--", unit, _ROOT_SLICE]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
     if asked.returncode != 0:
         why = asked.stderr.partition("\n")[0].rstrip(". ")
         raise NotFound(f"systemd does not say where {unit} is ({why}): name the cgroup (--cgroup PATH)")
@@ -26,14 +29,24 @@ def cgroup_of_unit(unit: str) -> str:
 
 
 def cgroup_in(unit: str, shown: str) -> str:
-    """What `systemctl show` says of it."""
-    said = dict(line.partition("=")[::2] for line in shown.splitlines())
+    """What `systemctl show` says of it, and of the root slice after it."""
+    units = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in shown.split("\n\n")]
+    said, root = units[0], units[-1]
     if said.get("LoadState") != "loaded":
         raise NotFound(f"systemd knows no unit {unit} ({said.get('LoadState') or 'it says nothing'})")
-    return said.get("ControlGroup") or f"{_of_slice(said.get('Slice') or 'system.slice')}/{unit}"
+    if "ControlGroup" not in said:
+        raise InvalidResource(f"{unit} has no processes: name a service, a socket or a slice", path="--unit")
+    above = root.get("ControlGroup", "").rstrip("/")
+    place = f"{_of_slice(said.get('Slice') or 'system.slice')}/{_folder(said.get('Id') or unit)}"
+    return said["ControlGroup"] or f"{above}{place}"
 
 
 def _of_slice(name: str) -> str:
     """a-b.slice lies in a.slice; -.slice is the root."""
     parts = [part for part in name.removesuffix(".slice").split("-") if part]
-    return "".join(f"/{'-'.join(parts[: number + 1])}.slice" for number in range(len(parts)))
+    return "".join(f"/{_folder('-'.join(parts[: number + 1]) + '.slice')}" for number in range(len(parts)))
+
+
+def _folder(unit: str) -> str:
+    """What could be one of the kernel's files in a cgroup, such as memory.service, gets a `_` from systemd."""
+    return f"_{unit}" if _LIKE_FILES_OF_THE_KERNEL.match(unit) else unit

@@ -18,14 +18,15 @@ def run(agent: FakeAgent, folder: Path, monkeypatch: pytest.MonkeyPatch, *words:
     monkeypatch.setenv("CILIUM_SOCK", socket)
     monkeypatch.delenv("CILIUM_LAB", raising=False)
     with served(agent, socket):
-        done = CliRunner().invoke(endpoint, ["add", *words])
+        done = CliRunner().invoke(endpoint, words)
     return done.exit_code, done.output or str(done.exception)
 
 
 def test_processes_are_added_by_their_cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = FakeAgent()
 
-    code, said = run(agent, tmp_path, monkeypatch, "--cgroup", "/a/b", "--name", "web", "-l", "app=web", "-n", "shop")
+    words = ("add", "--cgroup", "/a/b", "--name", "web", "-l", "app=web", "-n", "shop")
+    code, said = run(agent, tmp_path, monkeypatch, *words)
 
     assert (code, said) == (0, "endpoint 7: /a/b\n")
     assert agent.calls == [
@@ -36,7 +37,7 @@ def test_processes_are_added_by_their_cgroup(tmp_path: Path, monkeypatch: pytest
 def test_what_the_agent_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = FakeAgent(EndpointConflict("the processes of /a are default/web already"))
 
-    code, said = run(agent, tmp_path, monkeypatch, "--cgroup", "/a", "--name", "b")
+    code, said = run(agent, tmp_path, monkeypatch, "add", "--cgroup", "/a", "--name", "b")
 
     assert code == 1
     assert "default/web already" in said
@@ -48,7 +49,7 @@ def test_what_the_agent_refuses_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 def test_one_thing_is_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
     agent = FakeAgent()
 
-    code, said = run(agent, tmp_path, monkeypatch, "--name", "web", *words)
+    code, said = run(agent, tmp_path, monkeypatch, "add", "--name", "web", *words)
 
     assert (code, agent.calls) == (2, [])
     assert "name one of --netns, --cgroup and --unit" in said
@@ -60,6 +61,23 @@ def test_a_name_or_label_that_cannot_be_never_reaches_the_agent(
 ) -> None:
     agent = FakeAgent()
 
-    code, _ = run(agent, tmp_path, monkeypatch, "--cgroup", "/a", *words)
+    code, _ = run(agent, tmp_path, monkeypatch, "add", "--cgroup", "/a", *words)
 
     assert (code, agent.calls) == (2, [])
+
+
+def test_an_empty_cgroup_is_not_taken_for_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = FakeAgent()
+
+    run(agent, tmp_path, monkeypatch, "add", "--cgroup", "", "--name", "web")
+
+    assert agent.calls == [("add_process", ProcessRequest(cgroup="", name="web"))]
+
+
+def test_an_endpoint_that_is_not_there_is_named_as_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, said = run(FakeAgent(), tmp_path, monkeypatch, "rm", "nope", "-n", "shop")
+
+    assert code == 1
+    assert said.startswith("there is no endpoint shop/nope: ")

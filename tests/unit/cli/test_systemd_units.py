@@ -7,12 +7,15 @@ import pytest
 from pycilium.cli.systemd_units import cgroup_in, cgroup_of_unit
 from pycilium.errors import InvalidResource, NotFound
 
+ROOT = "\nId=-.slice\nLoadState=loaded\nControlGroup=/\nSlice=\n"
 SHOWN = {
-    "running": ("LoadState=loaded\nControlGroup=/system.slice/web.service\nSlice=system.slice\n"),
-    "not running": "LoadState=loaded\nControlGroup=\nSlice=system.slice\n",
-    "in a slice within others": "LoadState=loaded\nControlGroup=\nSlice=shop-front.slice\n",
-    "in the root": "LoadState=loaded\nControlGroup=\nSlice=-.slice\n",
-    "of nobody's slice": "LoadState=loaded\nControlGroup=\nSlice=\n",
+    "running": "Id=web.service\nLoadState=loaded\nControlGroup=/system.slice/web.service\nSlice=system.slice\n",
+    "not running": "Id=web.service\nLoadState=loaded\nControlGroup=\nSlice=system.slice\n",
+    "in a slice within others": "Id=web.service\nLoadState=loaded\nControlGroup=\nSlice=shop-front.slice\n",
+    "in the root": "Id=web.service\nLoadState=loaded\nControlGroup=\nSlice=-.slice\n",
+    "of nobody's slice": "Id=web.service\nLoadState=loaded\nControlGroup=\nSlice=\n",
+    "a slice": "Id=shop-front.slice\nLoadState=loaded\nControlGroup=\nSlice=shop.slice\n",
+    "called like a file of the kernel": "Id=memory.service\nLoadState=loaded\nControlGroup=\nSlice=io.slice\n",
 }
 CGROUPS = {
     "running": "/system.slice/web.service",
@@ -20,15 +23,32 @@ CGROUPS = {
     "in a slice within others": "/shop.slice/shop-front.slice/web.service",
     "in the root": "/web.service",
     "of nobody's slice": "/system.slice/web.service",
+    "a slice": "/shop.slice/shop-front.slice",
+    "called like a file of the kernel": "/_io.slice/_memory.service",
 }
 
 
 @pytest.mark.parametrize("unit", SHOWN)
 def test_a_unit_has_its_cgroup_or_will_have_it(unit: str) -> None:
-    assert cgroup_in("web.service", SHOWN[unit]) == CGROUPS[unit]
+    assert cgroup_in("web.service", SHOWN[unit] + ROOT) == CGROUPS[unit]
 
 
-@pytest.mark.parametrize("shown", ["LoadState=not-found\nControlGroup=\nSlice=\n", ""])
+def test_a_stopped_unit_that_is_named_by_an_alias_has_the_cgroup_of_its_own_name() -> None:
+    assert cgroup_in("mysql.service", SHOWN["not running"] + ROOT) == "/system.slice/web.service"
+
+
+def test_a_stopped_unit_of_a_systemd_that_runs_in_a_cgroup_itself_will_be_below_that() -> None:
+    root = ROOT.replace("ControlGroup=/", "ControlGroup=/box")
+
+    assert cgroup_in("web.service", SHOWN["not running"] + root) == "/box/system.slice/web.service"
+
+
+def test_a_unit_without_processes_is_refused() -> None:
+    with pytest.raises(InvalidResource, match=r"web\.timer has no processes: name a service"):
+        cgroup_in("web.timer", "Id=web.timer\nLoadState=loaded\n" + ROOT)
+
+
+@pytest.mark.parametrize("shown", ["Id=web.service\nLoadState=not-found\nControlGroup=\nSlice=\n" + ROOT, ""])
 def test_a_unit_that_systemd_does_not_know_is_named(shown: str) -> None:
     with pytest.raises(NotFound, match=r"systemd knows no unit web\.service"):
         cgroup_in("web.service", shown)
