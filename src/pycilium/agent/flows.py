@@ -45,7 +45,6 @@ class FlowIngestion:
 
     def start(self) -> None:
         """Watch the ring; what an earlier agent did not read comes first."""
-        asyncio.get_running_loop().add_reader(self._reader.fileno(), self._readable)
         self._read()
 
     def stop(self) -> None:

@@ -101,6 +101,17 @@ async def test_events_without_a_wakeup_of_their_own_are_read_soon_after_those_th
     assert store.next == 2
 
 
+async def test_an_agent_that_starts_among_flows_does_not_read_them_after_its_end(reader):
+    ingestion = FlowIngestion(reader, FlowStore(100, Names(Intent.new(), "default").endpoints), lambda: None)
+    reader.put(1)
+
+    ingestion.start()
+
+    is_watched_too = asyncio.get_running_loop().remove_reader(reader.fileno())
+    ingestion.stop()
+    assert not is_watched_too, "it comes again by a timer: woken as well it would have two, of which one is stopped"
+
+
 async def test_lost_events_are_told_exactly_and_those_of_an_earlier_agent_are_not(reader):
     names = Names(Intent.new(), "default")
     store = FlowStore(100, names.endpoints)
