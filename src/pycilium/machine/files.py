@@ -57,9 +57,10 @@ class Files:
     def remove(self, path: str) -> None:
         """Absent is success."""
         place = self.root / path
-        if not place.exists():
+        step = f"remove /{path}"
+        if not place.exists() or step in self.done:
             return
-        self.done.append(f"remove /{path}")
+        self.done.append(step)
         if not self._dry_run:
             with _told(place):
                 place.unlink(missing_ok=True)

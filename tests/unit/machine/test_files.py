@@ -33,6 +33,15 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(tmp_path):
     assert content(tmp_path) == {}
 
 
+def test_a_dry_run_says_once_what_it_would_remove(tmp_path):
+    Files(tmp_path).write(SCRIPT)
+    files = Files(tmp_path, dry_run=True)
+    files.remove(SCRIPT.path)
+    files.remove(SCRIPT.path)
+    assert files.done == ["remove /opt/cni/bin/cilium-cni"]
+    assert content(tmp_path) == {SCRIPT.path: SCRIPT.content}
+
+
 def test_what_was_put_aside_comes_back_unless_there_is_a_new_one(tmp_path):
     (tmp_path / CNI_FOLDER).mkdir(parents=True)
     for name in ("a.conf", "b.conf"):
