@@ -23,6 +23,8 @@ R = TypeVar("R", bound=Resource)
 
 _POLICIES = ("NetworkPolicy", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy")
 _ASKED = ("spec", "specs")
+_UNCHECKED = ("CiliumLoadBalancerIPPool", "CiliumL2AnnouncementPolicy")
+"""Users write them, and an API server checks their structure alone. Policies are judged by who builds their rules."""
 
 _BOOKKEEPING = ("managedFields", "selfLink")
 _MICRO_TIMES = ("acquireTime", "renewTime")
@@ -86,9 +88,12 @@ def as_read(kind: Kind[R], plain: Any) -> R:
 def read_or_set_aside(kind: Kind[R], plain: Any) -> R | Unreadable:
     """The same, or what was read in vain: one odd object must not hide the others."""
     try:
-        return as_read(kind, plain)
+        resource = as_read(kind, plain)
+        if kind.name in _UNCHECKED:
+            kind.validate(resource)
     except InvalidResource as error:
-        return Unreadable(key_of(kind, plain), error.reason)
+        return Unreadable(key_of(kind, plain), f"{error.path}: {error.reason}" if error.path else error.reason)
+    return resource
 
 
 def key_of(kind: Kind[Any], plain: Any) -> ResourceKey:
