@@ -20,9 +20,10 @@ from pycilium.endpoint.slices import COMPLETE, EndpointName, Slice, SliceWrite, 
 from pycilium.errors import AlreadyExists, Conflict, InvalidResource, NotFound, StoreError
 from pycilium.model.resources import CiliumEndpoint, CiliumEndpointSlice, ObjectMeta
 from pycilium.operator.election import LeaderStore
+from pycilium.operator.following import keep_following
 from pycilium.operator.kept_slices import KeptSlices
 from pycilium.operator.write_rate import Deferral, RateLimit, WriteRate, limit_for
-from pycilium.store import ResourceList, Store, Unreadable, WatchEvent, follow
+from pycilium.store import ResourceList, Store, Unreadable, WatchEvent
 
 log = structlog.get_logger()
 
@@ -67,7 +68,7 @@ class EndpointSlices:
         """Until cancelled, or until this operator leads no longer."""
         wait_s: float | None = None
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow(), name="slices")
+            tasks.create_task(keep_following(self._store, CiliumEndpointSlice, self._slices_told), name="slices")
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
@@ -85,16 +86,11 @@ class EndpointSlices:
             return ""
         return self._entries.change(step.object)
 
-    async def _follow(self) -> None:
-        while True:
-            try:
-                async for step in follow(self._store, CiliumEndpointSlice):
-                    self._kept.take_in(step)
-                    del step  # the next one may be long in coming
-                    self._changed.set()
-            except StoreError as error:
-                log.warning("slices of endpoints cannot be read", error=str(error))
-            await asyncio.sleep(RETRY_S)
+    def _slices_told(
+        self, step: ResourceList[CiliumEndpointSlice] | WatchEvent[CiliumEndpointSlice] | Unreadable
+    ) -> None:
+        self._kept.take_in(step)
+        self._changed.set()
 
     async def _settle(self) -> float | None:
         """Write what follows from everything as it is known; in how many seconds to go on if nothing changes before."""

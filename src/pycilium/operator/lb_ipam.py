@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,8 +27,9 @@ from pycilium.model.resources import CiliumLoadBalancerIPPool, Resource, Resourc
 from pycilium.model.resources.base import Condition
 from pycilium.model.resources.service import LoadBalancerIngress, LoadBalancerStatus, ServiceStatus
 from pycilium.operator.election import LeaderStore
+from pycilium.operator.following import keep_following
 from pycilium.operator.lb_requests import pool_of, request_of
-from pycilium.store import ResourceList, Store, Unreadable, WatchEvent, follow
+from pycilium.store import ResourceList, Store, Unreadable, WatchEvent
 
 R = TypeVar("R", bound=Resource)
 log = structlog.get_logger()
@@ -56,8 +58,9 @@ class LbIpam:
         """Until cancelled, or until this operator leads no longer."""
         changed = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow(Service, self._services, changed), name="services")
-            tasks.create_task(self._follow(CiliumLoadBalancerIPPool, self._pools, changed), name="pools")
+            for kind, known in ((Service, self._services), (CiliumLoadBalancerIPPool, self._pools)):
+                told = partial(self._told, kind, known, changed)
+                tasks.create_task(keep_following(self._store, kind, told), name=kind.__name__)
             while True:
                 await changed.wait()
                 changed.clear()
@@ -65,21 +68,16 @@ class LbIpam:
                     await asyncio.sleep(RETRY_S)
                     changed.set()
 
-    async def _follow(self, kind: type[R], known: dict[ResourceKey, R], changed: asyncio.Event) -> None:
-        told = ""
-        while True:
-            try:
-                async for step in follow(self._store, kind):
-                    _take_in(known, step)
-                    del step  # the next one may be long in coming
-                    self._read.add(kind)
-                    changed.set()
-                    told = ""
-            except StoreError as error:
-                if str(error) != told:
-                    log.warning("store cannot be read", kind=kind.__name__, error=str(error))
-                told = str(error)
-            await asyncio.sleep(RETRY_S)
+    def _told(
+        self,
+        kind: type[Resource],
+        known: dict[ResourceKey, Any],
+        changed: asyncio.Event,
+        step: ResourceList[Any] | WatchEvent[Any] | Unreadable,
+    ) -> None:
+        _take_in(known, step)
+        self._read.add(kind)
+        changed.set()
 
     async def _settle(self) -> bool:
         """Write what follows from everything as it is known; whether all of it was written."""

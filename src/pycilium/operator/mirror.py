@@ -11,18 +11,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-import structlog
 
-from pycilium.errors import StoreError, StoreUnavailable
+from pycilium.errors import StoreUnavailable
 from pycilium.model.resources import CiliumEndpoint, ObjectMeta, Pod, Resource, ResourceKey
 from pycilium.model.resources.cilium_objects import EndpointIdentity, EndpointNetworking, EndpointStatus
-from pycilium.store import ResourceList, Store, Unreadable, follow
+from pycilium.operator.following import keep_following
+from pycilium.store import ResourceList, Store, Unreadable
 from pycilium.store.protocol import WatchEvent
 
 R = TypeVar("R", bound=Resource)
-log = structlog.get_logger()
-
-RETRY_S = 1.0
 
 
 class Mirror:
@@ -41,7 +38,7 @@ class Mirror:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for kind, known in self._known.items():
-                tasks.create_task(self._follow(kind, known), name=kind.__name__)
+                tasks.create_task(keep_following(self._store, kind, known.take_in, known.failed), name=kind.__name__)
 
     async def read(self) -> None:
         """Return once every kind has been read."""
@@ -62,19 +59,6 @@ class Mirror:
         """How many of a followed kind there are, as far as is known."""
         return len(self._known[kind].objects)
 
-    async def _follow(self, kind: type[Resource], known: _Known) -> None:
-        while True:
-            try:
-                async for step in follow(self._store, kind):
-                    known.take_in(step)
-                    known.told(step)
-                    del step  # the next one may be long in coming
-            except StoreError as error:
-                if not known.error:
-                    log.warning("store cannot be read", kind=kind.__name__, error=str(error))
-                known.error = str(error)
-            await asyncio.sleep(RETRY_S)
-
 
 class _Known:
     """Of one kind."""
@@ -88,6 +72,13 @@ class _Known:
         self.told: Callable[[Any], None] = lambda _: None
 
     def take_in(self, step: ResourceList[Any] | WatchEvent[Any] | Unreadable) -> None:
+        self._keep(step)
+        self.told(step)
+
+    def failed(self, why: str) -> None:
+        self.error = why
+
+    def _keep(self, step: ResourceList[Any] | WatchEvent[Any] | Unreadable) -> None:
         if isinstance(step, ResourceList):
             self.objects = {each.key: self._slim(each) for each in step.items}
             self.objects |= {each.key: each for each in step.unreadable}

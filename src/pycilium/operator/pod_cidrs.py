@@ -19,12 +19,14 @@ from pycilium.ipam.cluster_pool import Prefix
 from pycilium.model.resources import CiliumNode
 from pycilium.model.resources.cilium_objects import IpamSpec
 from pycilium.operator.election import LeaderStore
-from pycilium.store import ResourceList, Store, Unreadable, WatchEvent, follow
+from pycilium.operator.following import keep_following
+from pycilium.store import ResourceList, Store, Unreadable, WatchEvent
 
 log = structlog.get_logger()
 
 RETRY_S = 1.0
 NODE_ADDRESSES = ("InternalIP", "ExternalIP")
+_Step = ResourceList[CiliumNode] | WatchEvent[CiliumNode] | Unreadable
 
 
 class PodCidrs:
@@ -41,7 +43,12 @@ class PodCidrs:
         """Until cancelled, or until this operator leads no longer."""
         changed = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow(changed), name="nodes")
+
+            def take_in(step: _Step) -> None:
+                self._take_in(step)
+                changed.set()
+
+            tasks.create_task(keep_following(self._store, CiliumNode, take_in), name="nodes")
             await changed.wait()
             while True:
                 changed.clear()
@@ -52,18 +59,7 @@ class PodCidrs:
                 except TimeoutError:
                     continue
 
-    async def _follow(self, changed: asyncio.Event) -> None:
-        while True:
-            try:
-                async for step in follow(self._store, CiliumNode):
-                    self._take_in(step)
-                    del step  # the next one may be long in coming
-                    changed.set()
-            except StoreError as error:
-                log.warning("nodes cannot be read", error=str(error))
-            await asyncio.sleep(RETRY_S)
-
-    def _take_in(self, step: ResourceList[CiliumNode] | WatchEvent[CiliumNode] | Unreadable) -> None:
+    def _take_in(self, step: _Step) -> None:
         if isinstance(step, ResourceList):
             kept = {each.key.name: self._nodes.get(each.key.name) for each in step.unreadable}
             self._nodes = {name: node for name, node in kept.items() if node is not None}

@@ -18,6 +18,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,8 +28,9 @@ from pycilium.errors import InvalidResource, NotFound, ResourceUnreadable, Store
 from pycilium.model.resources import CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy, ResourceKey
 from pycilium.model.resources.cilium_policy import PolicyCondition
 from pycilium.operator.election import LeaderStore
+from pycilium.operator.following import keep_following
 from pycilium.policy import parse_policy
-from pycilium.store import ResourceList, Store, Unreadable, WatchEvent, follow
+from pycilium.store import ResourceList, Store, Unreadable, WatchEvent
 
 log = structlog.get_logger()
 
@@ -71,27 +73,13 @@ class PolicyValidity:
         """Until cancelled, or until this operator leads no longer."""
         async with asyncio.TaskGroup() as tasks:
             for kind in KINDS:
-                tasks.create_task(self._follow(kind), name=kind.__name__)
+                tasks.create_task(keep_following(self._store, kind, partial(self._take_in, kind)), name=kind.__name__)
             while True:
                 await self._judged.wait()
                 self._judged.clear()
                 if not await self._write():
                     await asyncio.sleep(RETRY_S)
                     self._judged.set()
-
-    async def _follow(self, kind: type[_Policy]) -> None:
-        told = ""
-        while True:
-            try:
-                async for step in follow(self._store, kind):
-                    self._take_in(kind, step)
-                    del step  # the next one may be long in coming
-                    told = ""
-            except StoreError as error:
-                if str(error) != told:
-                    log.warning("policies cannot be read", kind=kind.__name__, error=str(error))
-                told = str(error)
-            await asyncio.sleep(RETRY_S)
 
     def _take_in(self, kind: type[_Policy], step: _Step) -> None:
         if isinstance(step, ResourceList):
