@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import GenericAlias
 from typing import TypeVar
 
 import msgspec
@@ -79,9 +80,10 @@ class Settings:
     def objects(self, key: str, kind: type[T]) -> tuple[T, ...]:
         """A list of objects, written as JSON."""
         try:
-            return msgspec.json.decode(self.text(key) or "[]", type=tuple[kind, ...])  # type: ignore[valid-type]
+            found: tuple[T, ...] = msgspec.json.decode(self.text(key) or "[]", type=GenericAlias(tuple, (kind, ...)))
         except msgspec.DecodeError as error:
             raise self.wrong(key, f"is {self.text(key)!r}: {error}") from error
+        return found
 
     def checked(self, check: Callable[[], T]) -> T:
         """What `check` gives; its ConfigError names this folder."""

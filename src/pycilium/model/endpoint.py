@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from pycilium.model.host_port import HostPort
 from pycilium.model.l4 import NamedTarget
-from pycilium.model.labels import Labels
+from pycilium.model.labels import NO_LABELS, Labels
 from pycilium.model.policy import Subject
 
 HEALTH_CONTAINER, HEALTH_IFNAME = "cilium-health-ep", "eth0"
@@ -107,6 +107,29 @@ class Endpoint:
 
     def __str__(self) -> str:
         return f"endpoint {self.endpoint_id} ({self.qualified_pod_name or self.attachment}, {self.state})"
+
+
+def nameless_process(endpoint_id: int, cgroup: str, cgroup_id: int, sec_identity: int) -> Endpoint:
+    """Processes of the node as the kernel knows them: without a name or labels, and with nothing that a pod has."""
+    return Endpoint(
+        endpoint_id=endpoint_id,
+        container_id=cgroup,
+        ifname=PROCESS_IFNAME,
+        netns="",
+        host_ifname="",
+        ifindex=0,
+        mac=bytes(6),
+        host_mac=bytes(6),
+        ipv4=None,
+        ipv6=None,
+        mtu_bytes=0,
+        pod_name="",
+        namespace="",
+        labels=NO_LABELS,
+        sec_identity=sec_identity,
+        cgroup=cgroup,
+        cgroup_id=cgroup_id,
+    )
 
 
 def process_container_id(namespace: str, name: str) -> str:

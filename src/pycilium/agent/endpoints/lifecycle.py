@@ -41,6 +41,7 @@ from pycilium.model.endpoint import (
     PROCESS_IFNAME,
     Endpoint,
     attachment_name,
+    nameless_process,
     process_container_id,
 )
 from pycilium.model.identity import HEALTH, is_node_local
@@ -251,9 +252,8 @@ class Endpoints:
             if current is None:
                 return
             if labels == current.labels and current.sec_identity and is_node_local(number):
-                number = (
-                    current.sec_identity
-                )  # the store is away: what others know it by is better than what only we do
+                # The store is away: what others know it by is better than what only we do.
+                number = current.sec_identity
             if (subject, number) == (current.subject, current.sec_identity):
                 return
             changed = advance(replace(current, labels=labels, named_ports=ports), EndpointEvent.LABELS_CHANGED)
@@ -385,24 +385,12 @@ class Endpoints:
             sec_identity = await self._identities.number_for(wanted.labels)
             endpoint_id = self.ids.allocate(owner)
             undo.callback(self.ids.release, endpoint_id)
-            endpoint = Endpoint(
-                endpoint_id=endpoint_id,
+            endpoint = replace(
+                nameless_process(endpoint_id, cgroup, cgroup_id, sec_identity),
                 container_id=container_id,
-                ifname=PROCESS_IFNAME,
-                netns="",
-                host_ifname="",
-                ifindex=0,
-                mac=bytes(6),
-                host_mac=bytes(6),
-                ipv4=None,
-                ipv6=None,
-                mtu_bytes=0,
                 pod_name=wanted.name,
                 namespace=wanted.namespace,
                 labels=wanted.labels,
-                sec_identity=sec_identity,
-                cgroup=cgroup,
-                cgroup_id=cgroup_id,
             )
             undo.callback(self._forget, endpoint)
             self._insert(advance(endpoint, EndpointEvent.IDENTITY_KNOWN))

@@ -9,7 +9,7 @@ from pycilium.agent.earlier_agent import KernelMemory
 from pycilium.agent.endpoints.workload_names import name_of_container
 from pycilium.agent.entries import ProcessTarget
 from pycilium.agent.plumbing import PodLink
-from pycilium.model.endpoint import PROCESS_IFNAME, Endpoint, EndpointState, process_container_id
+from pycilium.model.endpoint import Endpoint, EndpointState, nameless_process, process_container_id
 from pycilium.model.identity import Identity
 from pycilium.model.labels import Labels, pod_labels
 from pycilium.model.resources import CiliumEndpoint
@@ -41,26 +41,8 @@ def of_kernel(link: PodLink, memory: KernelMemory, mtu_bytes: int) -> Endpoint:
 
 def of_kernel_process(cgroup: str, cgroup_id: int, memory: ProcessTarget) -> Endpoint:
     """The same of processes of the node, whose cgroup is still there."""
-    return Endpoint(
-        endpoint_id=memory.endpoint_id,
-        container_id=cgroup,
-        ifname=PROCESS_IFNAME,
-        netns="",
-        host_ifname="",
-        ifindex=0,
-        mac=bytes(6),
-        host_mac=bytes(6),
-        ipv4=None,
-        ipv6=None,
-        mtu_bytes=0,
-        pod_name="",
-        namespace="",
-        labels=Labels(),
-        sec_identity=memory.sec_identity,
-        state=EndpointState.RESTORING,
-        cgroup=cgroup,
-        cgroup_id=cgroup_id,
-    )
+    made = nameless_process(memory.endpoint_id, cgroup, cgroup_id, memory.sec_identity)
+    return replace(made, state=EndpointState.RESTORING)
 
 
 def named_process(endpoint: Endpoint, identity: Identity | None, published: Iterable[CiliumEndpoint]) -> Endpoint:

@@ -69,6 +69,7 @@ class Processes:
 
     async def run(self) -> None:
         """Follow cgroups as they come and go, until cancelled."""
+        told = ""
         while True:
             while not self._all():
                 await self._changed.wait()
@@ -76,7 +77,9 @@ class Processes:
             try:
                 await self._follow()
             except CiliumError as error:  # cgroups that cannot be watched, a full disk
-                log.error("processes that are endpoints are not followed", reason=str(error))  # noqa: TRY400  foreseen
+                if str(error) != told:
+                    log.warning("processes that are endpoints are not followed", reason=str(error))
+                told = str(error)
                 await asyncio.sleep(RETRY_S)
 
     async def _follow(self) -> None:

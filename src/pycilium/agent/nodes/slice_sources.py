@@ -64,13 +64,13 @@ class _EndpointSource(Source[CiliumEndpoint, RemoteEndpoint]):
         """What the store told of CiliumEndpoints."""
         if isinstance(step, ResourceList):
             found = [converted for (converted,) in step.items]
-            doubtful = {each.key: each.problem for each in found if each.problem}
+            doubtful: dict[Any, str] = {each.key: each.problem for each in found if each.problem}
             doubtful |= {each.key: str(each) for each in step.unreadable}
             self.rejected = {key: why for key, why in self.rejected.items() if key in doubtful}
             for key, why in doubtful.items():
                 self._set_aside(key, why)
             said: Any = {each.key: each.object for each in found if each.object is not None}
-            self._state.endpoints_listed(said, list(doubtful))  # type: ignore[arg-type]
+            self._state.endpoints_listed(said, list(doubtful))
         elif isinstance(step, Unreadable):
             self._set_aside(step.key, str(step))
         elif step.type == "DELETED":
