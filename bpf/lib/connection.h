@@ -256,16 +256,20 @@ __noinline int connection_admit_icmp(struct __sk_buff *skb)
 	return connection_judge(false);
 }
 
-/* Nothing is lost between its ends, so nobody sends anything again. What was translated for a service has state beside the
- * entry, which is collected by it.
+/* May the entry go with the connection's last packet? If that comes to an endpoint of this node it is lost no more, so nobody
+ * sends anything again; on its way to who opened the connection it may be, and a FIN that is sent again is judged as what
+ * opened it was. To where an endpoint has opened it nobody else may open one. What was translated for a service has
+ * state beside the entry (service_forget()).
  */
-static __always_inline bool connection_is_within_node(const struct ct_entry *entry, const struct flow *flow)
+static __always_inline bool connection_may_go(const struct ct_entry *entry, const struct flow *flow, bool is_reply)
 {
-	return end_is_local(&flow->source) && end_is_local(&flow->destination) && !(entry->flags & CT_TRANSLATED);
+	if (entry->flags & CT_TRANSLATED)
+		return false;
+	return end_is_local(&flow->destination) || (is_reply && end_is_local(&flow->source));
 }
 
-/* 0 or a drop reason; the ends must be known. An entry whose connection has ended within the node is removed at once: what
- * the next one gets is still in the processor's cache, and nothing else has to give way for it.
+/* 0 or a drop reason; the ends must be known. An entry whose connection has ended is removed at once: what the next one gets
+ * is still in the processor's cache, and nothing else has to give way for it.
  */
 static __always_inline int connection_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
 {
@@ -290,7 +294,8 @@ static __always_inline int connection_admit(struct __sk_buff *skb, struct flow *
 	flow->reason = is_reply ? TRACE_REASON_REPLY : TRACE_REASON_ESTABLISHED;
 	ct_refresh(entry, flow, is_reply);
 	flow->no_news = aggregation_covers(entry, flow, is_reply);
-	if (ct_is_last(entry, flow) && connection_is_within_node(entry, flow))
+	flow->is_last = ct_is_last(entry, flow);
+	if (unlikely(flow->is_last) && connection_may_go(entry, flow, is_reply))
 		ct_remove(&flow->tuple, family);
 	return STEP_DONE;
 }

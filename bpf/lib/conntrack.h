@@ -70,11 +70,7 @@ static __always_inline __u8 ct_state_after_end(struct ct_entry *entry, const str
 	if (flow->tcp_flags & TCP_RST)
 		return CT_STATE_CLOSED;
 	entry->flags |= is_reply ? CT_FIN_REPLY : CT_FIN_ORIGIN;
-	if ((entry->flags & both) != both)
-		return CT_STATE_CLOSING;
-	entry->last_fin_end = be32(flow->tcp_sequence) + flow->bytes - flow->l4_offset - flow->tcp_words * 4 + 1;
-	entry->last_fin_acknowledgment = flow->tcp_acknowledgment;
-	return CT_STATE_CLOSED;
+	return (entry->flags & both) == both ? CT_STATE_CLOSED : CT_STATE_CLOSING;
 }
 
 /* Is this the last packet of a connection that both sides have closed in turn? It acknowledges the last FIN, and that one
@@ -99,13 +95,14 @@ static __always_inline bool ct_is_assured(const struct ct_entry *entry, const st
 	return flow->now_s - entry->created_s >= CT_ASSURED_AFTER_S;
 }
 
-/* The change of state, if the packet is one. */
-static __always_inline void ct_advance(struct ct_entry *entry, __u8 state, bool is_reply)
+/* The packet ends the connection, which may have to give way from now on. A short one stands in its place still. */
+static __always_inline void ct_end(struct ct_entry *entry, const struct flow *flow, bool is_reply)
 {
-	if (state == CT_STATE_CLOSED && entry->flags & CT_ASSURED)
+	if (entry->flags & CT_ASSURED && !ct_has_place(entry->last_fin_end, flow, is_reply, entry->created_s))
 		ct_remember(is_reply,
 			    entry->created_s); /* before it has ended: its own place may be the one whose turn it is */
-	entry->state = state;
+	entry->last_fin_end = be32(flow->tcp_sequence) + flow->bytes - flow->l4_offset - flow->tcp_words * 4 + 1;
+	entry->last_fin_acknowledgment = flow->tcp_acknowledgment;
 }
 
 /* Takes a packet that may pass into account. */
@@ -120,8 +117,11 @@ static __always_inline void ct_refresh(struct ct_entry *entry, const struct flow
 		state = ct_state_after_end(entry, flow, is_reply);
 	if (unlikely(!(entry->flags & CT_ASSURED)) && ct_is_assured(entry, flow, is_reply))
 		entry->flags |= CT_ASSURED;
-	if (unlikely(state != entry->state))
-		ct_advance(entry, state, is_reply);
+	if (unlikely(state != entry->state)) {
+		if (state == CT_STATE_CLOSED)
+			ct_end(entry, flow, is_reply);
+		entry->state = state;
+	}
 	expires_s = flow->now_s + ct_lifetime_s(flow->tuple.protocol, ct_lasting_state(entry, state));
 	if (unlikely(expires_s != entry->expires_s))
 		entry->expires_s = expires_s;
@@ -156,6 +156,7 @@ static __always_inline long ct_create(const struct flow *flow)
 		     flow->destination.is_process * CT_TARGET_PROCESS,
 	    .tcp_flags_origin = flow->tcp_flags,
 	    .reported_origin_s = flow->now_s,
+	    .last_fin_end = flow->place,
 	};
 
 	entry.expires_s = flow->now_s + ct_lifetime_s(flow->tuple.protocol, entry.state);
@@ -183,15 +184,17 @@ __noinline int ct_add(void)
  */
 __noinline int ct_open(void)
 {
-	const struct flow *flow = flow_here();
-	int error = ct_add();
+	struct flow *flow = flow_here();
+	int error;
 
 	if (!flow)
-		return error;
+		return -ENOENT;
+	flow->place = ct_transient_turn();
+	error = ct_add();
 	if (unlikely(error == -E2BIG)) {
 		ct_make_room();
 		error = ct_add();
 	}
-	ct_remember(false, flow->now_s);
+	ct_take_place(flow->place, false, flow->now_s);
 	return error;
 }

@@ -192,11 +192,10 @@ __noinline int ct_make_room(void)
 	return 0;
 }
 
-/* The connection of the packet in hand gets the place of who came longest ago. */
-__noinline int ct_remember(__u32 is_reply, __u32 created_s)
+/* The connection of the packet in hand gets that place, of who came longest ago. */
+__noinline int ct_take_place(__u32 at, __u32 is_reply, __u32 created_s)
 {
 	const struct flow *flow = flow_here();
-	__u32 at = ct_transient_turn();
 	struct ct_transient *place;
 
 	ct_give_way(at);
@@ -211,4 +210,27 @@ __noinline int ct_remember(__u32 is_reply, __u32 created_s)
 	place->created_s = created_s;
 	place->family = flow->family;
 	return 0;
+}
+
+/* The next one. */
+__noinline int ct_remember(__u32 is_reply, __u32 created_s)
+{
+	return ct_take_place(ct_transient_turn(), is_reply, created_s);
+}
+
+/* Does the connection of the packet in hand stand there? */
+static __always_inline bool ct_has_place(__u32 at, const struct flow *flow, bool is_reply, __u32 created_s)
+{
+	const struct ct_transient *place = ct_transient_at(at);
+	const struct tuple *tuple = &flow->tuple;
+
+	if (!place || place->family != flow->family || place->created_s != created_s ||
+	    place->protocol != tuple->protocol)
+		return false;
+	if (is_reply)
+		return place->source_port == tuple->destination_port && place->destination_port == tuple->source_port &&
+		       address_equal(&place->source, &tuple->destination) &&
+		       address_equal(&place->destination, &tuple->source);
+	return place->source_port == tuple->source_port && place->destination_port == tuple->destination_port &&
+	       address_equal(&place->source, &tuple->source) && address_equal(&place->destination, &tuple->destination);
 }

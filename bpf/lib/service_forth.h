@@ -43,7 +43,7 @@ __noinline int service_begin(struct __sk_buff *skb)
 	flow->family = draft->family;
 	flow->fragment = draft->fragment;
 	flow->tracking = draft->tracking;
-	flow->tcp_flags = draft->tcp_flags;
+	service_take_tcp(flow, draft);
 	flow->icmp_type = draft->icmp_type;
 	flow->icmp_code = draft->icmp_code;
 	flow->hop_limit = draft->hop_limit;

@@ -80,6 +80,42 @@ static __always_inline bool service_keep_port(const struct service_draft *draft)
 	return !nat_add(&key, &entry, draft->family);
 }
 
+/* The draft's packet is the last one of its connection: with the entry goes all that was kept beside it. What answers
+ * directly is known here by one side alone.
+ */
+__noinline int service_forget(void)
+{
+	const struct service_draft *draft = service_draft_here();
+	struct service_flow6_key other = {};
+	struct nat6_key port = {.direction = NAT_IN};
+	struct tuple tuple = {};
+
+	if (!draft || draft->to.flags & (SERVICE_FLOW_DSR | SERVICE_FLOW_HOST))
+		return 0;
+	other.source = draft->to.destination;
+	other.destination = draft->to.source;
+	other.source_port = draft->to.destination_port;
+	other.destination_port = draft->to.source_port;
+	other.protocol = tuple.protocol = port.protocol = draft->packet.protocol;
+	if (draft->to.flags & SERVICE_FLOW_REPLY) {
+		port.local = tuple.destination = draft->packet.destination;
+		port.remote = tuple.source = draft->packet.source;
+		port.local_port = tuple.destination_port = draft->packet.destination_port;
+		port.remote_port = tuple.source_port = draft->packet.source_port;
+	} else {
+		port.local = tuple.source = draft->to.source;
+		port.remote = tuple.destination = draft->to.destination;
+		port.local_port = tuple.source_port = draft->to.source_port;
+		port.remote_port = tuple.destination_port = draft->to.destination_port;
+	}
+	if (draft->to.flags & SERVICE_FLOW_SNAT)
+		nat_remove(&port, draft->family);
+	ct_remove(&tuple, draft->family);
+	service_flow_remove(&other, draft->family);
+	service_flow_remove(&draft->packet, draft->family);
+	return 0;
+}
+
 /* Both or none: 1, or 0 if there is no room. */
 __noinline int service_keep_flows(void)
 {

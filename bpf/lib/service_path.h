@@ -33,7 +33,11 @@ static __always_inline void service_draft_flow(struct service_draft *draft, cons
 	draft->family = flow->family;
 	draft->fragment = flow->fragment;
 	draft->tracking = flow->tracking;
+	draft->bytes = flow->bytes;
 	draft->tcp_flags = flow->tcp_flags;
+	draft->tcp_words = flow->tcp_words;
+	draft->tcp_sequence = flow->tcp_sequence;
+	draft->tcp_acknowledgment = flow->tcp_acknowledgment;
 	draft->icmp_type = flow->icmp_type;
 	draft->icmp_code = flow->icmp_code;
 	draft->hop_limit = flow->hop_limit;
@@ -49,6 +53,7 @@ static __always_inline void service_draft_fill(const struct flow *flow, __u32 wh
 	}
 }
 
+/* The flow is of what the packet has become. */
 static __always_inline void service_take(struct flow *flow, const struct service_draft *draft)
 {
 	flow->tuple.source = draft->to.source;
@@ -58,10 +63,28 @@ static __always_inline void service_take(struct flow *flow, const struct service
 	flow->translated = true;
 }
 
+/* And has what conntrack reads of TCP headers. */
+static __always_inline void service_take_tcp(struct flow *flow, const struct service_draft *draft)
+{
+	flow->tcp_flags = draft->tcp_flags;
+	flow->tcp_words = draft->tcp_words;
+	flow->tcp_sequence = draft->tcp_sequence;
+	flow->tcp_acknowledgment = draft->tcp_acknowledgment;
+}
+
 /* Does the packet belong to a connection that was translated, and has not been so itself? */
 static __always_inline bool service_is_due(const struct flow *flow)
 {
 	return unlikely(flow->ct_flags & CT_TRANSLATED) && !flow->for_service;
+}
+
+/* To be called of what has been translated, once conntrack has seen it. If the last packet is lost on its way, the FIN that is
+ * sent again is answered with a reset, to who has closed as well.
+ */
+static __always_inline void service_end(const struct flow *flow)
+{
+	if (unlikely(flow->is_last))
+		service_forget();
 }
 
 /* Of a packet for which that is so; STEP_IGNORE if there is nothing to turn: it was sent to the backend itself. */
@@ -82,6 +105,7 @@ __noinline int service_back(struct __sk_buff *skb)
 	if (step)
 		return step;
 	service_take(flow, draft);
+	service_end(flow);
 	if (draft->to.flags & SERVICE_FLOW_SNAT)
 		end_resolve(&flow->destination, &flow->tuple.destination, flow->family);
 	return STEP_DONE;

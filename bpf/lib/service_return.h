@@ -28,6 +28,7 @@ __noinline int service_hear(void)
 	if (entry && is_reply) {
 		ct_refresh(entry, flow, true);
 		flow->no_news = aggregation_covers(entry, flow, true);
+		flow->is_last = ct_is_last(entry, flow);
 	}
 	return STEP_DONE;
 }
@@ -54,8 +55,10 @@ __noinline int service_returned(struct __sk_buff *skb)
 	if (!draft || !flow)
 		return STEP_IGNORE;
 	flow->for_service = true;
-	if (step == STEP_BACK)
+	if (step == STEP_BACK) {
 		service_take(flow, draft);
+		service_end(flow);
+	}
 	flow->source.sec_identity = draft->client_identity;
 	end_set_remote(&flow->destination, &flow->tuple.destination, draft->family);
 	if (step == STEP_BACK)

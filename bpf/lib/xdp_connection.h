@@ -16,8 +16,10 @@ static __always_inline void xdp_begin(struct flow *flow, const struct service_dr
 	flow->for_service = true;
 	flow->tuple.protocol = draft->packet.protocol;
 	flow->family = draft->family;
-	flow->tcp_flags = draft->tcp_flags;
+	flow->bytes = draft->bytes;
+	flow->l4_offset = draft->l4_offset;
 	flow->now_s = draft->now_s;
+	service_take_tcp(flow, draft);
 	service_take(flow, draft);
 	end_resolve(&flow->source, &flow->tuple.source, draft->family);
 	end_resolve(&flow->destination, &flow->tuple.destination, draft->family);
@@ -29,6 +31,7 @@ static __always_inline void xdp_refresh(struct flow *flow, struct ct_entry *entr
 	flow->reason = is_reply ? TRACE_REASON_REPLY : TRACE_REASON_ESTABLISHED;
 	ct_refresh(entry, flow, is_reply);
 	flow->no_news = aggregation_covers(entry, flow, is_reply);
+	flow->is_last = ct_is_last(entry, flow);
 }
 
 /* Takes a packet to a backend into account; 0: that is for from_netdev to do. */
@@ -50,6 +53,7 @@ __noinline int xdp_open(void)
 	    !connection_identities_current(entry, flow, false))
 		return 0;
 	xdp_refresh(flow, entry, false);
+	service_end(flow);
 	return 1;
 }
 
@@ -67,6 +71,7 @@ __noinline int xdp_hear(void)
 	if (!entry || !is_reply || !(entry->flags & CT_TRANSLATED))
 		return 0;
 	xdp_refresh(flow, entry, true);
+	service_end(flow);
 	return 1;
 }
 

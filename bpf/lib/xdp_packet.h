@@ -98,7 +98,8 @@ static __always_inline bool xdp_read_l4(struct xdp_md *xdp, __u32 base, struct s
 		return false;
 	draft->packet.source_port = l4->source_port;
 	draft->packet.destination_port = l4->destination_port;
-	draft->tcp_flags = 0;
+	draft->tcp_flags = draft->tcp_words = 0;
+	draft->tcp_sequence = draft->tcp_acknowledgment = 0;
 	if (!is_tcp)
 		return true;
 	l4 = draft->family == FAMILY_IPV4 ? xdp_bytes(xdp, base + xdp_l4_offset(FAMILY_IPV4), TCP_HEADER_BYTES)
@@ -106,6 +107,9 @@ static __always_inline bool xdp_read_l4(struct xdp_md *xdp, __u32 base, struct s
 	if (!l4)
 		return false;
 	draft->tcp_flags = l4->tcp_flags;
+	draft->tcp_words = l4->tcp_data_offset >> 4;
+	draft->tcp_sequence = l4->tcp_sequence;
+	draft->tcp_acknowledgment = l4->tcp_acknowledgment;
 	return true;
 }
 
@@ -127,6 +131,7 @@ __noinline int xdp_read(struct xdp_md *xdp, __u32 base)
 	if (!is_plain || !xdp_read_l4(xdp, base, draft))
 		return 0;
 	draft->now_s = clock_now_s();
+	draft->bytes = xdp_frame_bytes(xdp) - base;
 	draft->ifindex = xdp->ingress_ifindex;
 	draft->where = SERVICE_FROM_NETWORK;
 	draft->fragment = FRAGMENT_NONE;

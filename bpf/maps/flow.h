@@ -64,8 +64,10 @@ struct flow {
 	bool translated;     /* the packet has other addresses than the network knows */
 	bool for_service;    /* and they are those of this CPU's service_draft */
 	bool wrapped;        /* it came in the outer header of another node */
+	bool is_last;        /* nothing of its TCP connection comes after it */
 	__u8 tcp_words;      /* of 4 bytes, in the TCP header */
-	__u8 pad[6];
+	__u8 pad;
+	__u32 place; /* in ct_transients, of the connection that it opens */
 	__be32 tcp_sequence;
 	__be32 tcp_acknowledgment;
 	__s32 error; /* of the helper behind a drop */

@@ -14,7 +14,11 @@ struct service_draft {
 	__u32 now_s;
 	__u32 ifindex;         /* by which packets from outside come; of a pod 0 */
 	__u32 client_identity; /* of a client outside of the node */
-	__u16 pad;
+	__u32 bytes;           /* of the frame that it is alone */
+	__be32 tcp_sequence;
+	__be32 tcp_acknowledgment;
+	__u8 tcp_words;
+	__u8 pad;
 	__u16 l4_offset;
 	__u8 family;
 	__u8 fragment;

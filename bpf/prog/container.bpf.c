@@ -203,6 +203,8 @@ static __always_inline int container_forth(struct __sk_buff *skb, struct flow *f
 
 	if (!reason)
 		reason = connection_admit(skb, flow, family);
+	if (end_is_local(&flow->destination)) /* else the last packet may be lost, and the backend's FIN come again */
+		service_end(flow);
 	return container_forward(skb, flow, family, reason);
 }
 

@@ -204,6 +204,7 @@ static __always_inline int netdev_forth(struct __sk_buff *skb, struct flow *flow
 	flow->source.sec_identity = service_client_identity();
 	if (reason)
 		return netdev_refuse(skb, reason, 0);
+	service_end(flow);
 	if (end_is_local(&flow->destination))
 		return netdev_to_endpoint(skb, flow, family);
 	dsr_establish();

@@ -153,6 +153,7 @@ static __always_inline int overlay_forth(struct __sk_buff *skb, struct flow *flo
 		    end_is_local(&flow->destination) ? connection_admit(skb, flow, family) : DROP_UNKNOWN_L3_TARGET;
 	if (reason)
 		return drop(skb, reason, DIRECTION_INGRESS);
+	service_end(flow);
 	trace(skb, flow, TRACE_TO_ENDPOINT);
 	metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
 	action = overlay_to_endpoint(skb, &flow->destination);

@@ -58,6 +58,7 @@ def test_entry_of_a_new_connection(node: Node, family: int) -> None:
         flags=0,
         tcp_flags_origin=0x02,
         reported_origin_s=entry.created_s,
+        last_fin_end=entry.last_fin_end,
     )
 
 
@@ -225,6 +226,38 @@ class TestAfterTheLastPacket:
         assert self.send(node, DB, "FA", 501, 102, data=b"ab") == Verdict.REDIRECT
         self.send(node, WEB, "A", 102, 504)
         assert node.connections() == []
+
+    @FAMILIES
+    @pytest.mark.parametrize("first", ["client", "pod"])
+    def test_nothing_is_left_of_a_connection_from_outside_that_both_ends_closed(
+        self, node: Node, family: int, first: str
+    ) -> None:
+        """What the client sends again, as it has missed the last packet, passes as what opened the connection did."""
+        node.row(DB, EGRESS, 211)
+        ports = {"client": (40000, 80), "pod": (80, 40000)}
+        other = "pod" if first == "client" else "client"
+
+        def send(sender: str, flags: str, sequence: int, acknowledged: int) -> Verdict:
+            frame = from_network("world", DB, family) if sender == "client" else from_pod(DB, "world", family)
+            program = ("from_netdev", "uplink") if sender == "client" else ("from_container", "db")
+            return node.run(*program, bytes(frame / tcp(*ports[sender], flags, seq=sequence, ack=acknowledged))).verdict
+
+        send("client", "S", 0, 0), send("pod", "SA", 0, 1), send("client", "A", 1, 1)
+        send(first, "FA", 1, 1), send(other, "FA", 1, 2)
+        assert node.only_connection().state == CtState.CLOSED
+        send(first, "A", 2, 2)
+        assert node.connections() == []
+        if other == "client":
+            assert send("client", "FA", 1, 2) == Verdict.REDIRECT
+            assert send("pod", "A", 2, 2) != Verdict.DROP
+
+    def test_a_short_connection_has_one_place_among_those_that_may_have_to_give_way(self, node: Node) -> None:
+        self.opened(node)
+        self.send(node, WEB, "A", 101, 501)
+        self.send(node, WEB, "FA", 101, 501)
+        self.send(node, DB, "FA", 501, 102)
+        places = [place for _, place in node.map(layouts.CT_TRANSIENTS).items() if place.family]
+        assert [(place.source_port, place.destination_port) for place in places] == [(40000, 80)]
 
     def test_a_peer_elsewhere_may_have_missed_the_last_packet(self, node: Node) -> None:
         """It sends its FIN again then, which must pass."""

@@ -254,10 +254,10 @@ def test_a_checksum_that_is_not_there_stays_so(services: Services) -> None:
 
 
 def stored(services: Services, family: int) -> list[object]:
-    """What is left in the maps, times aside."""
+    """What is left in the maps, times and places among those that may have to give way aside."""
     node = services.node
     specs = (layouts.NAT4, layouts.CT4) if family == 4 else (layouts.NAT6, layouts.CT6)
-    times = ("used_s", "expires_s", "created_s", "reported_origin_s", "reported_reply_s")
+    times = ("used_s", "expires_s", "created_s", "reported_origin_s", "reported_reply_s", "last_fin_end")
     rows: list[tuple[object, object]] = list(services.flows(family).items())
     for spec in specs:
         rows += list(node.map(spec).items())
@@ -431,3 +431,32 @@ def test_what_a_packet_costs(
 
     record_property("ns per packet of xdp_netdev", costs[150])
     record_property("ns per packet of from_netdev", behind[150])
+
+
+@FAMILIES
+@pytest.mark.parametrize("first", ["client", "backend"])
+def test_nothing_is_left_of_a_connection_that_both_ends_closed(
+    services: Services, twin: Services, family: int, first: str
+) -> None:
+    """Before the stack and in it; with it its port is free for the next one."""
+    for each in (services, twin):
+        each.reached_by("native")
+        serve(each, family)
+    there = from_network(CLIENT[family], NODE[family], family)
+    back = from_network(address(API, family), GATEWAY[family], family)
+    ports = {"client": (20000, NODE_PORT), "backend": (TARGET_PORT, 20000)}
+    frames = {"client": there, "backend": back}
+    other = "backend" if first == "client" else "client"
+    for sender, flags, sequence, acknowledged in (
+        ("client", "S", 0, 0),
+        ("backend", "SA", 0, 1),
+        ("client", "A", 1, 1),
+        (first, "FA", 1, 1),
+        (other, "FA", 1, 2),
+        (first, "A", 2, 2),
+    ):
+        assert stored(services, family) or flags == "S"
+        packet = bytes(frames[sender] / tcp(*ports[sender], flags, seq=sequence, ack=acknowledged))
+        assert services.node.run_xdp("uplink", packet).verdict == XdpVerdict.TX
+        assert twin.node.run("from_netdev", "uplink", packet).verdict == Verdict.REDIRECT
+    assert stored(services, family) == stored(twin, family) == []

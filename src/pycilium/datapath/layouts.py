@@ -3022,7 +3022,7 @@ class End:
         )
 
 
-_FLOW = struct.Struct("=40s 16s I I I H B B B B B B B B B B B B B B B B 6x 4s 4s i 40s 40s")
+_FLOW = struct.Struct("=40s 16s I I I H B B B B B B B B B B B B B B B B B 1x I 4s 4s i 40s 40s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -3050,7 +3050,9 @@ class Flow:
     translated: int = 0
     for_service: int = 0
     wrapped: int = 0
+    is_last: int = 0
     tcp_words: int = 0
+    place: int = 0
     tcp_sequence: int = 0
     tcp_acknowledgment: int = 0
     error: int = 0
@@ -3081,8 +3083,10 @@ class Flow:
             ("translated", "u1"),
             ("for_service", "u1"),
             ("wrapped", "u1"),
+            ("is_last", "u1"),
             ("tcp_words", "u1"),
-            ("pad", "u1", (6,)),
+            ("pad", "u1"),
+            ("place", "u4"),
             ("tcp_sequence", ">u4"),
             ("tcp_acknowledgment", ">u4"),
             ("error", "i4"),
@@ -3097,14 +3101,15 @@ class Flow:
         "flags:u8@12 pad:u8[3]@13 size=16}@40 now_s:u32@56 bytes:u32@60 identification:u32@64 "
         "l4_offset:u16@68 family:u8@70 fragment:u8@71 tracking:u8@72 hop_limit:u8@73 tcp_flags:u8@74 "
         "icmp_type:u8@75 icmp_code:u8@76 is_reply:u8@77 reason:u8@78 drop_direction:u8@79 ct_flags:u8@80 "
-        "no_news:u8@81 translated:u8@82 for_service:u8@83 wrapped:u8@84 tcp_words:u8@85 pad:u8[6]@86 "
-        "tcp_sequence:be32@92 tcp_acknowledgment:be32@96 error:s32@100 source:struct{sec_identity:u32@0 "
-        "cidr_identity:u32@4 revision:u32@8 node_id:u16@12 endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 "
-        "is_process:u8@21 is_judged:u8@22 pad:u8@23 policy_id:u32@24 mac:struct{bytes:u8[6]@0 size=6}@28 "
-        "host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}@104 destination:struct{sec_identity:u32@0 "
-        "cidr_identity:u32@4 revision:u32@8 node_id:u16@12 endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 "
-        "is_process:u8@21 is_judged:u8@22 pad:u8@23 policy_id:u32@24 mac:struct{bytes:u8[6]@0 size=6}@28 "
-        "host_mac:struct{bytes:u8[6]@0 size=6}@34 size=40}@144 size=184}"
+        "no_news:u8@81 translated:u8@82 for_service:u8@83 wrapped:u8@84 is_last:u8@85 tcp_words:u8@86 "
+        "pad:u8@87 place:u32@88 tcp_sequence:be32@92 tcp_acknowledgment:be32@96 error:s32@100 "
+        "source:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u16@12 "
+        "endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 is_process:u8@21 is_judged:u8@22 pad:u8@23 "
+        "policy_id:u32@24 mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 size=6}@34 "
+        "size=40}@104 destination:struct{sec_identity:u32@0 cidr_identity:u32@4 revision:u32@8 node_id:u16@12 "
+        "endpoint_id:u16@14 ifindex:u32@16 announced:u8@20 is_process:u8@21 is_judged:u8@22 pad:u8@23 "
+        "policy_id:u32@24 mac:struct{bytes:u8[6]@0 size=6}@28 host_mac:struct{bytes:u8[6]@0 size=6}@34 "
+        "size=40}@144 size=184}"
     )
 
     def to_bytes(self) -> _Bytes:
@@ -3130,7 +3135,9 @@ class Flow:
             self.translated,
             self.for_service,
             self.wrapped,
+            self.is_last,
             self.tcp_words,
+            self.place,
             self.tcp_sequence.to_bytes(4, "big"),
             self.tcp_acknowledgment.to_bytes(4, "big"),
             self.error,
@@ -3164,15 +3171,17 @@ class Flow:
             items[19],
             items[20],
             items[21],
-            int.from_bytes(items[22], "big"),
-            int.from_bytes(items[23], "big"),
-            items[24],
-            End.from_bytes(items[25]),
-            End.from_bytes(items[26]),
+            items[22],
+            items[23],
+            int.from_bytes(items[24], "big"),
+            int.from_bytes(items[25], "big"),
+            items[26],
+            End.from_bytes(items[27]),
+            End.from_bytes(items[28]),
         )
 
 
-_SERVICE_DRAFT = struct.Struct("=40s 56s 40s 56s 32s I I I 2x H B B B B B B B B")
+_SERVICE_DRAFT = struct.Struct("=40s 56s 40s 56s 32s I I I I 4s 4s B 1x H B B B B B B B B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -3187,6 +3196,10 @@ class ServiceDraft:
     now_s: int = 0
     ifindex: int = 0
     client_identity: int = 0
+    bytes: int = 0
+    tcp_sequence: int = 0
+    tcp_acknowledgment: int = 0
+    tcp_words: int = 0
     l4_offset: int = 0
     family: int = 0
     fragment: int = 0
@@ -3197,7 +3210,7 @@ class ServiceDraft:
     hop_limit: int = 0
     where: int = 0
 
-    SIZE: ClassVar[int] = 248
+    SIZE: ClassVar[int] = 260
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
             ("packet", ServiceFlow6Key.DTYPE),
@@ -3208,7 +3221,11 @@ class ServiceDraft:
             ("now_s", "u4"),
             ("ifindex", "u4"),
             ("client_identity", "u4"),
-            ("pad", "u2"),
+            ("bytes", "u4"),
+            ("tcp_sequence", ">u4"),
+            ("tcp_acknowledgment", ">u4"),
+            ("tcp_words", "u1"),
+            ("pad", "u1"),
             ("l4_offset", "u2"),
             ("family", "u1"),
             ("fragment", "u1"),
@@ -3232,12 +3249,13 @@ class ServiceDraft:
         "backend_id:u32@36 service_id:u32@40 used_s:u32@44 ifindex:u32@48 flags:u32@52 size=56}@136 "
         "service:struct{inside:struct{first_slot:u32@0 slots:u32@4 size=8}@0 outside:struct{first_slot:u32@0 "
         "slots:u32@4 size=8}@8 service_id:u32@16 affinity_s:u32@20 flags:u32@24 pad:u32@28 size=32}@192 "
-        "now_s:u32@224 ifindex:u32@228 client_identity:u32@232 pad:u16@236 l4_offset:u16@238 family:u8@240 "
-        "fragment:u8@241 tracking:u8@242 tcp_flags:u8@243 icmp_type:u8@244 icmp_code:u8@245 hop_limit:u8@246 "
-        "where:u8@247 size=248}"
+        "now_s:u32@224 ifindex:u32@228 client_identity:u32@232 bytes:u32@236 tcp_sequence:be32@240 "
+        "tcp_acknowledgment:be32@244 tcp_words:u8@248 pad:u8@249 l4_offset:u16@250 family:u8@252 "
+        "fragment:u8@253 tracking:u8@254 tcp_flags:u8@255 icmp_type:u8@256 icmp_code:u8@257 hop_limit:u8@258 "
+        "where:u8@259 size=260}"
     )
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self) -> _Bytes:
         return _SERVICE_DRAFT.pack(
             self.packet.to_bytes(),
             self.to.to_bytes(),
@@ -3247,6 +3265,10 @@ class ServiceDraft:
             self.now_s,
             self.ifindex,
             self.client_identity,
+            self.bytes,
+            self.tcp_sequence.to_bytes(4, "big"),
+            self.tcp_acknowledgment.to_bytes(4, "big"),
+            self.tcp_words,
             self.l4_offset,
             self.family,
             self.fragment,
@@ -3259,7 +3281,7 @@ class ServiceDraft:
         )
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> ServiceDraft:
+    def from_bytes(cls, raw: _Bytes) -> ServiceDraft:
         items = _SERVICE_DRAFT.unpack(raw)
         return cls(
             ServiceFlow6Key.from_bytes(items[0]),
@@ -3271,14 +3293,18 @@ class ServiceDraft:
             items[6],
             items[7],
             items[8],
-            items[9],
-            items[10],
+            int.from_bytes(items[9], "big"),
+            int.from_bytes(items[10], "big"),
             items[11],
             items[12],
             items[13],
             items[14],
             items[15],
             items[16],
+            items[17],
+            items[18],
+            items[19],
+            items[20],
         )
 
 
