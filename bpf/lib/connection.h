@@ -257,15 +257,18 @@ __noinline int connection_admit_icmp(struct __sk_buff *skb)
 }
 
 /* May the entry go with the connection's last packet? If that comes to an endpoint of this node it is lost no more, so nobody
- * sends anything again; on its way to who opened the connection it may be, and a FIN that is sent again is judged as what
- * opened it was. To where an endpoint has opened it nobody else may open one. What was translated for a service has
- * state beside the entry (service_forget()).
+ * sends anything again. On its way to who opened the connection from another node it may be, and a FIN that is sent again is
+ * judged as what opened it was; what answers who is outside needs the entry to leave with its own address (masquerade.h).
+ * To who was connected to nothing may be sent again: nobody else may open a connection that way. What was translated for a
+ * service has state beside the entry (service_forget()).
  */
 static __always_inline bool connection_may_go(const struct ct_entry *entry, const struct flow *flow, bool is_reply)
 {
 	if (entry->flags & CT_TRANSLATED)
 		return false;
-	return end_is_local(&flow->destination) || (is_reply && end_is_local(&flow->source));
+	if (end_is_local(&flow->destination))
+		return true;
+	return is_reply && end_is_local(&flow->source) && flow->destination.node_id != NODE_ID_NONE;
 }
 
 /* 0 or a drop reason; the ends must be known. An entry whose connection has ended is removed at once: what the next one gets
