@@ -18,7 +18,7 @@ from pycilium.install import kubernetes_cleaning as cleaning
 from pycilium.install import kubernetes_errands as errands
 from pycilium.install import kubernetes_node_preflight as node_preflight
 from pycilium.install import kubernetes_release as releases
-from pycilium.install.kubernetes_cluster import KINDS, NAMESPACE, NODE, SECRET, Cluster, kind_of
+from pycilium.install.kubernetes_cluster import KINDS, LEASE, NAMESPACE, NODE, SECRET, Cluster, kind_of
 from pycilium.install.kubernetes_errands import Errand, Progress
 from pycilium.install.kubernetes_manifests import objects
 from pycilium.install.kubernetes_names import AGENT, CLEANUP, PREFLIGHT, RELEASE
@@ -27,6 +27,7 @@ from pycilium.install.kubernetes_release import Release
 from pycilium.install.kubernetes_survey import SELECTORS
 from pycilium.install.settings import values_of
 from pycilium.install.templates import Plain
+from pycilium.store.leases import ANNOUNCEMENT_LEASES, OPERATOR_LEASE
 
 Tell = Callable[[str], None]
 _WORKLOADS = ("DaemonSet", "Deployment")
@@ -111,6 +112,8 @@ class Installer:
         for each in last_first:
             if each["kind"] not in _WORKLOADS:
                 await self._delete(each)
+        if history:
+            await self._forget_leases()
         for record in history:
             await self.cluster.delete(SECRET, releases.secret_name(self.name, record.version), self.namespace)
         return Removed(bool(history), unclean)
@@ -135,6 +138,14 @@ class Installer:
         agents = SELECTORS[AGENT]
         await errands.wait_for_end(self.cluster, self.namespace, agents, nodes, patience_s, self.sleep)
         return (await self._send(cleaning.errand(values, self.namespace), nodes, patience_s)).undone
+
+    async def _forget_leases(self) -> None:
+        """Those that agents and operators made, who may make no more: their rights went before."""
+        for each in await self.cluster.listed(LEASE, self.namespace):
+            name = str(each["metadata"]["name"])
+            if name == OPERATOR_LEASE or name.startswith(ANNOUNCEMENT_LEASES):
+                self.tell(f"deleting Lease {name}")
+                await self.cluster.delete(LEASE, name, self.namespace)
 
     async def _send(self, errand: Errand, nodes: list[Plain], patience_s: float) -> Progress:
         """How far an errand came; whatever happens, it is taken away again."""

@@ -11,6 +11,7 @@ from typing import Any
 from pycilium.install.crds import definitions
 from pycilium.install.kubernetes_names import AGENT, CONFIG, CONFIG_ROLE, OPERATOR, OPERATOR_ROLE, named
 from pycilium.install.templates import Namespace
+from pycilium.store.leases import OPERATOR_LEASE
 
 FOLLOW = ("list", "watch")
 READ = ("get", *FOLLOW)
@@ -100,7 +101,7 @@ OPERATOR_RULES = (
         ("leases",),
         ("get", "update"),
         "leads",
-        names=("cilium-operator-resource-lock",),
+        names=(OPERATOR_LEASE,),
     ),
 )
 OPERATOR_NODE_LEASE_RULES = (

@@ -32,6 +32,7 @@ NAMESPACE, NODE = _kind("Namespace", namespaced=False), _kind("Node", namespaced
 CONFIG_MAP, SECRET, SERVICE, POD = _kind("ConfigMap"), _kind("Secret"), _kind("Service"), _kind("Pod")
 DAEMON_SET, DEPLOYMENT = _kind("DaemonSet", "apps/v1"), _kind("Deployment", "apps/v1")
 EVENT = _kind("Event")
+LEASE = _kind("Lease", "coordination.k8s.io/v1")
 CRD = _kind("CustomResourceDefinition", "apiextensions.k8s.io/v1", namespaced=False)
 KINDS = {
     kind.name: kind
@@ -39,7 +40,8 @@ KINDS = {
         NAMESPACE,
         NODE,
         POD,
-        _kind("Event"),
+        EVENT,
+        LEASE,
         CONFIG_MAP,
         SECRET,
         SERVICE,

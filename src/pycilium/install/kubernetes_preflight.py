@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pycilium.install.kubernetes_cluster import DAEMON_SET, KINDS, Cluster, kind_of
+from pycilium.install.kubernetes_cluster import DAEMON_SET, KINDS, LEASE, Cluster, kind_of
 from pycilium.install.kubernetes_detection import Facts
 from pycilium.install.kubernetes_manifests import objects
 from pycilium.install.kubernetes_names import RELEASE
@@ -185,7 +185,7 @@ async def _rights(cluster: Cluster, values: Mapping[str, Any], namespace: str) -
     """Of who installs."""
     kinds = {kind_of(each).name for each in objects(values, namespace)} | {"Secret"}
     wanted = [(verb, KINDS[name]) for name in sorted(kinds) for verb in ("get", "create", "patch", "delete")]
-    wanted += [("list", KINDS["Secret"]), ("get", KINDS["Namespace"])]
+    wanted += [("list", KINDS["Secret"]), ("get", KINDS["Namespace"]), ("list", LEASE), ("delete", LEASE)]
     refused = [f"{verb} {kind.plural}" for verb, kind in wanted if not await cluster.may(verb, kind, namespace)]
     if refused:
         who = "whoever the kubeconfig names"

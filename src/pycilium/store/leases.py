@@ -24,6 +24,8 @@ from pycilium.store.protocol import Store
 LEASE_NAMESPACE = "kube-system"
 OPERATOR_LEASE = "cilium-operator-resource-lock"
 """By which operators elect their leader, unless they are configured otherwise."""
+ANNOUNCEMENT_LEASES = "cilium-l2announce-"
+"""How the names of those begin by which agents agree who announces a Service's addresses."""
 ATTEMPTS = 3
 _ABSENT = ""
 

@@ -10,6 +10,7 @@ import yaml
 
 from pycilium.install.kubernetes_manifests import objects
 from pycilium.install.settings import values_of
+from pycilium.testing.api_cluster import got, put
 from pycilium.testing.api_objects import ALL_KINDS
 from pycilium.testing.api_server import Fault
 
@@ -67,6 +68,25 @@ def test_installs_upgrades_and_uninstalls(cilium, double):
 
     assert removed.returncode == 0, removed.stderr
     assert all_names(double) == before
+
+
+def test_uninstalling_takes_the_leases_of_operators_and_agents_away_and_no_others(cilium, double):
+    cilium("install")
+    for name in ("cilium-operator-resource-lock", "cilium-l2announce-default-web", "kube-scheduler"):
+        put(double, "Lease", name, spec={"holderIdentity": "n1"})
+
+    removed = cilium("uninstall")
+
+    assert removed.returncode == 0, removed.stderr
+    assert "deleting Lease cilium-l2announce-default-web" in removed.stderr
+    assert [name for kind, name in all_names(double) if kind == "Lease"] == ["kube-scheduler"]
+
+
+def test_leases_of_another_cilium_stay_where_there_is_no_release_of_ours(cilium, double):
+    put(double, "Lease", "cilium-operator-resource-lock", spec={"holderIdentity": "n1"})
+
+    assert "There was no release" in cilium("uninstall").stdout
+    assert got(double, "Lease", "cilium-operator-resource-lock") is not None
 
 
 def test_the_record_is_what_helm_keeps(cilium, double):

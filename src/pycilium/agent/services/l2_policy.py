@@ -15,10 +15,10 @@ from ipaddress import ip_address
 from pycilium.model.peer import Address
 from pycilium.model.resources import CiliumL2AnnouncementPolicy, LabelSelector, ResourceKey, Service
 from pycilium.model.resources.load_balancing import L2_CLASS, selectable_labels
+from pycilium.store.leases import ANNOUNCEMENT_LEASES
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 """A node has it, whoever labels it else."""
-LEASE_PREFIX = "cilium-l2announce"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +119,4 @@ def _leases(services: Iterable[Service]) -> dict[ResourceKey, str]:
         for address in (*_load_balancer_ips(service), *map(ip_address, service.spec.external_ips)):
             one, other = sorted((root(service.key), root(holders.setdefault(address, service.key))))
             first[other] = one
-    return {key: f"{LEASE_PREFIX}-{root(key).namespace}-{root(key).name}" for key in first}
+    return {key: f"{ANNOUNCEMENT_LEASES}{root(key).namespace}-{root(key).name}" for key in first}
