@@ -22,10 +22,10 @@ from pycilium.install.templates import Plain
 from pycilium.install.versions import chosen, listed
 
 if TYPE_CHECKING:
+    from pycilium.install.findings import Finding
     from pycilium.install.kubernetes import Installer, Removed
     from pycilium.install.kubernetes_cluster import Cluster
     from pycilium.install.kubernetes_detection import Facts
-    from pycilium.install.kubernetes_preflight import Finding
     from pycilium.store.kubernetes.credentials import Access
 
 
@@ -261,7 +261,7 @@ async def _findings(cluster: Cluster, found: Facts, values: Plain, namespace: st
 
 async def _of_nodes(installer: Installer, values: Plain, patience_s: float) -> list[Finding]:
     """What is found on the nodes; that they cannot be looked at is a finding too."""
-    from pycilium.install.kubernetes_preflight import Finding
+    from pycilium.install.findings import Finding
 
     try:
         return await installer.look_at_nodes(values, patience_s)

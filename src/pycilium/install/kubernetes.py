@@ -18,11 +18,11 @@ from pycilium.install import kubernetes_cleaning as cleaning
 from pycilium.install import kubernetes_errands as errands
 from pycilium.install import kubernetes_node_preflight as node_preflight
 from pycilium.install import kubernetes_release as releases
+from pycilium.install.findings import Finding
 from pycilium.install.kubernetes_cluster import KINDS, LEASE, NAMESPACE, NODE, SECRET, Cluster, kind_of
 from pycilium.install.kubernetes_errands import Errand, Progress
 from pycilium.install.kubernetes_manifests import objects
 from pycilium.install.kubernetes_names import AGENT, CLEANUP, PREFLIGHT, RELEASE
-from pycilium.install.kubernetes_preflight import Finding
 from pycilium.install.kubernetes_release import Release
 from pycilium.install.kubernetes_survey import SELECTORS
 from pycilium.install.settings import values_of

@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pycilium.install import kubernetes_k3s
 from pycilium.install.kubernetes_cluster import DAEMON_SET, NODE, SERVICE, Cluster
 from pycilium.install.templates import Plain
 
 _INSTANCE_TYPES = ("node.kubernetes.io/instance-type", "beta.kubernetes.io/instance-type")
-K3S_VALUES: Plain = {
-    "cni": {"confPath": "/var/lib/rancher/k3s/agent/etc/cni/net.d", "binPath": "/var/lib/rancher/k3s/data/cni"}
-}
-K3S_CLUSTER, K3S_SERVICES = "10.42.0.0/16", "10.43.0.0/16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +40,11 @@ class Facts:
             for node in self.nodes
             for name in _INSTANCE_TYPES
         )
+
+    @property
+    def k3s_servers(self) -> list[kubernetes_k3s.Server]:
+        """Those that say how they were started."""
+        return kubernetes_k3s.servers(self.nodes)
 
     @property
     def kind(self) -> bool:
@@ -82,8 +84,7 @@ def detected(found: Facts, given: Mapping[str, Any]) -> Plain:
     if found.kind:
         values["ipam"] = {"mode": "kubernetes"}
     if found.k3s:
-        values |= {**K3S_VALUES, "ipam": {"operator": {"clusterPoolIPv4PodCIDRList": [K3S_CLUSTER]}}}
-        values["k8s"] = {"serviceCIDRs": [K3S_SERVICES]}
+        values |= kubernetes_k3s.values_of(found.k3s_servers, found.host, found.port)
     elif not found.kube_proxy and found.port is not None:
         values |= {"kubeProxyReplacement": True, "k8sServiceHost": found.host, "k8sServicePort": found.port}
     return values

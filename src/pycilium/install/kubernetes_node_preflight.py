@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pycilium.install import kubernetes_errands as errands
+from pycilium.install.findings import Finding
 from pycilium.install.kubernetes_errands import Errand, Progress
 from pycilium.install.kubernetes_names import PREFLIGHT
 from pycilium.install.kubernetes_pods import is_heard
-from pycilium.install.kubernetes_preflight import Finding
 from pycilium.install.kubernetes_workloads import of_host
 from pycilium.install.templates import Filling, Plain
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from pycilium.install import kubernetes_k3s
+from pycilium.install.findings import Finding
 from pycilium.install.kubernetes_cluster import DAEMON_SET, KINDS, LEASE, Cluster, kind_of
 from pycilium.install.kubernetes_detection import Facts
 from pycilium.install.kubernetes_manifests import objects
@@ -38,17 +39,6 @@ OTHERS = {
 }
 _VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?!\d)")
 _PAIR = ("flannel.alpha.coreos.com/backend-type", "projectcalico.org/IPv4Address")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    level: Literal["ok", "warning", "error"]
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.level}: {self.what}"
 
 
 async def findings(cluster: Cluster, found: Facts, values: Mapping[str, Any], namespace: str) -> list[Finding]:
@@ -106,7 +96,9 @@ def kernels(found: Facts) -> list[Finding]:
 
 def kube_proxy(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
     """Clients outside and nodes need exactly one of the two; what pods send is translated here in any case."""
-    replaced = str(values["kubeProxyReplacement"]).lower() == "true"
+    replaced = _replaces_kube_proxy(values)
+    if found.k3s_servers:
+        return []
     if found.k3s:
         wanted = "--disable-kube-proxy must be" if replaced else "--disable-kube-proxy must not be"
         return [Finding("warning", f"k3s hides its kube-proxy: {wanted} among the server's flags")]
@@ -134,7 +126,7 @@ def kube_proxy(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
 
 def load_balancing(values: Mapping[str, Any]) -> list[Finding]:
     """What is for clients outside needs them to be ours: agents refuse it else."""
-    if str(values["kubeProxyReplacement"]).lower() == "true":
+    if _replaces_kube_proxy(values):
         return []
     return [
         Finding(
@@ -159,26 +151,21 @@ def api_server(values: Mapping[str, Any]) -> list[Finding]:
 
 
 def k3s(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
-    """What its server must be started with."""
+    """What its servers must be started with: as they say they were, else as far as their nodes show it."""
     if not found.k3s:
         return []
-    lines = []
-    if any(_annotations(node).get(_PAIR[0]) for node in found.nodes):
-        lines.append(
-            Finding(
-                "error",
-                "k3s runs its own flannel: start its server with --flannel-backend=none --disable-network-policy, "
-                "then restart the nodes, or delete their devices flannel.1 and cni0",
-            )
-        )
-    if values["k8sServiceHost"] == "" and str(values["kubeProxyReplacement"]).lower() == "true":
-        lines.append(
-            Finding(
-                "error",
-                "without kube-proxy agents need the API server's address: --set k8sServiceHost=…,k8sServicePort=6443",
-            )
-        )
-    return lines or [Finding("ok", "k3s runs without flannel")]
+    replaced = _replaces_kube_proxy(values)
+    if found.k3s_servers:
+        lines = kubernetes_k3s.judged(found.k3s_servers, replaces_kube_proxy=replaced)
+    elif any(_annotations(node).get(_PAIR[0]) for node in found.nodes):
+        what = "k3s runs its own flannel, or did: its server must be started with --flannel-backend=none"
+        lines = [Finding("error", f"{what} --disable-network-policy")]
+    else:
+        lines = [Finding("ok", "k3s runs without flannel")]
+    if values["k8sServiceHost"] == "" and replaced:
+        what = "without kube-proxy agents need the API server's address: --set k8sServiceHost=…,k8sServicePort=6443"
+        lines.append(Finding("error", what))
+    return lines
 
 
 async def _rights(cluster: Cluster, values: Mapping[str, Any], namespace: str) -> list[Finding]:
@@ -219,6 +206,10 @@ async def _other_plugins(cluster: Cluster, found: Facts, values: Mapping[str, An
             )
         )
     return lines or [Finding("ok", "no other CNI is to be seen")]
+
+
+def _replaces_kube_proxy(values: Mapping[str, Any]) -> bool:
+    return str(values["kubeProxyReplacement"]).lower() == "true"
 
 
 def _kernel(node: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from pycilium.datapath.bound_ports import bound_ports
 from pycilium.datapath.netlink import Netlink
 from pycilium.datapath.rtnetlink import Link
 from pycilium.errors import ConfigError
-from pycilium.install.kubernetes_preflight import Finding
+from pycilium.install.findings import Finding
 from pycilium.machine import preflight as machine
 from pycilium.model.l4 import Protocol
 
