@@ -120,6 +120,7 @@ def uninstall(
 @click.option("--set", "sets", multiple=True, metavar="A.B=C", help="A value, as for `install`.")
 @click.option("-f", "--values", "files", multiple=True, metavar="FILE", help="A file of values.")
 @click.option("--nodes", is_flag=True, help="Look at the nodes themselves too, by pods that go again.")
+@click.option("--repair", is_flag=True, help="Remove what an ended flannel left on nodes. What is in use stays.")
 @click.option(
     "--wait-duration", type=seconds, default="2m", show_default=True, metavar="DURATION", help="For nodes to be seen."
 )
@@ -132,12 +133,16 @@ def preflight(
     sets: Any,
     files: Any,
     nodes: bool,
+    repair: bool,
     wait_duration: float,
 ) -> None:
     """Look whether the cluster can take Cilium, and say what to change. Exit code 1: it cannot."""
+    if repair and not nodes:
+        raise click.UsageError("--repair is done on the nodes: --nodes --repair")
 
     async def run() -> list[Finding]:
         from pycilium.install.kubernetes import Installer
+        from pycilium.install.kubernetes_preflight import flannel_runs
 
         async with _cluster(access(kubeconfig, context)) as cluster:
             found = await _facts(cluster, kubeconfig, context)
@@ -146,9 +151,12 @@ def preflight(
             listed = await _findings(cluster, found, values, namespace)
             if not nodes:
                 return listed
+            runs = await flannel_runs(cluster, found) if repair else ""
             with progress("preflight") as tell:
+                if runs:
+                    tell(f"nothing is repaired, for flannel may run: {runs}")
                 installer = Installer(cluster, namespace, helm_release_name, tell)
-                return [*listed, *await _of_nodes(installer, values, wait_duration)]
+                return [*listed, *await _of_nodes(installer, values, wait_duration, repair=repair and not runs)]
 
     found = asyncio.run(run())
     click.echo("\n".join(map(str, found)))
@@ -259,12 +267,12 @@ async def _findings(cluster: Cluster, found: Facts, values: Plain, namespace: st
     return await findings(cluster, found, values, namespace)
 
 
-async def _of_nodes(installer: Installer, values: Plain, patience_s: float) -> list[Finding]:
+async def _of_nodes(installer: Installer, values: Plain, patience_s: float, *, repair: bool = False) -> list[Finding]:
     """What is found on the nodes; that they cannot be looked at is a finding too."""
     from pycilium.install.findings import Finding
 
     try:
-        return await installer.look_at_nodes(values, patience_s)
+        return await installer.look_at_nodes(values, patience_s, repair=repair)
     except CiliumError as error:
         return [Finding("error", f"nodes could not be looked at: {error}")]
 

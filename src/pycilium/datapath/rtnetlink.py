@@ -25,7 +25,7 @@ IFF_UP, IFF_NOARP = 0x1, 0x80
 
 _NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_CREATE = 0x100, 0x200, 0x400
 
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_LINKINFO = 1, 3, 4, 5, 18
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 20, 26, 28
 _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 31, 32
 _IFLA_XDP, _IFLA_XDP_ATTACHED = 43, 2
@@ -80,6 +80,8 @@ class Link(NamedTuple):
     """Attributes of the kind."""
     xdp: int = 0
     """How a program runs before its stack: XDP_ATTACHED_*."""
+    master_ifindex: int = 0
+    """Of the bridge, say, that it is a port of; else 0."""
 
 
 class Vxlan(NamedTuple):
@@ -303,6 +305,7 @@ def link_in(payload: bytes) -> Link:
         alias=_string(attributes.get(_IFLA_IFALIAS)),
         kind_data=info.get(_IFLA_INFO_DATA, b""),
         xdp=attributes_in(attributes.get(_IFLA_XDP, b"")).get(_IFLA_XDP_ATTACHED, b"\0")[0],
+        master_ifindex=_number(attributes, _IFLA_MASTER),
     )
 
 

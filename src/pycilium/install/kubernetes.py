@@ -118,14 +118,19 @@ class Installer:
             await self.cluster.delete(SECRET, releases.secret_name(self.name, record.version), self.namespace)
         return Removed(bool(history), unclean)
 
-    async def look_at_nodes(self, values: Mapping[str, Any], patience_s: float) -> list[Finding]:
-        """What agents with these values would lack on the nodes, found out there; InstallRefused if that cannot be."""
+    async def look_at_nodes(
+        self, values: Mapping[str, Any], patience_s: float, *, repair: bool = False
+    ) -> list[Finding]:
+        """What agents with these values would lack on the nodes, found out there; InstallRefused if that cannot be.
+
+        With `repair`, what may safely be put right there is, before: flannel must have ended.
+        """
         nodes = await errands.nodes_of(self.cluster, values)
         if not nodes:
             return []
         if await self.cluster.get(NAMESPACE, self.namespace) is None:
             raise InstallRefused(f"namespace {self.namespace} does not exist yet: create it, for pods that look")
-        look = node_preflight.errand(values, self.namespace, secrets.token_hex(4))
+        look = node_preflight.errand(values, self.namespace, secrets.token_hex(4), repair=repair)
         return node_preflight.findings(nodes, await self._send(look, nodes, patience_s))
 
     async def _clean(self, record: Release, patience_s: float) -> Mapping[str, str]:

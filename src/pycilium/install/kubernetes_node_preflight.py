@@ -1,6 +1,6 @@
 """Looking at the nodes themselves before agents run there: the errand that does it, and what it found.
 
-It may run beside agents. Its pods see what agents would, and change nothing.
+It may run beside agents. Its pods see what agents would, and change nothing but what they are told to repair.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ RUN = "cilium.io/preflight-run"
 while to go."""
 
 
-def errand(values: Mapping[str, Any], namespace: str, run: str) -> Errand:
-    """It looks for what agents with these values need."""
+def errand(values: Mapping[str, Any], namespace: str, run: str, *, repair: bool) -> Errand:
+    """It looks for what agents with these values need, and repairs before."""
+    arguments = [*_arguments(values), "--host-proc=/hostproc", f"--report={_REPORT}", *(["--repair"] if repair else [])]
     step = {
         "name": _LOOK,
-        "command": ["cilium-dbg", "preflight", *_arguments(values), "--host-proc=/hostproc", f"--report={_REPORT}"],
+        "command": ["cilium-dbg", "preflight", *arguments],
         # Privileged as agents are: what security modules keep from others is not missing.
         "securityContext": {"privileged": True, "readOnlyRootFilesystem": True},
         "volumeMounts": [{"name": "hostproc", "mountPath": "/hostproc", "readOnly": True}],

@@ -37,6 +37,7 @@ OTHERS = {
     "ovnkube-node": "OVN-Kubernetes",
     "aws-node": "the VPC CNI of Amazon",
 }
+_OF_FLANNEL = ("flannel", "canal")
 _VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?!\d)")
 _PAIR = ("flannel.alpha.coreos.com/backend-type", "projectcalico.org/IPv4Address")
 
@@ -168,6 +169,18 @@ def k3s(found: Facts, values: Mapping[str, Any]) -> list[Finding]:
     return lines
 
 
+async def flannel_runs(cluster: Cluster, found: Facts) -> str:
+    """Where flannel runs, in words, as far as the API server can tell; "" if it runs nowhere."""
+    servers = found.k3s_servers
+    if found.k3s and not servers:
+        return "k3s does not say how it was started"
+    if of_k3s := [server.node for server in servers if server.flannel != "none"]:
+        return f"k3s runs it on {', '.join(of_k3s)}"
+    names = [str(each["metadata"]["name"]) for each in await cluster.listed(DAEMON_SET)]
+    running = [name for name in names if any(part in name for part in _OF_FLANNEL)]
+    return f"DaemonSet {running[0]} is there" if running else ""
+
+
 async def _rights(cluster: Cluster, values: Mapping[str, Any], namespace: str) -> list[Finding]:
     """Of who installs."""
     kinds = {kind_of(each).name for each in objects(values, namespace)} | {"Secret"}
@@ -201,8 +214,9 @@ async def _other_plugins(cluster: Cluster, found: Facts, values: Mapping[str, An
         lines.append(
             Finding(
                 "warning",
-                f"another CNI was on nodes {', '.join(marked)}: restart pods of before, which keep its network; "
-                f"where devices flannel.1 (UDP port 8472, which ours wants too) or cni0 are left, delete them",
+                f"another CNI was on nodes {', '.join(marked)}: restart pods of before, which keep its network; where "
+                f"flannel.1, which has the UDP port 8472 that ours wants too, or cni0 are left, "
+                f"`cilium preflight --nodes --repair` removes them",
             )
         )
     return lines or [Finding("ok", "no other CNI is to be seen")]

@@ -1,6 +1,7 @@
 """`cilium-dbg preflight`: whether this node of a cluster can take an agent, by the node itself.
 
-`cilium preflight --nodes` runs it on every node. What an agent's pod mounts itself is not missing. Nothing is changed.
+`cilium preflight --nodes` runs it on every node. What an agent's pod mounts itself is not missing. Nothing is changed,
+but by `--repair` what an ended flannel left.
 Invariant: a report has a line at least, and is not longer than a kubelet passes on.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from pycilium.datapath.netlink import Netlink
 from pycilium.datapath.rtnetlink import Link
 from pycilium.errors import ConfigError
 from pycilium.install.findings import Finding
+from pycilium.machine import flannel
 from pycilium.machine import preflight as machine
 from pycilium.model.l4 import Protocol
 
@@ -50,6 +53,13 @@ class Node:
     mounts: Mapping[str, str]
     """The kind of what is mounted, by place."""
     has_kube_proxy_rules: bool
+    processes: Collection[str] = ()
+    """The names of all that run."""
+
+    @property
+    def left_by_flannel(self) -> list[str]:
+        """Devices that nobody uses."""
+        return [] if flannel.in_use(self.links, self.processes) else flannel.devices(self.links)
 
 
 @click.command()
@@ -57,14 +67,19 @@ class Node:
 @click.option("--cgroup-root", default="", metavar="FOLDER", help="Must be cgroup v2; without: agents mount one.")
 @click.option("--kube-proxy-replacement", is_flag=True, help="No kube-proxy may have left rules.")
 @click.option("--host-proc", default="/proc", show_default=True, metavar="FOLDER", help="The node's, as mounted here.")
+@click.option("--repair", is_flag=True, help="Remove what flannel left. It must have ended; what is in use stays.")
 @click.option("--report", default="", metavar="FILE", help="Write findings there, and exit with 0 once that is done.")
-def preflight(*, tunnel_port: int, cgroup_root: str, kube_proxy_replacement: bool, host_proc: str, report: str) -> None:
+def preflight(
+    *, tunnel_port: int, cgroup_root: str, kube_proxy_replacement: bool, host_proc: str, repair: bool, report: str
+) -> None:
     """Look whether this node can take an agent, and say what to change. Exit code 1: it cannot."""
     wanted = Wanted(tunnel_port, cgroup_root, kube_proxy_replacement)
+    removed = _repaired(seen(host_proc)) if repair else []
     lacking = [_of_cluster(each) for each in machine.lacking()]
     found = [*lacking, *judged(seen(host_proc), wanted)] or [
         Finding("ok", "kernel, mounts, devices and ports are as an agent needs them")
     ]
+    found = [*removed, *found]
     click.echo("\n".join(map(str, found)))
     if report:
         _write(report, passed_on(list(map(str, found))))
@@ -80,8 +95,7 @@ def judged(node: Node, wanted: Wanted) -> Iterator[Finding]:
     if wanted.cgroup_root and node.mounts.get(wanted.cgroup_root) != "cgroup2":
         remedy = "mount cgroup v2 there, or --set cgroup.autoMount.enabled=true"
         yield Finding("error", f"{wanted.cgroup_root} is no cgroup v2 file system: {remedy}")
-    for left in machine.leftovers(node.links):
-        yield _of_cluster(left)
+    yield from _left(node)
     if wanted.tunnel_port:
         otherwise = "--set tunnelPort=PORT, or --set routingMode=native"
         for held in machine.holders(wanted.tunnel_port, node.links, node.bound, otherwise):
@@ -89,6 +103,22 @@ def judged(node: Node, wanted: Wanted) -> Iterator[Finding]:
     if wanted.replaces_kube_proxy and (node.has_kube_proxy_rules or any(link.name == _IPVS for link in node.links)):
         remedy = "once it has ended, `kube-proxy --cleanup` removes them"
         yield Finding("warning", f"rules of a kube-proxy drop pods' connections to the world: {remedy}")
+
+
+def _left(node: Node) -> Iterator[Finding]:
+    """Devices of other networks, and how they go: by --repair where that is safe."""
+    of_flannel, used = flannel.devices(node.links), flannel.in_use(node.links, node.processes)
+    for name in of_flannel:
+        remedy = used or "once that network has ended, `cilium preflight --nodes --repair` removes it"
+        yield Finding("warning", f"device {name} is left of flannel: {remedy}")
+    for left in machine.leftovers(link for link in node.links if link.name not in of_flannel):
+        yield _of_cluster(left)
+
+
+def _repaired(node: Node) -> list[Finding]:
+    """What was done about what may be removed."""
+    flannel.remove(node.left_by_flannel)
+    return [Finding("ok", f"device {name}, which flannel left, was removed") for name in node.left_by_flannel]
 
 
 def seen(host_proc: str) -> Node:
@@ -101,13 +131,24 @@ def seen(host_proc: str) -> Node:
     with Netlink.open() as channel:
         links = channel.links()
     kinds = {line.split()[-1] for line in known.splitlines() if line}
-    return Node(links, bound_ports(), kinds, mounts_in(mounted), kube_proxy_rules.is_there())
+    return Node(
+        links, bound_ports(), kinds, mounts_in(mounted), kube_proxy_rules.is_there(), _processes(Path(host_proc))
+    )
 
 
 def mounts_in(mountinfo: str) -> dict[str, str]:
     """Kinds of file systems by where they are mounted; what is mounted last is on top."""
     parts = (line.partition(" - ") for line in mountinfo.splitlines())
     return {place.split()[4].replace("\\040", " "): kind.split()[0] for place, _, kind in parts}
+
+
+def _processes(proc: Path) -> set[str]:
+    """Names of all; of those that end meanwhile, none."""
+    found = set()
+    for name in proc.glob("[0-9]*/comm"):
+        with suppress(OSError):
+            found.add(name.read_text(encoding="utf-8", errors="replace").strip())
+    return found
 
 
 def passed_on(lines: Sequence[str]) -> str:

@@ -101,6 +101,19 @@ async def test_what_looks_has_no_token_changes_nothing_and_knows_what_agents_wil
     assert look["command"][2] == "--tunnel-port=8472"
 
 
+async def test_nodes_are_repaired_only_if_that_is_asked_for(double, cluster):
+    seen = []
+
+    async def sleep(_seconds):
+        seen.append(kubelets(double, node1=ended(FINE), node2=ended(FINE)))
+
+    for repair in (False, True):
+        await Installer(cluster, sleep=sleep).look_at_nodes(values_of(), 6, repair=repair)
+
+    commands = [each["spec"]["template"]["spec"]["initContainers"][0]["command"] for each in seen if each]
+    assert ["--repair" in command for command in commands] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("status", "line"),
     [
@@ -203,6 +216,17 @@ def test_install_asked_to_check_nodes_heeds_what_they_say_and_preflight_prints_i
     assert "error: node1: device flannel.1 has UDP port 8472: remove it" in looked.stdout.splitlines()
     assert got(double, "DaemonSet", PREFLIGHT) is None
     assert got(double, "DaemonSet", "cilium") is None
+
+
+def test_nothing_is_repaired_while_flannel_runs(cilium, double):
+    put(double, "Node", "node1", metadata={"labels": {"kubernetes.io/os": "linux"}}, status=READY)
+    put(double, "DaemonSet", "kube-flannel-ds", namespace="kube-flannel", spec={})
+    Kubelets(double, node1=ended(FINE)).start()
+
+    done = cilium("preflight", "--nodes", "--repair")
+
+    assert "nothing is repaired, for flannel may run: DaemonSet kube-flannel-ds is there" in done.stderr
+    assert cilium("preflight", "--repair").returncode == 2
 
 
 def test_without_nodes_preflight_says_that_it_did_not_look_at_them(cilium):

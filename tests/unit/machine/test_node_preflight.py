@@ -21,13 +21,13 @@ MOUNTINFO = """22 27 0:20 / /proc rw,relatime shared:12 - proc proc rw
 """
 
 
-def link(name, kind="", port=0):
+def link(name, kind="", port=0, *, ifindex=2, master=0):
     data = struct.pack("=HH", 6, 15) + struct.pack(">H", port) + bytes(2) if kind == "vxlan" else b""
-    return Link(2, name, 0, b"", 1500, kind, 0, "", data)
+    return Link(ifindex, name, 0, b"", 1500, kind, 0, "", data, master_ifindex=master)
 
 
-def node(*links, bound=(), file_systems=("bpf", "cgroup2"), mounts=None, rules=False):
-    return Node(links, set(bound), file_systems, mounts or {}, rules)
+def node(*links, bound=(), file_systems=("bpf", "cgroup2"), mounts=None, rules=False, processes=()):
+    return Node(links, set(bound), file_systems, mounts or {}, rules, processes)
 
 
 def said(node, wanted=OVERLAY):
@@ -41,11 +41,27 @@ def test_of_a_node_that_has_what_is_needed_nothing_is_said():
 def test_flannel_that_was_left_is_named_and_so_is_the_port_that_it_holds():
     left = node(link("cni0", "bridge"), link("flannel.1", "vxlan", 8472), bound=[(8472, Protocol.UDP)])
 
+    remedy = "once that network has ended, `cilium preflight --nodes --repair` removes it"
     assert said(left) == [
-        "warning: device cni0 is left of flannel or the bridge plugin: remove that network first, then `ip link del cni0`",
-        "warning: device flannel.1 is left of flannel: remove that network first, then `ip link del flannel.1`",
+        f"warning: device cni0 is left of flannel: {remedy}",
+        f"warning: device flannel.1 is left of flannel: {remedy}",
         "error: device flannel.1 has UDP port 8472: remove it, or --set tunnelPort=PORT, or --set routingMode=native",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seen", "left", "why"),
+    [
+        (node(link("cni0", "bridge"), link("flannel.1", "vxlan")), ["cni0", "flannel.1"], "--repair"),
+        (node(link("flannel.1", "vxlan"), processes=["kubelet", "flanneld"]), [], "flanneld runs: end it first"),
+        (node(link("cni0", "bridge", ifindex=7), link("veth1", "veth", master=7)), [], "1 pods of before use it"),
+        (node(link("cni0", "bridge", ifindex=7), link("veth1", "veth", master=6)), ["cni0"], "--repair"),
+        (node(link("weave", "bridge"), link("cni0", "dummy")), [], "ip link del"),
+    ],
+)
+def test_flannels_devices_may_be_removed_where_nobody_uses_them(seen, left, why):
+    assert seen.left_by_flannel == left
+    assert all(why in line for line in said(seen))
 
 
 @pytest.mark.parametrize(("port", "refused"), [(8472, True), (8473, False), (0, False)])
