@@ -39,7 +39,7 @@ def connectivity() -> None:
     "patterns",
     multiple=True,
     metavar="[!]PATTERN",
-    help="Take, or with ! leave out, tests or test/scenario whose name matches it; again for more.",
+    help="Take, or with ! leave out, tests or test/scenario whose name matches it; again, or A,B, for more.",
 )
 @click.option("--list", "only_list", is_flag=True, help="Print tests, scenarios and policies, and run nothing.")
 @click.option("--junit-file", type=click.Path(dir_okay=False), metavar="FILE", help="The results as JUnit's XML, too.")

@@ -66,6 +66,8 @@ class Arena:
     services: tuple[ServiceInFront, ...] = ()
     lacking: Mapping[str, str] = field(default_factory=dict)
     """By what is missing, `world` say, the reason in words."""
+    outside_of: tuple[str, ...] | None = None
+    """The nodes that see the world come by their own device; None: all of them."""
 
     def of_kind(self, kind: str) -> list[Peer]:
         return [peer for peer in self.peers if peer.kind == kind]
@@ -75,6 +77,11 @@ class Arena:
 
     def node(self, name: str) -> Peer:
         return next(peer for peer in self.of_kind("host") if peer.node == name)
+
+    def with_node_ports_for(self, source: Peer) -> list[Peer]:
+        """The nodes whose node ports it may try: a world, those that it is outside of."""
+        everybody = source.kind != "world" or self.outside_of is None
+        return [node for node in self.of_kind("host") if everybody or node.node in (self.outside_of or ())]
 
     def pairs(self, sources: str, destinations: str) -> Iterator[tuple[Peer, Peer]]:
         """Every source of a kind with every other destination of a kind."""

@@ -3,11 +3,13 @@
     serve NAME TCP-PORT... [udp:PORT...]    answers HTTP with who it is and whom it saw, and echoes datagrams
     probe JSON                              tries every probe of a list at once; prints one line of JSON for each
     world ADDRESS...                        serves from a network namespace of its own, tied to the node by a cable
+    way GATEWAY=ADDRESS...                  keeps routes from this node to the world of another
     ask TARGET                              prints what this node's agent answers; to `health` after it has probed
     clock                                   prints the time, in seconds since 1970
     --in-cgroup PATH, --in-netns PATH       before: moves there first
 
-It starts fast, for it is started for every step of a test: only `ask` and `world` take more than the standard library.
+It starts fast, for it is started for every step of a test: only `ask`, `world` and `way` take more than the standard
+library.
 Invariant: nothing that it makes outlives it.
 """
 
@@ -258,6 +260,10 @@ def main(words: list[str]) -> None:
             from pycilium.connectivity.world import serve_world
 
             serve_world(addresses)
+        case ["way", *hops]:
+            from pycilium.connectivity.way import keep_way
+
+            keep_way(hops)
         case _:
             sys.exit(__doc__)
 

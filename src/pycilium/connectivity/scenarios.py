@@ -96,7 +96,7 @@ def _to_node_port(sources: str, *, own: bool | None) -> Callable[[str, Arena], I
     def find(name: str, arena: Arena) -> Iterator[Action]:
         for source in arena.asking(sources):
             for service in arena.services:
-                for node in arena.of_kind("host"):
+                for node in arena.with_node_ports_for(source):
                     if not service.node_port or own not in (None, node.node == source.node):
                         continue
                     for address in _addresses(node, arena):

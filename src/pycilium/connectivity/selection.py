@@ -1,7 +1,8 @@
 """Which tests and scenarios a run takes: `--test` patterns. Pure.
 
 `PATTERN` takes what it is found in, `!PATTERN` leaves that out; both are regular expressions, searched in `test` and in
-`test/scenario`. Without one that takes, all is taken. Invariant: what is left out stays out, whatever takes it.
+`test/scenario`; several may stand together with commas between. Without one that takes, all is taken. Invariant: what
+is left out stays out, whatever takes it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Selection:
         """ConfigError for what is no regular expression."""
         taking: list[re.Pattern[str]] = []
         leaving: list[re.Pattern[str]] = []
-        for pattern in patterns:
+        for pattern in (one for given in patterns for one in given.split(",")):
             text = pattern.removeprefix("!")
             if not text:
                 raise ConfigError(

@@ -41,7 +41,7 @@ def serve_world(addresses: Sequence[str]) -> None:
         _lay_cable(os.getppid(), addresses)
         os.write(made[1], b".")
         os._exit(0)
-    _leave()
+    leave_netns()
     os.write(moved[1], b".")
     os.close(made[1])
     if not os.read(made[0], 1):
@@ -51,7 +51,8 @@ def serve_world(addresses: Sequence[str]) -> None:
     serve("world", [str(PORT)])
 
 
-def _leave() -> None:
+def leave_netns() -> None:
+    """Into a network namespace of this process's own."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET):
         number = ctypes.get_errno()

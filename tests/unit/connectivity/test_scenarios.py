@@ -59,6 +59,15 @@ def test_a_world_of_one_nodes_own_is_for_the_peers_of_that_node():
     assert {action.destination.name for action in SCENARIOS["world-to-pod"].actions(own)} == {"echo-same-node"}
 
 
+def test_a_client_outside_tries_the_node_ports_of_nodes_that_it_is_outside_of():
+    def nodes(here):
+        return {action.via.split()[3] for action in SCENARIOS["outside-to-nodeport"].actions(here)}
+
+    assert nodes(arena(2)) == {"node1", "node2"}
+    assert nodes(replace(arena(2), outside_of=("node2",))) == {"node2"}
+    assert SCENARIOS["outside-to-nodeport"].lacking(replace(arena(2), outside_of=())) != ""
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [

@@ -28,6 +28,12 @@ def test_a_pattern_may_find_a_scenario_by_test_and_name():
     assert taken("/pod-to-pod") == ("pod-to-pod",)
 
 
+def test_patterns_may_stand_together_with_commas_between():
+    assert taken("all-ingress,!/pod-to-cidr") == ("pod-to-pod",)
+    with pytest.raises(ConfigError, match="is empty"):
+        taken("ingress,")
+
+
 def test_what_no_pattern_finds_is_not_taken():
     assert taken("egress") == ()
 

@@ -44,6 +44,7 @@ _NEEDED = (
     *(("create", POD, "exec"), ("get", POD, "exec"), ("get", POD, "log")),
 )
 _READY_S, _GONE_S, _POLL_S = 180.0, 90.0, 0.5
+_WAY_S = 5.0
 _ERRORS = ("level=error", "level=critical")
 
 
@@ -109,14 +110,16 @@ class KubernetesGround:
         made = await self._ready([plan.name for plan in plans], tell)
         peers = [self._peer(plan, made[plan.name]) for plan in plans]
         families = tuple(sorted({family for peer in peers for family in peer.addresses}))
-        lacking = {"world at node ports": "the world here is behind one node's own cable"}
+        lacking: dict[str, str] = {}
         if len(self.nodes) == 1:
             lacking["other node"] = f"{self.name} has one node with an agent"
+        hosts = await self._hosts()
         worlds = await self._worlds(image, families, lacking, tell)
+        outside_of = await self._outside_of(image, worlds, hosts, lacking, tell)
         tell("making Services")
         by_name = {peer.name: peer for peer in peers}
         services = [await self._service(plan, by_name[plan.name], families) for plan in plans if plan.serves]
-        return Arena(families, (*peers, *await self._hosts(), *worlds), tuple(services), lacking)
+        return Arena(families, (*peers, *hosts, *worlds), tuple(services), lacking, outside_of)
 
     async def look_at_agents(self) -> None:
         """From now on their errors count; and what their clocks say."""
@@ -255,6 +258,35 @@ class KubernetesGround:
             )
             for index, name in enumerate(("world", "other-world"))
         ]
+
+    async def _outside_of(
+        self, image: dict[str, str], worlds: Sequence[Peer], hosts: Sequence[Peer], lacking: dict[str, str], tell: Tell
+    ) -> tuple[str, ...]:
+        """Another node, for which the world is outside once it has a way back, and the network lets such packets by."""
+        need = "world at node ports"
+        if not worlds or len(hosts) < 2:
+            lacking[need] = (
+                "a client outside comes in at another node than its own, and there is one node with an agent"
+            )
+            return ()
+        own, other = hosts[:2]
+        shared = [family for family in worlds[0].addresses if own.addresses.get(family) and other.addresses.get(family)]
+        gateways = {family: own.addresses[family][0] for family in shared}
+        probes = [Probe("icmp", other.addresses[family][0], timeout_s=1.0) for family in shared]
+        try:
+            await self._cluster.apply(objects.account(objects.WAY_POD))
+            await self._cluster.apply(objects.way(other.node, image, gateways))
+            await self._ready([objects.WAY_POD], tell)
+        except CiliumError as error:
+            lacking[need] = f"{other} could not be given a way back to the world, which is behind {own}: {error}"
+            return ()
+        if not await self._within(_WAY_S, lambda: self._all_answer(worlds[0], probes)):
+            lacking[need] = f"the network between {own} and {other} lets no packet by whose address is not a node's own"
+            return ()
+        return (other.node,)
+
+    async def _all_answer(self, source: Peer, probes: Sequence[Probe]) -> bool:
+        return all(result.answered for result in await self.probe(source, probes))
 
     async def _hosts(self) -> list[Peer]:
         listed = {node["metadata"]["name"]: node for node in await self._cluster.listed(_NODE)}

@@ -17,6 +17,7 @@ MARK = "cilium.io/connectivity-test"
 """A label that no namespace of users has."""
 CONTAINER = "peer"
 WORLD_POD = "world"
+WAY_POD = "way-to-world"
 WORLD = {"ipv4": ("198.51.100.1", "198.51.100.200"), "ipv6": ("2001:db8:77::1", "2001:db8:77::200")}
 """Addresses for documentation: nobody's, anywhere."""
 PROGRAM = (
@@ -69,7 +70,24 @@ def world(node: str, image: Mapping[str, str], families: Sequence[str]) -> Plain
         "command": [*PROGRAM, "world", *addresses],
         "securityContext": {"privileged": True},
     }
-    made = _pod(WORLD_POD, {"kind": "world"}, node, WORLD_POD, container)
+    return _of_node(WORLD_POD, node, container)
+
+
+def way(node: str, image: Mapping[str, str], gateways: Mapping[str, str]) -> Plain:
+    """A pod of the node's own network, that keeps its routes to the world by the world's node, which has `gateways`."""
+    hops = [f"{gateway}={address}" for family, gateway in gateways.items() for address in WORLD[family]]
+    container: Plain = {
+        "name": CONTAINER,
+        **image,
+        "command": [*PROGRAM, "way", *hops],
+        "securityContext": {"privileged": True},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    return _of_node(WAY_POD, node, container)
+
+
+def _of_node(name: str, node: str, container: Plain) -> Plain:
+    made = _pod(name, {"kind": "world"}, node, name, container)
     made["spec"]["hostNetwork"] = True
     return made
 
