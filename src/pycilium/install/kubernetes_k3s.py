@@ -21,6 +21,7 @@ _TRUE = ("1", "t", "true")
 """As k3s reads what is on or off, in small letters."""
 _SEVERAL = ("cluster-cidr", "service-cidr")
 _RESTARTED = "then `systemctl restart k3s`"
+_AGENTS_TOO = " and, on agents, `systemctl restart k3s-agent`"
 _DATA = "/var/lib/rancher/k3s"
 _POD_NETWORK, _SERVICE_NETWORK = "10.42.0.0/16", "10.43.0.0/16"
 _API_PORT = 6443
@@ -111,13 +112,13 @@ def judged(found: Sequence[Server], *, replaces_kube_proxy: bool) -> list[Findin
 def _wrong(server: Server, *, replaces_kube_proxy: bool) -> Iterator[Finding]:
     if server.flannel != "none":
         what = f"runs flannel (--flannel-backend={server.flannel})"
-        yield Finding("error", f"{what}: {server.remedy('flannel-backend', 'none')}, on agents `… k3s-agent`")
+        yield Finding("error", f"{what}: {server.remedy('flannel-backend', 'none')}{_AGENTS_TOO}")
     if server.enforces_policies:
         what = "enforces NetworkPolicies too, by rules of iptables"
         yield Finding("warning", f"{what}: {server.remedy('disable-network-policy', 'true')}")
     if replaces_kube_proxy and server.runs_kube_proxy:
         what = "runs kube-proxy although kubeProxyReplacement is on: its rules drop pods' connections to the world"
-        yield Finding("warning", f"{what}; {server.remedy('disable-kube-proxy', 'true')}, on agents `… k3s-agent`")
+        yield Finding("warning", f"{what}; {server.remedy('disable-kube-proxy', 'true')}{_AGENTS_TOO}")
     if not replaces_kube_proxy and not server.runs_kube_proxy:
         what = "runs no kube-proxy (--disable-kube-proxy): --set kubeProxyReplacement=true"
         yield Finding("error", f"{what}, or nodes and clients outside reach no Service")

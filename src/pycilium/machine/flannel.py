@@ -28,9 +28,8 @@ def in_use(links: Sequence[Link], processes: Collection[str]) -> str:
         return f"{_DAEMON} runs: end it first"
     bridges = {link.ifindex for link in links if link.name == BRIDGE}
     ports = sum(link.master_ifindex in bridges for link in links)
-    return (
-        f"{ports} pods of before use it: reboot the node (k3s: `k3s-killall.sh` there, then start it)" if ports else ""
-    )
+    remedy = "reboot the node, or with k3s run `k3s-killall.sh` there and start it again"
+    return f"pods of before use it ({ports}): {remedy}" if ports else ""
 
 
 def remove(names: Sequence[str]) -> None:

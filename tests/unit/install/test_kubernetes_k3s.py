@@ -39,7 +39,7 @@ def test_a_server_with_its_defaults_is_told_each_flag_and_the_file():
     flannel, policies = "runs flannel (--flannel-backend=vxlan)", "enforces NetworkPolicies too, by rules of iptables"
 
     assert lines(node("server", "--token", "********")) == [
-        f"error: k3s on n1 {flannel}: say `flannel-backend: none` {file}, on agents `… k3s-agent`",
+        f"error: k3s on n1 {flannel}: say `flannel-backend: none` {file} and, on agents, `systemctl restart k3s-agent`",
         f"warning: k3s on n1 {policies}: say `disable-network-policy: true` {file}",
     ]
 

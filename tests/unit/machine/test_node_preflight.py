@@ -54,7 +54,7 @@ def test_flannel_that_was_left_is_named_and_so_is_the_port_that_it_holds():
     [
         (node(link("cni0", "bridge"), link("flannel.1", "vxlan")), ["cni0", "flannel.1"], "--repair"),
         (node(link("flannel.1", "vxlan"), processes=["kubelet", "flanneld"]), [], "flanneld runs: end it first"),
-        (node(link("cni0", "bridge", ifindex=7), link("veth1", "veth", master=7)), [], "1 pods of before use it"),
+        (node(link("cni0", "bridge", ifindex=7), link("veth1", "veth", master=7)), [], "pods of before use it (1)"),
         (node(link("cni0", "bridge", ifindex=7), link("veth1", "veth", master=6)), ["cni0"], "--repair"),
         (node(link("weave", "bridge"), link("cni0", "dummy")), [], "ip link del"),
     ],
