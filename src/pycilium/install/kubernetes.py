@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pycilium.errors import CiliumError, InstallRefused
+from pycilium.errors import CiliumError, Conflict, InstallRefused
 from pycilium.install import kubernetes_cleaning as cleaning
 from pycilium.install import kubernetes_errands as errands
 from pycilium.install import kubernetes_node_preflight as node_preflight
@@ -32,6 +32,7 @@ from pycilium.store.leases import ANNOUNCEMENT_LEASES, OPERATOR_LEASE
 Tell = Callable[[str], None]
 _WORKLOADS = ("DaemonSet", "Deployment")
 _CLEANER_ENDS_S = 60.0
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,30 @@ class Installer:
         self.tell("waiting for agents to end")
         agents = SELECTORS[AGENT]
         await errands.wait_for_end(self.cluster, self.namespace, agents, nodes, patience_s, self.sleep)
-        return (await self._send(cleaning.errand(values, self.namespace), nodes, patience_s)).undone
+        unclean = (await self._send(cleaning.errand(values, self.namespace), nodes, patience_s)).undone
+        for node in await self.cluster.listed(NODE):
+            await self._forget_condition(node)
+        return unclean
+
+    async def _forget_condition(self, node: Plain) -> None:
+        """A Node's, that it has a network by us; held against the version that was read, for kubelet changes it too."""
+        name = node["metadata"]["name"]
+        for _ in range(_ATTEMPTS):
+            conditions = cleaning.conditions_left(node)
+            if conditions is None:
+                return
+            version = {"resourceVersion": node["metadata"]["resourceVersion"]}
+            try:
+                await self.cluster.patch(
+                    NODE, name, {"metadata": version, "status": {"conditions": conditions}}, "status"
+                )
+            except Conflict:
+                node = await self.cluster.get(NODE, name) or {"metadata": {}}
+            except CiliumError as error:
+                self.tell(f"Node {name} goes on saying that Cilium runs there: {error}")
+                return
+            else:
+                return
 
     async def _forget_leases(self) -> None:
         """Those that agents and operators made, who may make no more: their rights went before."""

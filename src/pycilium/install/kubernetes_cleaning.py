@@ -1,4 +1,4 @@
-"""Cleaning nodes when an installation goes: the errand that does it.
+"""Cleaning nodes when an installation goes: the errand that does it, and what their objects say of us.
 
 Invariant: it never runs beside agents; the command in it refuses where one answers, and installing takes it away first.
 """
@@ -10,11 +10,18 @@ from typing import Any
 
 from pycilium.install import kubernetes_errands as errands
 from pycilium.install.kubernetes_errands import Errand
-from pycilium.install.kubernetes_names import CLEANUP
+from pycilium.install.kubernetes_names import CLEANUP, NETWORK_IS_UP
 from pycilium.install.kubernetes_workloads import SEEN_BOTH_WAYS, of_host
-from pycilium.install.templates import Filling, Format, Text, Value
+from pycilium.install.templates import Filling, Format, Plain, Text, Value
 
 _CLEANER = "clean"
+
+
+def conditions_left(node: Mapping[str, Any]) -> list[Plain] | None:
+    """A Node's conditions without ours; None if it has none of ours."""
+    present = (node.get("status") or {}).get("conditions") or []
+    kept = [each for each in present if each.get("reason") != NETWORK_IS_UP]
+    return kept if len(kept) < len(present) else None
 
 
 def errand(values: Mapping[str, Any], namespace: str) -> Errand:

@@ -21,6 +21,8 @@ OPERATOR_LABELS: Mapping[str, str] = {
     "app.kubernetes.io/name": "cilium-operator",
     **PART_OF,
 }
+NETWORK_IS_UP = "CiliumIsUp"
+"""The reason by which agents' nodes say that pods have a network."""
 NOT_READY_TAINT = "node.cilium.io/agent-not-ready"
 AGENT_HEALTH_PORT, OPERATOR_HEALTH_PORT, PEER_PORT = 9879, 9234, 4244
 

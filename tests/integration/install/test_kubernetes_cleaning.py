@@ -69,6 +69,28 @@ async def test_every_node_is_cleaned_once_its_agent_has_ended(double, installed)
     assert got(double, "ConfigMap", "cilium-config") is None
 
 
+async def test_nodes_stop_saying_that_cilium_runs_there_and_keep_what_their_kubelets_say(double, installed):
+    ready, up = {"type": "Ready", "status": "False"}, {"type": "NetworkUnavailable", "status": "False"}
+    put(double, "Node", "node1", status={"conditions": [ready, {**up, "reason": "CiliumIsUp"}]})
+    put(double, "Node", "node2", status={"conditions": [ready, {**up, "reason": "RouteCreated"}]})
+    patch, others = installed.patch, [1]
+
+    async def patched(kind, name, change, *words, **options):
+        if others:  # a kubelet was quicker
+            put(double, "Node", "node1", metadata={"labels": {"changed": str(others.pop())}})
+        await patch(kind, name, change, *words, **options)
+
+    installed.patch = patched
+
+    await Installer(installed, sleep=Controllers(double).sleep).uninstall()
+
+    reasons = [
+        [each.get("reason") for each in got(double, "Node", node)["status"]["conditions"]]
+        for node in ("node1", "node2")
+    ]
+    assert reasons == [[None], [None, "RouteCreated"]]
+
+
 async def test_what_cleans_has_no_token_and_the_paths_that_agents_had(double, installed):
     await Installer(installed).upgrade({"daemon": {"runPath": "/run/other"}, "cni": {"binPath": "/usr/lib/cni"}})
     seen = []

@@ -16,7 +16,7 @@ import structlog
 from pycilium.agent.config import AgentConfig
 from pycilium.errors import CiliumError
 from pycilium.install.kubernetes_cluster import NODE, Cluster
-from pycilium.install.kubernetes_names import NOT_READY_TAINT
+from pycilium.install.kubernetes_names import NETWORK_IS_UP, NOT_READY_TAINT
 from pycilium.install.templates import Plain
 from pycilium.store.kubernetes import machine_access
 
@@ -68,7 +68,7 @@ def conditions_wanted(node: Plain, now: datetime) -> list[Plain] | None:
     made = {
         "type": "NetworkUnavailable",
         "status": "False",
-        "reason": "CiliumIsUp",
+        "reason": NETWORK_IS_UP,
         "message": "Cilium is running on this node",
         "lastTransitionTime": time,
         "lastHeartbeatTime": time,
