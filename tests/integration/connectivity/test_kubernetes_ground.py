@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from pycilium.connectivity.arena import NAMESPACE
-from pycilium.connectivity.grounds import objects
+from pycilium.connectivity.grounds import kubernetes, objects
 from pycilium.connectivity.grounds.kubernetes import KubernetesGround
+from pycilium.connectivity.scenarios import SCENARIOS
 from pycilium.errors import CiliumError, InstallRefused
 from pycilium.install.kubernetes_cluster import Cluster
 from pycilium.store.kubernetes import machine_access
@@ -117,3 +120,70 @@ async def test_errors_in_an_agents_log_and_its_restarts_are_found(double, cluste
     agent_pod(double, "node1", containerStatuses=[{"name": "cilium-agent", "restartCount": 1}])
 
     assert await ground.log_errors() == ["node1: level=error event=lost", "node1: its agent was restarted"]
+
+
+@pytest.fixture
+def kubelets(double, cluster, monkeypatch):
+    """Pods run as soon as they are made, but those of `broken`; packets of the world come through if `carries`."""
+    state = {"broken": "", "carries": True}
+    for node, number in (("node1", 1), ("node2", 2)):
+        put(double, "Node", node, status={"addresses": [{"type": "InternalIP", "address": f"192.0.2.{number}"}]})
+    apply = cluster.apply
+
+    async def applied(plain):
+        made = await apply(plain)
+        if plain["kind"] == "Pod":
+            said = {"state": {"terminated": {"reason": "Error", "message": "no route"}}}
+            runs = {"conditions": [{"type": "Ready", "status": "True"}], "podIPs": [{"ip": "10.0.0.7"}]}
+            broken = plain["metadata"]["name"] == state["broken"]
+            status = {"phase": "Failed", "containerStatuses": [said]} if broken else {"phase": "Running", **runs}
+            put(double, "Pod", plain["metadata"]["name"], namespace=NAMESPACE, status=status)
+        return made
+
+    def ran(command):
+        if command.words[-1] == "clock":
+            return Outcome(b"1767225600.0\n")
+        return Outcome(json.dumps({"answered": state["carries"], "took_s": 0.1}).encode())
+
+    monkeypatch.setattr(cluster, "apply", applied)
+    monkeypatch.setattr(kubernetes, "_WAY_S", 0.0)
+    double.pods.on_command = ran
+    return state
+
+
+async def prepared(cluster):
+    ground = await entered(cluster)
+    await ground.claim()
+    return await ground.prepare(said)
+
+
+async def test_a_second_node_gets_a_way_back_to_the_world_which_is_outside_for_it(double, cluster, kubelets):
+    agent_pod(double, "node2")
+
+    arena = await prepared(cluster)
+
+    assert (arena.outside_of, arena.lacking) == (("node2",), {})
+    way = got(double, "Pod", objects.WAY_POD, NAMESPACE)["spec"]
+    assert (way["nodeName"], way["hostNetwork"]) == ("node2", True)
+    hops = [f"192.0.2.1={address}" for address in objects.WORLD["ipv4"]]
+    assert way["containers"][0]["command"][-3:] == ["way", *hops]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "change", "why"),
+    [
+        (1, {}, "there is one node with an agent"),
+        (2, {"carries": False}, "the network between node1 and node2 lets no packet by"),
+        (2, {"broken": objects.WAY_POD}, "node2 could not be given a way back .* Error: no route"),
+        (2, {"broken": objects.WORLD_POD}, "no world could be made"),
+    ],
+)
+async def test_where_no_client_is_outside_it_says_why(double, cluster, kubelets, nodes, change, why):
+    if nodes == 2:
+        agent_pod(double, "node2")
+    kubelets |= change
+
+    arena = await prepared(cluster)
+
+    assert arena.outside_of == ()
+    assert re.search(why, SCENARIOS["outside-to-nodeport"].lacking(arena))
