@@ -86,9 +86,10 @@ def values_of(found: Sequence[Server], host: str, port: int | None) -> Plain:
     """
     one = found[0] if found else Server("", "", {}, _CONFIG)
     data, pods = one.first("data-dir", "d") or _DATA, (one.first("cluster-cidr") or _POD_NETWORK).split(",")
+    pods = [each for each in pods if ":" not in each] or [_POD_NETWORK]
     values: Plain = {
         "cni": {"confPath": f"{data}/agent/etc/cni/net.d", "binPath": f"{data}/data/cni"},
-        "ipam": {"operator": {"clusterPoolIPv4PodCIDRList": [each for each in pods if ":" not in each]}},
+        "ipam": {"operator": {"clusterPoolIPv4PodCIDRList": pods}},
         "k8s": {"serviceCIDRs": (one.first("service-cidr") or _SERVICE_NETWORK).split(",")},
     }
     if found and not any(each.runs_kube_proxy for each in found):

@@ -140,6 +140,12 @@ def test_networks_folders_and_a_missing_kube_proxy_are_taken_from_its_flags():
     )
 
 
+def test_where_pods_have_ipv6_alone_the_pool_of_ipv4_is_k3s_default():
+    found = detected(facts(node("server", *GOOD, "--cluster-cidr", "2001:db8:42::/56")), {})
+
+    assert found["ipam"]["operator"]["clusterPoolIPv4PodCIDRList"] == ["10.42.0.0/16"]
+
+
 @pytest.mark.parametrize(("words", "port"), [(("--https-listen-port", "7443"), 7443), (("--https-listen-port",), 6443)])
 def test_agents_reach_a_server_by_the_node_where_the_kubeconfig_says_loopback(words, port):
     started = node("server", *GOOD, "--disable-kube-proxy", *words)
