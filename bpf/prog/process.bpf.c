@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /* What sockets of an endpoint receive that is processes of the node: attached to its cgroup, for that one and all below it.
+ * A socket keeps its cgroup, and the kernel its programs, also when the cgroup is removed.
  *
  *   network, pods, other nodes ──> node's stack ──> [process_in] ──> socket
  *   another process of the node ──────────────────┘
@@ -152,6 +153,15 @@ int process_in(struct __sk_buff *skb)
 		trace(skb, flow, TRACE_TO_ENDPOINT);
 		metrics_count(DIRECTION_INGRESS, 0, flow->bytes);
 	}
+	return PROCESS_PASS;
+}
+
+/* For the cgroup of an endpoint that lies in another's, where process_in is already: its link is there before it is needed,
+ * for none can be made on a cgroup that is gone.
+ */
+SEC("cgroup_skb/ingress")
+int process_below(struct __sk_buff *skb __attribute__((unused)))
+{
 	return PROCESS_PASS;
 }
 

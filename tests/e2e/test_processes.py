@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from pycilium.datapath import layouts
+from pycilium.datapath.maps import Map
 from pycilium.lab import cgroups
 from tests.e2e.lab import NODE, WORLD, Lab, Pod, answers_udp, app, connects, eventually, policy, ports, serving
 from tests.e2e.traffic import DATAGRAM_PORT, ECHO_PORT, Losses, flowing
@@ -231,6 +233,42 @@ def test_it_is_an_endpoint_again_when_its_service_is_restarted(clean_lab, pods):
     cgroups.remove(again.cgroup)
     assert eventually(lambda: state_of(lab, "again") == "not-ready")
     lab.cilium("endpoint", "rm", "again")
+
+
+def test_a_socket_that_outlives_its_cgroup_does_not_fall_to_the_host(clean_lab, pods):
+    """As one in systemd's store of descriptors, also when the service is started again, and through an agent's end."""
+    lab = clean_lab
+    left = unit(lab, "left")
+    add(lab, left)
+    lab.apply(policy("left", endpointSelector=app("left"), ingress=[{"fromEndpoints": [app("client")]}]))
+    with left.serving(OTHER_PORT):
+        assert eventually(lambda: connects(pods["other"].netns, NODE[4], OTHER_PORT, 0.3), False)
+
+        cgroups.remove(left.cgroup)
+        assert eventually(lambda: state_of(lab, "left") == "not-ready")
+        reached = [who_reaches_left(pods)]
+        lab.cilium("lab", "agent", "kill", "--node", "node1")
+        cgroups.make(left.cgroup)
+        lab.cilium("lab", "agent", "start", "--node", "node1")
+        assert state_of(lab, "left") == "ready"
+        reached.append(who_reaches_left(pods))
+
+        assert reached == [{"near": True, "other": False}] * 2
+        assert entries_of(lab, "left") == 2
+    assert eventually(lambda: entries_of(lab, "left") == 1, timeout_s=30)
+    lab.cilium("endpoint", "rm", "left")
+    cgroups.remove(left.cgroup)
+
+
+def entries_of(lab: Lab, name: str) -> int:
+    """How many cgroups the kernel knows as the endpoint's."""
+    number = next(each["id"] for each in lab.json("cilium", "endpoint", "list") if name_of(each) == name)
+    with Map.open(lab.folder / "node1" / "bpf" / "maps" / "processes", layouts.PROCESSES) as processes:
+        return sum(entry.endpoint_id == number for _, entry in processes.items())
+
+
+def who_reaches_left(pods: dict[str, Pod]) -> dict[str, bool]:
+    return {name: connects(pods[name].netns, NODE[4], OTHER_PORT, 0.3) for name in ("near", "other")}
 
 
 @pytest.mark.parametrize(("ending", "family"), [("restart", 4), ("kill", 6)])

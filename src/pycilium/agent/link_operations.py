@@ -54,11 +54,12 @@ class SockTarget:
 
     cgroup_id: int
     program: str
-    cgroup: Path = field(default=Path(), compare=False)
+    cgroup: Path | None = field(default=None, compare=False)
+    """None: it is gone, and what is pinned is on the sockets that it left."""
 
     @property
     def key(self) -> str:
-        if self.program == cgroup_links.PROCESS_PROGRAM:
+        if self.program in cgroup_links.PROCESS_PROGRAMS:
             return process_link(self.cgroup_id)
         return f"{_OF_CGROUP}{self.program}"
 
@@ -116,7 +117,7 @@ class LinkOperations:
         for device, target in entries.items():
             try:
                 if isinstance(target, SockTarget):
-                    cgroup_links.attach(target.cgroup, self._datapath.programs[target.program], self._pin(device))
+                    self._attach_to_cgroup(device, target)
                     continue
                 self._left_alone.discard(device)
                 if isinstance(target, XdpTarget):
@@ -176,6 +177,10 @@ class LinkOperations:
         for on_cgroup in cgroup_links.pinned(self._folder):
             yield on_cgroup.pin.name, SockTarget(on_cgroup.cgroup_id, names.get(on_cgroup.program_id, OUTDATED))
 
+    def has_sockets(self, cgroup_id: int) -> bool:
+        """Whether a cgroup that is an endpoint's is there, or, if it has been removed, a socket of it."""
+        return cgroup_links.is_attached(self._pin(process_link(cgroup_id)), cgroup_id)
+
     def confirm(self, device: str) -> None:
         """The program on trial stays. DatapathError if it cannot be pinned; then it is on trial still."""
         self.trials[device].confirm()
@@ -196,6 +201,12 @@ class LinkOperations:
         )
         self._attached[device] = target
         self.on_trial()
+
+    def _attach_to_cgroup(self, key: str, target: SockTarget) -> None:
+        """What is gone has a link, or its last socket was closed just now."""
+        program, pin = self._datapath.programs[target.program], self._pin(key)
+        if not cgroup_links.exchange(pin, target.cgroup_id, program) and target.cgroup is not None:
+            cgroup_links.attach(target.cgroup, program, pin)
 
     def _accelerate(self, key: str, target: XdpTarget) -> None:
         self._end_trial(key)

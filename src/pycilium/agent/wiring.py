@@ -169,7 +169,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         runtimes = Runtimes(opened)
         ending.push_async_callback(runtimes.close)
         endpoints = Endpoints(config, intent, store, identities, plumbing, files, control, ipam, runtimes)
-        processes = Processes(endpoints, controller.processes)
+        processes = Processes(endpoints, controller.processes, attached.has_sockets)
 
         dockers = [DockerNetwork(each, endpoints, runtimes.problems) for each in opened if isinstance(each, Docker)]
         node = NodePublisher(config, intent, store, plumbing.boot_id())

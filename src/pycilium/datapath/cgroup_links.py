@@ -2,7 +2,8 @@
 go to one cgroup; the one that judges what processes of the node receive goes to each that is an endpoint.
 
 A pinned link outlives the agent; attaching again exchanges its program in place, so that every call meets the old
-program or the new one. Of a cgroup that is gone the kernel keeps an empty link, which is replaced.
+program or the new one. It outlives its cgroup too: the kernel empties the link of one that is removed once the last of
+its sockets is closed, and until then its program is run, and may be exchanged.
 """
 
 from __future__ import annotations
@@ -37,15 +38,18 @@ HOOKS: Final = {
 
 PROCESS_PROGRAM: Final = "process_in"
 """On what sockets of processes receive that are an endpoint."""
+BELOW_PROGRAM: Final = "process_below"
+"""Holds its place where a cgroup above has it."""
+PROCESS_PROGRAMS: Final = (PROCESS_PROGRAM, BELOW_PROGRAM)
 PROGRAMS: Final = tuple(
-    name for name, spec in layouts.PROGRAMS.items() if spec.section in HOOKS and name != PROCESS_PROGRAM
+    name for name, spec in layouts.PROGRAMS.items() if spec.section in HOOKS and name not in PROCESS_PROGRAMS
 )
 """All that translate at sockets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A program of ours on a cgroup; `cgroup_id` is 0 if that is gone."""
+    """A program of ours on a cgroup; `cgroup_id` is 0 if that is gone, and its sockets too."""
 
     cgroup_id: int
     program_id: int
@@ -76,7 +80,7 @@ def attach(cgroup: Path, program: Program, pin: Path) -> None:
     except OSError as error:
         raise AttachError(f"cgroup {cgroup}: {error.strerror}") from error
     try:
-        if not _update(pin, os.fstat(fd).st_ino, program):
+        if not exchange(pin, os.fstat(fd).st_ino, program):
             link_pins.unpin(pin)
             _create(fd, program, pin)
     except OSError as error:
@@ -91,11 +95,13 @@ def pinned(folder: Path) -> Iterator[Attachment]:
         yield Attachment(info.cgroup_id, info.program_id, path)
 
 
-def _hook(program: Program) -> AttachType:
-    return HOOKS[layouts.PROGRAMS[program.name].section]
+def is_attached(pin: Path, cgroup: int) -> bool:
+    """Whether the pinned link is on the cgroup of this id: that, or one of its sockets, is still there."""
+    info = link_pins.info_of(pin)
+    return info is not None and (info.type, info.cgroup_id) == (bpf.LINK_TYPE_CGROUP, cgroup)
 
 
-def _update(pin: Path, cgroup: int, program: Program) -> bool:
+def exchange(pin: Path, cgroup: int, program: Program) -> bool:
     """Exchange the program of the pinned link; False if that is none of this cgroup and hook."""
     try:
         link = bpf.object_get(str(pin))
@@ -110,6 +116,10 @@ def _update(pin: Path, cgroup: int, program: Program) -> bool:
         return True
     finally:
         os.close(link)
+
+
+def _hook(program: Program) -> AttachType:
+    return HOOKS[layouts.PROGRAMS[program.name].section]
 
 
 def _create(cgroup_fd: int, program: Program, pin: Path) -> None:

@@ -3647,6 +3647,7 @@ PROGRAMS: Final[dict[str, ProgramSpec]] = {
     "from_host": ProgramSpec("from_host", "host", "tc"),
     "from_netdev": ProgramSpec("from_netdev", "netdev", "tc"),
     "from_overlay": ProgramSpec("from_overlay", "overlay", "tc"),
+    "process_below": ProgramSpec("process_below", "process", "cgroup_skb/ingress"),
     "process_in": ProgramSpec("process_in", "process", "cgroup_skb/ingress"),
     "sock_bound4": ProgramSpec("sock_bound4", "sock", "cgroup/post_bind4"),
     "sock_bound6": ProgramSpec("sock_bound6", "sock", "cgroup/post_bind6"),

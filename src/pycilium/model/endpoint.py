@@ -75,6 +75,8 @@ class Endpoint:
     """Of processes of the node, which have no interface and no address of their own: their cgroup, from the root on."""
     cgroup_id: int = 0
     """The kernel's number of that cgroup; 0 while there is none."""
+    past_cgroup_ids: frozenset[int] = frozenset()
+    """Of cgroups that were at that path before, are gone, and have left sockets."""
 
     @property
     def attachment(self) -> str:

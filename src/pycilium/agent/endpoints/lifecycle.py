@@ -127,12 +127,13 @@ class Endpoints:
         await self._relabel(existing, wanted.labels)
         return self._find(container_id, PROCESS_IFNAME) or existing
 
-    def move_process(self, endpoint: Endpoint, cgroup_id: int) -> None:
-        """Its cgroup was made anew, or is gone (0)."""
+    def move_process(self, endpoint: Endpoint, cgroup_id: int, past: frozenset[int] = frozenset()) -> None:
+        """Its cgroup was made anew, or is gone (0); those in the `past` are gone too, and have left sockets."""
         current = self._find(endpoint.container_id, PROCESS_IFNAME)
-        if current is None or current.cgroup_id == cgroup_id:
+        if current is None or (current.cgroup_id, current.past_cgroup_ids) == (cgroup_id, past):
             return
-        moved = advance(replace(current, cgroup_id=cgroup_id), EndpointEvent.POLICY_CHANGED)
+        changed = replace(current, cgroup_id=cgroup_id, past_cgroup_ids=past)
+        moved = advance(changed, EndpointEvent.POLICY_CHANGED)
         self._insert(moved)
         self._loop.run_now()
         self._files.save(self._find(endpoint.container_id, PROCESS_IFNAME) or moved)

@@ -2,13 +2,16 @@
 
 A service that is restarted gets a cgroup anew, with another number. The kernel tells of each that is made or removed;
 then all are looked at, so that nothing is lost with news that are. What is realized depends on which are there.
+
+Sockets may outlive their cgroup: in systemd's store of descriptors, or in a service whose socket unit was stopped. They
+stay the endpoint's until the last is closed, of which the kernel tells nobody: so it is asked now and then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import structlog
@@ -26,14 +29,19 @@ from pycilium.model.endpoint import Endpoint
 
 log = structlog.get_logger()
 RETRY_S = 5.0
+LEFT_SOCKETS_S = 5.0
+"""How often it is looked whether sockets that outlive their cgroup are still there."""
 _CHANGES = flags.CREATE | flags.DELETE | flags.DELETE_SELF | flags.MOVED_TO | flags.MOVED_FROM | flags.ONLYDIR
 
 
 class Processes:
-    """Of one node; `endpoints` keeps them, `targets` are what the kernel should have of them."""
+    """Of one node; `endpoints` keeps them, `targets` are what the kernel should have of them.
 
-    def __init__(self, endpoints: Endpoints, targets: ProcessTargets) -> None:
-        self._endpoints, self._targets = endpoints, targets
+    `has_sockets` says whether the kernel has any of a cgroup of this id that had a link and is gone.
+    """
+
+    def __init__(self, endpoints: Endpoints, targets: ProcessTargets, has_sockets: Callable[[int], bool]) -> None:
+        self._endpoints, self._targets, self._has_sockets = endpoints, targets, has_sockets
         with contextlib.suppress(AttachError):  # whoever adds one is told
             targets.root = process_cgroups.root()
         self._changed = asyncio.Event()
@@ -59,13 +67,20 @@ class Processes:
         return endpoint
 
     def restore(self, remembered: Mapping[int, ProcessTarget]) -> None:
-        """Take up, after a restart, those of which the kernel has an entry and no file speaks any more."""
+        """Take up, after a restart, those of which the kernel has an entry and no file speaks any more, and what the
+        kernel remembers of cgroups that are gone.
+        """
         known = {each.endpoint_id for each in self._all()}
         lost = {number: memory for number, memory in remembered.items() if memory.endpoint_id not in known}
         for cgroup_id, cgroup in process_cgroups.with_ids(lost, self._targets.root).items():
             endpoint = endpoint_memory.of_kernel_process(cgroup, cgroup_id, lost[cgroup_id])
             log.warning("endpoint taken up as the kernel remembers it", endpoint=str(endpoint))
             self._endpoints.take_up(endpoint)
+        for endpoint in self._all():
+            numbers = {number for number, memory in remembered.items() if memory.endpoint_id == endpoint.endpoint_id}
+            self._endpoints.move_process(endpoint, endpoint.cgroup_id, frozenset(numbers - {endpoint.cgroup_id}))
+        with contextlib.suppress(AttachError):  # `run` says so
+            self.look()
 
     async def run(self) -> None:
         """Follow cgroups as they come and go, until cancelled."""
@@ -92,12 +107,18 @@ class Processes:
                     news.read(timeout=0)
                     _watch(news, (root / each.cgroup.lstrip("/") for each in self._all()), root)
                     self.look()
-                    await self._changed.wait()
+                    await self._wait()
             finally:
                 loop.remove_reader(news.fileno())
 
+    async def _wait(self) -> None:
+        """Until something changed, or something may have."""
+        left = any(each.past_cgroup_ids for each in self._all())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), LEFT_SOCKETS_S if left else None)
+
     def look(self) -> None:
-        """Take in which of the cgroups are there."""
+        """Take in which of the cgroups are there, and which that are gone have sockets still."""
         processes = self._all()
         if not processes:
             return
@@ -106,7 +127,8 @@ class Processes:
             cgroup_id = process_cgroups.id_of(endpoint.cgroup, root)
             if cgroup_id != endpoint.cgroup_id:
                 log.info("cgroup is there" if cgroup_id else "cgroup is gone", endpoint=str(endpoint), id=cgroup_id)
-                self._endpoints.move_process(endpoint, cgroup_id)
+            gone = {endpoint.cgroup_id, *endpoint.past_cgroup_ids} - {0, cgroup_id}
+            self._endpoints.move_process(endpoint, cgroup_id, frozenset(filter(self._has_sockets, gone)))
 
     def _all(self) -> list[Endpoint]:
         return [each for each in self._endpoints.all() if each.is_process]

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from pycilium.agent.endpoints.process_targets import entries_of, levels_of, links_of, outermost
 from pycilium.agent.entries import ProcessTarget
 from pycilium.agent.intent import HostAddress
+from pycilium.agent.link_operations import process_link
+from pycilium.datapath.cgroup_links import BELOW_PROGRAM, PROCESS_PROGRAM
 from pycilium.model.endpoint import PROCESS_IFNAME, Endpoint, EndpointState
 from pycilium.model.labels import Labels
 from pycilium.model.policy import Subject
@@ -22,7 +24,7 @@ ROOT = Path("/sys/fs/cgroup")
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
 
 
-def process(number: int, cgroup: str, *, cgroup_id: int | None = None) -> Endpoint:
+def process(number: int, cgroup: str, *, cgroup_id: int | None = None, past: frozenset[int] = frozenset()) -> Endpoint:
     """With the labels and identity of one of the generated pods."""
     pod = PODS[number % len(PODS)]
     return replace(
@@ -37,23 +39,35 @@ def process(number: int, cgroup: str, *, cgroup_id: int | None = None) -> Endpoi
         pod_name=f"process{number}",
         cgroup=cgroup,
         cgroup_id=1000 + number if cgroup_id is None else cgroup_id,
+        past_cgroup_ids=frozenset(2000 + 10 * number + each for each in past),
         state=EndpointState.REGENERATING,
     )
 
 
-PROCESSES = st.lists(NAMES, unique=True, max_size=6).map(
-    lambda cgroups: [process(number, cgroup) for number, cgroup in enumerate(cgroups)]
-)
+PROCESSES = st.lists(
+    st.tuples(NAMES, st.frozensets(st.integers(0, 2))), unique_by=lambda each: each[0], max_size=6
+).map(lambda made: [process(number, cgroup, past=past) for number, (cgroup, past) in enumerate(made)])
 
 
 @given(PROCESSES)
-def test_each_cgroup_lies_in_that_of_exactly_one_link(processes: list[Endpoint]) -> None:
-    linked = [PurePosixPath(each.cgroup) for each in outermost(processes)]
+def test_each_cgroup_lies_in_that_of_exactly_one_link_that_judges(processes: list[Endpoint]) -> None:
+    judging = [PurePosixPath(each.cgroup) for each in outermost(processes)]
+    links = {target.cgroup_id: target for target in links_of(processes, ROOT).values()}
 
     for each in processes:
         path = PurePosixPath(each.cgroup)
-        assert sum(link in (path, *path.parents) for link in linked) == 1
-    assert len(links_of(processes, ROOT)) == len(linked)
+        assert sum(link in (path, *path.parents) for link in judging) == 1
+        assert links[each.cgroup_id].program == (PROCESS_PROGRAM if path in judging else BELOW_PROGRAM)
+        assert links[each.cgroup_id].cgroup == ROOT / each.cgroup[1:]
+
+
+@given(PROCESSES)
+def test_what_is_left_of_a_cgroup_that_is_gone_judges_itself(processes: list[Endpoint]) -> None:
+    links = links_of(processes, ROOT)
+
+    past = {number for each in processes for number in each.past_cgroup_ids}
+    assert {target.cgroup_id for target in links.values() if target.cgroup is None} == past
+    assert all(links[process_link(number)].program == PROCESS_PROGRAM for number in past)
 
 
 @given(PROCESSES)
@@ -62,6 +76,13 @@ def test_depths_are_those_of_the_cgroups_the_deepest_first(processes: list[Endpo
 
     assert set(levels) == {each.cgroup.count("/") for each in processes}
     assert list(levels) == sorted(levels, reverse=True)
+
+
+def test_sockets_that_outlive_their_cgroup_have_the_entry_of_their_endpoint() -> None:
+    gone = process(1, "/b", cgroup_id=0, past=frozenset((0, 1)))
+
+    entry = ProcessTarget(gone.sec_identity, 7, 101)
+    assert entries_of([gone], {gone.subject: 7}) == {2010: entry, 2011: entry}
 
 
 def test_what_has_no_cgroup_identity_or_policy_has_no_entry() -> None:
@@ -81,7 +102,7 @@ def held(agent: Agent) -> tuple[object, ...]:
         cgroup_id: (entry.sec_identity, entry.endpoint_id)
         for cgroup_id, entry in targets.processes.tracker.realized.items()
     }
-    return entries, dict(targets.process_levels.tracker.realized), set(agent.kernel.links.attached)
+    return entries, dict(targets.process_levels.tracker.realized), dict(agent.kernel.links.attached)
 
 
 def straight(processes: list[Endpoint]) -> Agent:
@@ -94,7 +115,11 @@ def straight(processes: list[Endpoint]) -> Agent:
 def test_any_order_restarts_and_cgroups_made_anew_end_in_what_one_step_makes(
     processes: list[Endpoint], order: object, restart_at: int
 ) -> None:
-    steps = [replace(each, cgroup_id=cgroup_id) for each in processes for cgroup_id in (0, each.cgroup_id + 500)]
+    steps = [
+        replace(each, cgroup_id=cgroup_id, past_cgroup_ids=past)
+        for each in processes
+        for cgroup_id, past in ((0, frozenset({each.cgroup_id})), (each.cgroup_id + 500, frozenset[int]()))
+    ]
     order.shuffle(steps)
     agent = Agent(Kernel())
     there: dict[int, Endpoint] = {}
@@ -117,7 +142,7 @@ def test_what_is_removed_leaves_nothing_behind(processes: list[Endpoint]) -> Non
     agent.change(gone=[each.endpoint_id for each in processes])
     agent.run()
 
-    assert held(agent) == ({}, {}, set())
+    assert held(agent) == ({}, {}, {})
 
 
 def test_a_restart_that_ends_early_leaves_the_policy_of_processes_in_force() -> None:
