@@ -20,6 +20,7 @@ from pycilium.agent.endpoints.identity_marks import IdentityMarks
 from pycilium.agent.endpoints.publishing import published
 from pycilium.agent.intent import Intent
 from pycilium.agent.source_kinds import make_sources
+from pycilium.errors import StoreError
 from pycilium.model.labels import pod_labels
 from pycilium.model.resources import CiliumEndpoint, ObjectMeta, OwnerReference, Pod
 from pycilium.model.resources.cilium_objects import (
@@ -33,6 +34,7 @@ from pycilium.store import ResourceList, Selection, Store, follow
 from pycilium.store.kubernetes import ApiClient, KubernetesStore, machine_access
 
 READING_AT_ONCE = 50
+AGAIN_S = 1.0
 
 
 def name_of(node: int) -> str:
@@ -102,7 +104,18 @@ async def _publish(stores: list[Store]) -> None:
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             node, name = line.split()
             number += 1
-            tasks.create_task(published(stores[int(node)], endpoint_of(int(node), name, number), is_new=True))
+            tasks.create_task(_published(stores[int(node)], endpoint_of(int(node), name, number)))
+
+
+async def _published(store: Store, endpoint: CiliumEndpoint) -> None:
+    """A server that is short of processor time may hang up; agents try again too."""
+    while True:
+        try:
+            await published(store, endpoint, is_new=True)
+        except StoreError:
+            await asyncio.sleep(AGAIN_S)
+            continue
+        return
 
 
 def _store(server: str, node: int) -> Store:

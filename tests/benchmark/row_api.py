@@ -266,13 +266,15 @@ def _nodes(server: str, nodes: int, *, slices: bool) -> Iterator[subprocess.Pope
 
 @contextmanager
 def _operator(double: ApiServerDouble, *, slices: bool) -> Iterator[None]:
-    """Slices are complete when the block begins."""
+    """Slices are complete when the block begins. It leads throughout, however long the machine keeps it waiting."""
     config = OperatorConfig(
         name="operator",
         store=f"kubernetes:?server={double.url}",
         health_listen=None,
         unmanaged_pod_interval_s=15,
         endpoint_slices=slices,
+        lease_duration_s=600,
+        lease_renew_deadline_s=500.0,
     )
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(wiring.run(config, stop)), name="operator")

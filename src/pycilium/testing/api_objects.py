@@ -133,8 +133,8 @@ class ApiObjects:
     def __init__(self, *, history: int = 10_000, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.history = history
         self.version = 1
-        self.on_change: Callable[[ApiKind | None], None] = lambda _: None
-        """Told the kind that changed; now and then None, so that whoever follows a quiet kind keeps up."""
+        self.on_change: Callable[[Change | None], None] = lambda _: None
+        """Told what changed; now and then None, so that whoever follows what is quiet keeps up."""
         self._clock = clock
         self._objects: dict[str, dict[tuple[str, str], Stored]] = {kind.plural: {} for kind in ALL_KINDS}
         self._changes: list[Change] = []
@@ -325,10 +325,11 @@ class ApiObjects:
                 self._remove(kind, namespace, present.plain)
 
     def _record(self, kind: ApiKind, namespace: str, before: Plain | None, now: Plain | None, body: bytes) -> None:
-        self._changes.append(Change(self.version, kind, namespace, before, now, body))
+        change = Change(self.version, kind, namespace, before, now, body)
+        self._changes.append(change)
         if len(self._changes) > 2 * self.history:
             self._forget(len(self._changes) - self.history)
-        self.on_change(kind if self.version % max(1, self.history // 2) else None)
+        self.on_change(change if self.version % max(1, self.history // 2) else None)
 
 
 def check_preconditions(kind: ApiKind, present: Plain, wanted: Mapping[str, Any]) -> None:

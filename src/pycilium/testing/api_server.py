@@ -25,7 +25,7 @@ import click
 import msgspec
 from aiohttp import web
 
-from pycilium.testing.api_objects import ApiFailure, ApiKind, ApiObjects, Plain
+from pycilium.testing.api_objects import ApiFailure, ApiKind, ApiObjects, Change, Plain
 from pycilium.testing.api_pods import SUBRESOURCES, PodsDouble
 from pycilium.testing.api_requests import ACCESS_REVIEW, Asked, discovery, parsed, reviewed, selection
 from pycilium.testing.api_rights import RoleRights
@@ -65,9 +65,17 @@ class Traffic:
 @dataclass(eq=False, slots=True)
 class _Watch:
     kind: ApiKind
+    namespace: str
+    selected: Callable[[Plain], bool]
     traffic: Traffic
     news: asyncio.Event = field(default_factory=asyncio.Event)
     cut: Literal["", "clean", "half line"] = ""
+
+    def line(self, change: Change) -> bytes:
+        """How it is told of the change; nothing if that is none of its business."""
+        if change.kind is not self.kind or self.namespace not in ("", change.namespace):
+            return b""
+        return change.line(self.selected)
 
 
 class ApiServerDouble:
@@ -145,12 +153,15 @@ class ApiServerDouble:
         """How many watches are open."""
         return len(self._watches)
 
-    def _wake(self, kind: ApiKind | None = None) -> None:
-        """The watches of `kind`, or all."""
+    def _wake(self, change: Change | None = None) -> None:
+        """The watches that are to be told of it, or all. An API server's watch cache too wakes no others."""
         if self._loop is not None and not self._loop.is_closed():
-            for watch in list(self._watches):
-                if kind is None or watch.kind is kind:
-                    self._loop.call_soon_threadsafe(watch.news.set)
+            self._loop.call_soon_threadsafe(self._woken, change)
+
+    def _woken(self, change: Change | None) -> None:
+        for watch in list(self._watches):
+            if change is None or watch.line(change):
+                watch.news.set()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if request.path in ("/livez", "/readyz", "/healthz"):
@@ -280,27 +291,20 @@ class ApiServerDouble:
             self.objects.changes_after(version)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
-        watch = _Watch(kind, self.traffic["watch", kind.plural])
+        watch = _Watch(kind, namespace, selection(request.query), self.traffic["watch", kind.plural])
         self._watches.add(watch)
         try:
             await response.prepare(request)
-            await self._tell(request, response, watch, (kind, namespace), version)
+            await self._tell(request, response, watch, version)
         except ConnectionError:
             pass
         finally:
             self._watches.discard(watch)
         return response
 
-    async def _tell(
-        self,
-        request: web.Request,
-        response: web.StreamResponse,
-        watch: _Watch,
-        what: tuple[ApiKind, str],
-        version: int,
-    ) -> None:
+    async def _tell(self, request: web.Request, response: web.StreamResponse, watch: _Watch, version: int) -> None:
         """Writes changes as they come and bookmarks in between, until the time is over or the watch is cut."""
-        loop, selected = asyncio.get_running_loop(), selection(request.query)
+        loop = asyncio.get_running_loop()
         end = loop.time() + float(request.query.get("timeoutSeconds") or 1800)
         while not watch.cut and loop.time() < end:
             watch.news.clear()
@@ -310,21 +314,16 @@ class ApiServerDouble:
                 await response.write(_event("ERROR", failure.status))
                 return
             version = self.objects.version
-            lines = b"".join(
-                change.line(selected)
-                for change in changes
-                if change.kind is what[0] and what[1] in ("", change.namespace)
-            )
-            if lines:
+            if lines := b"".join(map(watch.line, changes)):
                 watch.traffic.bytes_out += len(lines)
                 await response.write(lines)
             if not await _happens(watch.news.wait(), min(self.bookmark_s, end - loop.time())):
-                version = self.objects.version  # nothing of this kind has happened since
-                bookmark = _bookmark(what[0], version)
+                version = self.objects.version  # nothing that it is to be told of has happened since
+                bookmark = _bookmark(watch.kind, version)
                 watch.traffic.bytes_out += len(bookmark)
                 await response.write(bookmark)
         if watch.cut == "half line":
-            await response.write(_bookmark(what[0], version)[:20])
+            await response.write(_bookmark(watch.kind, version)[:20])
             _hang_up(request)
 
 
