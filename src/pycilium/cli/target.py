@@ -28,6 +28,11 @@ _MACHINE_SOCKET = str(MACHINE_RUN_DIR / "cilium.sock")
 MACHINE_STORE = Path("/var/lib/cilium/store.db")
 MACHINE_RECORD = Path("/var/lib/cilium/install.json")
 """Where `cilium install` on a machine writes down what it did."""
+_INSTALLED = "Cilium is installed on this machine"
+_HOW_TO_START = (
+    "`systemctl start cilium-agent` starts it, and `journalctl -u cilium-agent` says why it ended; without systemd "
+    "`cilium-agent --config /etc/cilium/agent.json` does both"
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -111,7 +116,12 @@ class Target:
         if url := os.environ.get("CILIUM_STORE"):
             return url
         if not MACHINE_STORE.exists():
-            raise StoreUnavailable(f"no lab is up and {MACHINE_STORE} does not exist: `cilium lab up` makes a lab")
+            raise StoreUnavailable(
+                f"{_INSTALLED}, but its agent has not made {MACHINE_STORE} yet: {_HOW_TO_START}"
+                if MACHINE_RECORD.exists()
+                else f"no lab is up and {MACHINE_STORE} does not exist: `cilium lab up` makes a lab, "
+                "`cilium install` installs an agent here"
+            )
         return f"sqlite:///{MACHINE_STORE}"
 
     def agent(self, node: str | None = None) -> AgentClient:
@@ -121,7 +131,9 @@ class Target:
         socket = self.agent_socket(node)
         if socket == _MACHINE_SOCKET and not os.path.exists(socket):
             raise AgentUnavailable(
-                f"no lab is up, and this machine has no agent at {socket}: `cilium lab up` makes a lab, "
+                f"{_INSTALLED}, but no agent is at {socket}: {_HOW_TO_START}"
+                if MACHINE_RECORD.exists()
+                else f"no lab is up, and this machine has no agent at {socket}: `cilium lab up` makes a lab, "
                 "`cilium install` installs an agent"
             )
         return AgentClient(socket)

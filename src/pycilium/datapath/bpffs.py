@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pycilium.errors import DatapathError, PermissionRequired
 
+_USUAL = Path("/sys/fs/bpf")
 _MAGIC = 0xCAFE4A11
 _MNT_DETACH = 2
 _STATFS_ROOM = 256
@@ -36,22 +37,14 @@ def ensure(path: str | Path) -> None:
     folder = Path(path)
     if os.geteuid() != 0 and not is_bpffs(folder):
         raise PermissionRequired(f"{folder}: only root may make this folder and mount a BPF file system")
-    try:
-        _make(folder)
-    except PermissionError:
-        mount(next(parent for parent in folder.parents if parent.exists()))
-        _make(folder)
-    if not is_bpffs(folder):
-        mount(folder)
-
-
-def _make(folder: Path) -> None:
+    if _USUAL in folder.parents and _USUAL.is_dir() and not is_bpffs(_USUAL):
+        mount(_USUAL)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except PermissionError:
-        raise
     except OSError as error:
         raise DatapathError(f"{folder}: the folder for pinned maps cannot be made: {error.strerror}") from error
+    if not is_bpffs(folder):
+        mount(folder)
 
 
 def mount(path: str | Path) -> None:

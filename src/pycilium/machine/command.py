@@ -113,36 +113,54 @@ def uninstall(*, force: bool, purge: bool, root: Path, dry_run: bool) -> None:
     files, is_live = Files(root, dry_run=dry_run), root == Path("/")
     _require_root(is_live=is_live and not dry_run)
     record = files.record()
-    if record is None:
+    if record is None and not purge:
         click.echo("Nothing is installed.")
         return
     if is_live and not force and (left := cleaning.attached()):
         shown = f"{', '.join(left[:3])}{' ...' if len(left) > 3 else ''}"
         raise InstallRefused(f"containers are attached ({len(left)}: {shown}): stop them first, or --force")
-    _, config = configuration(files, ())
+    config = _to_undo(files)
     if is_live and not dry_run:
         _require_service_or_no_agent(config)
+    if record is None:  # what an earlier `uninstall` kept
+        _purge(files, config)
+        _tell(files, dry_run=dry_run, nothing="Nothing is installed.")
+        return
     files.remove(plan.CONFLIST)  # first: from here on runtimes do not call the plugin
     for name in record.get("aside", []):
         files.put_back(name)
     if is_live and not dry_run and preflight.has_systemd():
         for unit in (service.AGENT, service.OPERATOR):
             service.stop(unit)
-    kept = () if purge else (plan.CONFIG, plan.OPERATOR_CONFIG)
     for path in record.get("files", [plan.UNIT]):
-        if path not in kept:
+        if path not in plan.KEPT:
             files.remove(path)
     if is_live and not dry_run:
         if preflight.has_systemd():
             service.forget()
         cleaning.clean(config.bpf_root, config.run_dir)
-    if purge and config.store == AgentConfig(node_name="").store:
-        for ending in ("", "-wal", "-shm", "-notify"):
-            files.remove(f"var/lib/cilium/store.db{ending}")
+    if purge:
+        _purge(files, config)
     files.remove(plan.RECORD)
     _tell(files, dry_run=dry_run, nothing="Nothing is left to remove.")
     if not purge:
-        click.echo(f"/{plan.CONFIG} and the store are kept; --purge removes them.")
+        click.echo(f"{root / plan.CONFIG} and the store are kept; --purge removes them.")
+
+
+def _to_undo(files: Files) -> AgentConfig:
+    """It says where pins and run directory are."""
+    try:
+        return configuration(files, ())[1]
+    except ConfigError as error:
+        raise ConfigError(f"{error}; mend it, or remove it if it named no places of its own") from error
+
+
+def _purge(files: Files, config: AgentConfig) -> None:
+    for path in plan.KEPT:
+        files.remove(path)
+    if config.store == AgentConfig(node_name="").store:
+        for ending in ("", "-wal", "-shm", "-notify"):
+            files.remove(f"var/lib/cilium/store.db{ending}")
 
 
 def _require_root(*, is_live: bool) -> None:
@@ -168,7 +186,7 @@ def _object_in(files: Files, name: str) -> dict[str, Any]:
     try:
         found = json.loads(files.read(name) or "{}")
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{path} is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: it must be an object")
     return found
@@ -221,7 +239,7 @@ def _operator_files(files: Files, config: AgentConfig) -> list[plan.File]:
 
 
 def _any_was_written(files: Files, those: Sequence[plan.File]) -> bool:
-    return any(line == f"write /{file.path}" for line in files.done for file in those)
+    return any(f"write {files.root / file.path}" in files.done for file in those)
 
 
 def _require_service_or_no_agent(config: AgentConfig) -> None:

@@ -38,7 +38,7 @@ class Files:
         with _told(place):
             if self.read(file.path) == file.content and place.stat().st_mode & 0o777 == file.mode:
                 return
-        self.done.append(f"write /{file.path}")
+        self.done.append(f"write {place}")
         if self._dry_run:
             return
         new = place.with_name(f".{place.name}.new")
@@ -57,7 +57,7 @@ class Files:
     def remove(self, path: str) -> None:
         """Absent is success."""
         place = self.root / path
-        step = f"remove /{path}"
+        step = f"remove {place}"
         if not place.exists() or step in self.done:
             return
         self.done.append(step)
@@ -76,7 +76,7 @@ class Files:
     def _rename(self, old: str, new: str) -> None:
         if not (self.root / old).exists():
             return
-        self.done.append(f"rename /{old} to {new.rpartition('/')[2]}")
+        self.done.append(f"rename {self.root / old} to {new.rpartition('/')[2]}")
         if not self._dry_run:
             with _told(self.root / old):
                 (self.root / old).replace(self.root / new)

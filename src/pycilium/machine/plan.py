@@ -20,6 +20,8 @@ RECORD = "var/lib/cilium/install.json"
 PLUGIN_FOLDERS = ("opt/cni/bin", "usr/lib/cni", "usr/libexec/cni")
 """Where runtimes look for plugins: by default, on Debian, on Fedora. The first is made; the others only if there."""
 PLUGIN = "cilium-cni"
+KEPT = (CONFIG, OPERATOR_CONFIG)
+"""What `uninstall` leaves unless it is told otherwise."""
 KNOWN = (CONFIG, *(f"{folder}/{PLUGIN}" for folder in PLUGIN_FOLDERS), UNIT, OPERATOR_CONFIG, OPERATOR_UNIT, CONFLIST)
 """Everything that an installation may consist of."""
 ASIDE = ".cilium_bak"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pycilium.cli import placement
+from pycilium.cli import placement, target
 from pycilium.cli.cluster import found_kubeconfig
 from pycilium.cli.placement import Seen, placed
-from pycilium.errors import ConfigError
+from pycilium.errors import AgentUnavailable, ConfigError, StoreUnavailable
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,21 @@ def test_a_cluster_is_called_as_the_kubeconfig_says_that_is_there_wherever_that_
     assert found_kubeconfig("named") == "named"
     monkeypatch.setenv("KUBECONFIG", "a:b")
     assert found_kubeconfig("") == ""
+
+
+@pytest.mark.parametrize(
+    ("is_installed", "advice"), [(True, "`systemctl start cilium-agent` starts it"), (False, "`cilium install`")]
+)
+def test_who_has_installed_is_not_told_to_install(monkeypatch, tmp_path, is_installed, advice):
+    monkeypatch.setattr(target, "MACHINE_RECORD", tmp_path / "install.json")
+    monkeypatch.setattr(target, "MACHINE_STORE", tmp_path / "store.db")
+    monkeypatch.setattr(target, "_MACHINE_SOCKET", str(tmp_path / "cilium.sock"))
+    monkeypatch.setattr(target.Target, "lab", None)
+    for variable in ("CILIUM_SOCK", "CILIUM_STORE"):
+        monkeypatch.delenv(variable, raising=False)
+    if is_installed:
+        (tmp_path / "install.json").touch()
+
+    for ask, error in ((target.Target().agent, AgentUnavailable), (target.Target().store_url, StoreUnavailable)):
+        with pytest.raises(error, match=advice):
+            ask()

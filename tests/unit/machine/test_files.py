@@ -21,7 +21,7 @@ def test_a_file_is_written_once(tmp_path):
     files = Files(tmp_path)
     files.write(SCRIPT)
     files.write(SCRIPT)
-    assert files.done == ["write /opt/cni/bin/cilium-cni"]
+    assert files.done == [f"write {tmp_path}/opt/cni/bin/cilium-cni"]
     assert (tmp_path / SCRIPT.path).stat().st_mode & 0o777 == 0o755
     assert content(tmp_path) == {SCRIPT.path: "#!"}
 
@@ -29,7 +29,7 @@ def test_a_file_is_written_once(tmp_path):
 def test_a_dry_run_says_what_it_would_do_and_does_nothing(tmp_path):
     files = Files(tmp_path, dry_run=True)
     files.write(SCRIPT)
-    assert files.done == ["write /opt/cni/bin/cilium-cni"]
+    assert files.done == [f"write {tmp_path}/opt/cni/bin/cilium-cni"]
     assert content(tmp_path) == {}
 
 
@@ -38,7 +38,7 @@ def test_a_dry_run_says_once_what_it_would_remove(tmp_path):
     files = Files(tmp_path, dry_run=True)
     files.remove(SCRIPT.path)
     files.remove(SCRIPT.path)
-    assert files.done == ["remove /opt/cni/bin/cilium-cni"]
+    assert files.done == [f"remove {tmp_path}/opt/cni/bin/cilium-cni"]
     assert content(tmp_path) == {SCRIPT.path: SCRIPT.content}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pycilium.errors import ConfigError
 from pycilium.machine import command, plan
 from pycilium.machine.files import Files
 
@@ -76,3 +77,31 @@ def test_whatever_was_the_last_change_before_it_was_killed_the_same_command_come
         assert content(tmp_path) == before, f"removing, killed after {changes} changes"
 
     assert deaths > 15
+
+
+def test_what_uninstall_kept_can_be_purged_afterwards(run, tmp_path):
+    """ "Nothing is installed", it said, and left the configuration and the store."""
+    store = tmp_path / "var/lib/cilium/store.db"
+    run(command.install)
+    store.write_text("")
+    run(command.uninstall)
+    assert set(content(tmp_path)) == {plan.CONFIG, "var/lib/cilium/store.db"}
+
+    run(command.uninstall, "--purge")
+
+    assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize(("damaged", "why"), [("{", "is no JSON"), ('{"old_field": 1}', "unknown field `old_field`")])
+def test_a_configuration_that_cannot_be_read_says_how_to_remove_all_the_same(run, tmp_path, damaged, why):
+    run(command.install)
+    (tmp_path / plan.CONFIG).write_text(damaged)
+    before = content(tmp_path)
+
+    with pytest.raises(ConfigError, match=f"{why}.*; mend it, or remove it"):
+        run(command.uninstall)
+
+    assert content(tmp_path) == before
+    (tmp_path / plan.CONFIG).unlink()
+    run(command.uninstall)
+    assert content(tmp_path) == {}
