@@ -9,6 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from pycilium.agent.endpoints.lifecycle import Endpoints
+from pycilium.agent.endpoints.relabelling import Relabelling
 from pycilium.agent.intent import Intent
 from pycilium.agent.link_operations import LinkOperations
 from pycilium.agent.loop import ControlLoop
@@ -24,7 +25,7 @@ VANISHED_AFTER_S = 1.0
 NEWS_BYTES = 1 << 16
 
 
-async def follow_labels(intent: Intent, endpoints: Endpoints) -> None:
+async def follow_labels(intent: Intent, relabelling: Relabelling) -> None:
     """Give endpoints another identity whenever their labels change, or those labels have another number.
 
     While some have a number of this node's own, for want of the store, the store is asked again and again.
@@ -37,7 +38,7 @@ async def follow_labels(intent: Intent, endpoints: Endpoints) -> None:
     while True:
         changed.clear()
         try:
-            settled = await endpoints.refresh_labels()
+            settled = await relabelling.refresh()
         except CiliumError as error:
             log.warning("labels could not be taken over yet", error=str(error))
             settled = False

@@ -15,6 +15,8 @@ from pycilium.agent.deadman import Deadman
 from pycilium.agent.endpoints.files import queued_deletes
 from pycilium.agent.endpoints.lifecycle import Endpoints
 from pycilium.agent.endpoints.publishing import Publisher
+from pycilium.agent.endpoints.relabelling import Relabelling
+from pycilium.agent.endpoints.restoring import Restoring
 from pycilium.agent.following import follow_labels
 from pycilium.agent.health.node import NodeHealth
 from pycilium.agent.intent import Intent
@@ -38,6 +40,8 @@ async def become_ready(
     intent: Intent,
     sources: list[Source[Any, Any]],
     endpoints: Endpoints,
+    restoring: Restoring,
+    relabelling: Relabelling,
     control: ControlLoop,
     hubble: HubbleServer,
     store: Any,
@@ -51,7 +55,7 @@ async def become_ready(
 ) -> None:
     """Once every source has been read: settle what was restored, let the kernel follow, then keep up with labels."""
     await asyncio.gather(deadman.note(), *(source.synced.wait() for source in sources))
-    await endpoints.settle_restored()
+    await restoring.settle()
     control.open()
     queue = queued_deletes(config.run_dir)
     for why in queue.damaged:
@@ -78,7 +82,7 @@ async def become_ready(
         for docker in dockers:
             tasks.create_task(docker.run(), name="Docker")
         tasks.create_task(publisher.run(), name="publisher")
-        tasks.create_task(follow_labels(intent, endpoints), name="labels")
+        tasks.create_task(follow_labels(intent, relabelling), name="labels")
         tasks.create_task(health.run(), name="health")
         await node.published.wait()  # until then the name, and its leases, may be another machine's
         if node_services is not None:

@@ -36,8 +36,13 @@ from pycilium.agent.earlier_agent import (
 )
 from pycilium.agent.endpoints.files import EndpointFiles
 from pycilium.agent.endpoints.identities import Identities, insert_reserved
+from pycilium.agent.endpoints.labelling import PodLabelling
+from pycilium.agent.endpoints.late_labels import LateLabels
 from pycilium.agent.endpoints.lifecycle import Endpoints
 from pycilium.agent.endpoints.processes import Processes
+from pycilium.agent.endpoints.register import EndpointRegister
+from pycilium.agent.endpoints.relabelling import Relabelling
+from pycilium.agent.endpoints.restoring import Restoring
 from pycilium.agent.explaining import Explainer, Rules
 from pycilium.agent.flows import FlowIngestion, Names
 from pycilium.agent.following import (
@@ -168,7 +173,13 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
         opened = open_runtimes(config.container_runtimes)
         runtimes = Runtimes(opened)
         ending.push_async_callback(runtimes.close)
-        endpoints = Endpoints(config, intent, store, identities, plumbing, files, control, ipam, runtimes)
+        register = EndpointRegister(intent, files, control, ipam)
+        is_shared = not config.store.startswith("sqlite:")
+        labelling = PodLabelling(intent, store, config.cluster_name, runtimes, is_shared=is_shared)
+        relabelling = Relabelling(register, identities, labelling, config.identity_change_grace_period_s)
+        late_labels = LateLabels(labelling, relabelling.relabel)
+        endpoints = Endpoints(register, identities, plumbing, labelling, relabelling, late_labels)
+        restoring = Restoring(intent, store, register, identities, plumbing, labelling, late_labels, relabelling.turns)
         processes = Processes(endpoints, controller.processes, attached.has_sockets)
 
         dockers = [DockerNetwork(each, endpoints, runtimes.problems) for each in opened if isinstance(each, Docker)]
@@ -202,7 +213,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             agent_events=agent_events,
         )
         reader = ending.enter_context(EventReader.of(datapath))
-        endpoints.pool_exhausted = lambda said: hubble.agent_events.pool_exhausted(time.time_ns(), said)
+        register.pool_exhausted = lambda said: hubble.agent_events.pool_exhausted(time.time_ns(), said)
         owners = SocketOwners(lambda: intent.db.snapshot().all(intent.endpoints), netns.own_cookie())
         ingestion = FlowIngestion(reader, flows, hubble.notify, owners.owners)
         names.before_change = service_names.before_change = ingestion.drain
@@ -277,7 +288,7 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
             await healthz.start()
             ending.push_async_callback(healthz.stop)
         await read_addresses(intent, plumbing)
-        await endpoints.restore(found, remembered)
+        await restoring.take_up(found, remembered)
         processes.restore(remembered_processes)
         await api.start()
         ending.push_async_callback(api.stop)
@@ -308,6 +319,8 @@ async def run(config: AgentConfig, stop: asyncio.Event) -> None:
                     intent,
                     sources,
                     endpoints,
+                    restoring,
+                    relabelling,
                     control,
                     hubble,
                     store,

@@ -80,7 +80,7 @@ def test_whatever_was_the_last_change_before_it_was_killed_the_same_command_come
 
 
 def test_what_uninstall_kept_can_be_purged_afterwards(run, tmp_path):
-    """ "Nothing is installed", it said, and left the configuration and the store."""
+    """It said "Nothing is installed", and left the configuration and the store."""
     store = tmp_path / "var/lib/cilium/store.db"
     run(command.install)
     store.write_text("")

@@ -147,6 +147,13 @@ class PodLabelling:
             )
             return None
 
+    def pod_of(self, endpoint: Endpoint) -> Pod | None:
+        """The Pod that the endpoint belongs to, as the store last told it; processes have none."""
+        if endpoint.is_process:
+            return None
+        key = ResourceKey("Pod", endpoint.namespace, endpoint.pod_name)
+        return self._intent.db.snapshot().get(self._intent.pods, key)
+
     def subject_of(self, pod: Pod) -> Subject:
         """What policies know of the pod."""
         return Subject(self.of_pod(pod), named_ports_of(pod))

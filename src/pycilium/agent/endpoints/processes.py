@@ -75,7 +75,7 @@ class Processes:
         for cgroup_id, cgroup in process_cgroups.with_ids(lost, self._targets.root).items():
             endpoint = endpoint_memory.of_kernel_process(cgroup, cgroup_id, lost[cgroup_id])
             log.warning("endpoint taken up as the kernel remembers it", endpoint=str(endpoint))
-            self._endpoints.take_up(endpoint)
+            self._endpoints.register.take_up(endpoint)
         for endpoint in self._all():
             numbers = {number for number, memory in remembered.items() if memory.endpoint_id == endpoint.endpoint_id}
             self._endpoints.move_process(endpoint, endpoint.cgroup_id, frozenset(numbers - {endpoint.cgroup_id}))

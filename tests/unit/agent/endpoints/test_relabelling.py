@@ -8,8 +8,9 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from pycilium.agent.config import AgentConfig
-from pycilium.agent.endpoints.lifecycle import Endpoints
+from pycilium.agent.endpoints.labelling import PodLabelling
+from pycilium.agent.endpoints.register import EndpointRegister
+from pycilium.agent.endpoints.relabelling import Relabelling
 from pycilium.agent.intent import Intent
 from pycilium.ipam import HostScope
 from pycilium.model.endpoint import EndpointState
@@ -42,17 +43,9 @@ class Relabelled(Node):
 
     def __init__(self, store: SqliteStore, grace_s: float) -> None:
         super().__init__(store)
-        config = AgentConfig(node_name="one", identity_change_grace_period_s=grace_s)
-        self.endpoints = Endpoints(
-            config,
-            self.intent,
-            store,
-            self.identities,
-            None,
-            Files(),
-            Loop(),
-            HostScope(IPv4Network("10.0.0.0/24"), None),
-        )
+        self.register = EndpointRegister(self.intent, Files(), Loop(), HostScope(IPv4Network("10.0.0.0/24"), None))
+        labelling = PodLabelling(self.intent, store, "default")
+        self.relabelling = Relabelling(self.register, self.identities, labelling, grace_s)
 
     async def begin(self) -> None:
         labels = pod_labels({"app": "old"}, "default")
@@ -73,7 +66,7 @@ class Relabelled(Node):
 
     @property
     def sec_identity(self) -> int:
-        return self.endpoints.all()[0].sec_identity
+        return self.register.all()[0].sec_identity
 
 
 @pytest.fixture
@@ -92,7 +85,7 @@ def new_identity(intent: Intent) -> int | None:
 async def test_a_relabelled_pod_sends_nothing_with_an_identity_that_others_had_no_time_to_hear_of(store):
     node = Relabelled(store, NEVER_S)
     await node.begin()
-    relabelling = asyncio.create_task(node.endpoints.refresh_labels())
+    relabelling = asyncio.create_task(node.relabelling.refresh())
     await until(lambda: new_identity(node.intent) is not None)
 
     told = {each.metadata.name for each in (await store.list(CiliumIdentity)).items}
@@ -107,7 +100,7 @@ async def test_after_that_time_it_has_the_identity_of_its_labels(store):
     node = Relabelled(store, 0)
     await node.begin()
 
-    assert await node.endpoints.refresh_labels()
+    assert await node.relabelling.refresh()
     assert node.sec_identity == new_identity(node.intent) != node.before
 
 
@@ -116,7 +109,7 @@ async def test_an_identity_that_the_cluster_had_is_taken_at_once(store):
     await node.begin()
     await node.identities.number_for(pod_labels({"app": "new"}, "default"))
 
-    assert await asyncio.wait_for(node.endpoints.refresh_labels(), 20)
+    assert await asyncio.wait_for(node.relabelling.refresh(), 20)
     assert node.sec_identity == new_identity(node.intent)
 
 
@@ -130,8 +123,8 @@ async def test_a_pod_that_is_known_late_gets_its_ports_with_its_labels(store):
     with node.intent.db.write() as txn:
         txn.insert(node.intent.pods, known)
 
-    assert await node.endpoints.refresh_labels()
+    assert await node.relabelling.refresh()
 
-    (endpoint,) = node.endpoints.all()
+    (endpoint,) = node.register.all()
     assert endpoint.named_ports == {NamedTarget("http", Protocol.TCP, 8080)}
     assert endpoint.sec_identity == node.before
