@@ -1,17 +1,24 @@
-"""A mounted ConfigMap: one file per key, read strictly. Shared by agent and operator; what keys mean is theirs."""
+"""A mounted ConfigMap: one file per key, read strictly. Shared by agent and operator; what keys mean is theirs.
+
+While a DaemonSet rolls, a node that reboots starts its agent of before with the keys of the release after. Keys that it
+does not know are then set aside by name, for without an agent its pods have no network. Whatever it knows must be
+understood all the same: to guess at a value could leave undone what somebody relies on.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import GenericAlias
 from typing import TypeVar
 
 import msgspec
 
+from pycilium import __version__
 from pycilium.errors import ConfigError
-from pycilium.install.kubernetes_config import FIXED, config_map
+from pycilium.install.kubernetes_config import FIXED, RELEASE, config_map
+from pycilium.install.versions import is_version
 from pycilium.model.resources.checks import did_you_mean
 
 T = TypeVar("T")
@@ -29,12 +36,24 @@ class Settings:
     def __init__(self, texts: Mapping[str, str], source: str) -> None:
         """ConfigError for a key that is unknown, or one whose fixed meaning is another."""
         self._texts, self._source = texts, source
-        known = KNOWN | OF_THE_NODE
-        for key, text in texts.items():
-            if key not in known:
-                raise self.wrong(key, f"is unknown{did_you_mean(key, known)}")
-            if key in FIXED and text != FIXED[key]:
-                raise self.wrong(key, f"is {text!r}; only {FIXED[key]!r} is built yet")
+        self._release = texts.get(RELEASE, __version__)
+        if not is_version(self._release):
+            raise self.wrong(RELEASE, f"is {self._release!r}, which is no version such as {__version__}")
+        self.warnings = tuple(self._set_aside(key for key in texts if key not in KNOWN | OF_THE_NODE))
+        for key in FIXED.keys() & texts.keys():
+            if texts[key] != FIXED[key]:
+                raise self.wrong(key, f"is {texts[key]!r}; only {FIXED[key]!r} is built yet")
+
+    def _set_aside(self, unknown: Iterable[str]) -> Iterable[str]:
+        """A sentence about keys of another release; ConfigError for one that somebody wrote wrong."""
+        keys = sorted(unknown)
+        if keys and self._release == __version__:
+            raise self.wrong(keys[0], f"is unknown{did_you_mean(keys[0], KNOWN | OF_THE_NODE)}")
+        if keys:
+            yield (
+                f"{self._source}: written by release {self._release}, and this is {__version__}: set aside what is "
+                f"not known here: {', '.join(keys)}"
+            )
 
     @classmethod
     def of_folder(cls, folder: str | Path) -> Settings:
@@ -90,7 +109,16 @@ class Settings:
         try:
             return check()
         except ConfigError as error:
-            raise ConfigError(f"{self._source}: {error}") from error
+            raise self.refused(str(error)) from error
 
     def wrong(self, key: str, why: str) -> ConfigError:
-        return ConfigError(f"{self._source}: {key} {why}")
+        return self.refused(f"{key} {why}")
+
+    def refused(self, why: str) -> ConfigError:
+        """With where the keys are from, and whether it is another release that understands them."""
+        is_of_another = is_version(self._release) and self._release != __version__
+        of_another = (
+            f" ({self._source} was written by release {self._release}, and this is {__version__}: with an image of "
+            "that release it starts)"
+        )
+        return ConfigError(f"{self._source}: {why}{of_another if is_of_another else ''}")

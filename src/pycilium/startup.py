@@ -10,7 +10,7 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,6 +61,12 @@ def configure_logging(level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def log_warnings(warnings: Iterable[str]) -> None:
+    """What was noticed before there was a log."""
+    for warning in warnings:
+        structlog.get_logger().warning(warning)
 
 
 def run_until_stopped(program: str, body: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from pycilium import __version__
 from pycilium.agent.config import AgentConfig
 from pycilium.agent.config_folder import agent_config, load_folder
 from pycilium.config_folder import Settings
 from pycilium.errors import ConfigError
-from pycilium.install.kubernetes_config import config_map
+from pycilium.install.kubernetes_config import FIXED, RELEASE, config_map
 from pycilium.install.settings import values_of
 from pycilium.install.templates import Filling, realized
 from pycilium.operator.config_folder import operator_config
@@ -130,6 +131,41 @@ def test_what_is_not_understood_is_named(key, text, said):
     assert said in str(refused.value)
 
 
+def test_an_agent_restarted_between_a_charts_upgrade_and_its_own_starts_without_the_keys_that_it_does_not_know():
+    newer = settings(**{RELEASE: "0.99.0", "enable-ipv5": "true", "a-new-key": "x"})
+
+    assert agent_config(newer, "node1") == agent_config(settings(), "node1")
+    assert operator_config(newer, "node1") == operator_config(settings(), "node1")
+    (warning,) = newer.warnings
+    assert warning == (
+        f"cilium-config: written by release 0.99.0, and this is {__version__}: set aside what is not known here: "
+        "a-new-key, enable-ipv5"
+    )
+    assert settings().warnings == ()
+
+
+@pytest.mark.parametrize(("key", "text"), [("routing-mode", "teleport"), ("enable-ipsec", "true"), ("mtu", "auto")])
+def test_a_value_that_only_a_newer_release_understands_is_refused_with_the_release_that_wrote_it(key, text):
+    with pytest.raises(ConfigError) as refused:
+        agent_config(settings(**{RELEASE: "0.99.0", key: text}), "node1")
+
+    assert text in str(refused.value)
+    assert f"was written by release 0.99.0, and this is {__version__}" in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "newest", "1"])
+def test_what_is_no_release_excuses_no_unknown_key(text):
+    with pytest.raises(ConfigError, match="which is no version such as"):
+        settings(**{RELEASE: text})
+
+
+def test_a_chart_that_said_no_release_is_taken_for_ones_own():
+    data = realized(config_map(), Filling(values_of({}), "kube-system"))["data"]
+
+    with pytest.raises(ConfigError, match="enable-ipv5 is unknown"):
+        Settings({key: text for key, text in data.items() if key != RELEASE} | {"enable-ipv5": "true"}, "")
+
+
 def test_every_key_that_is_not_fixed_is_read():
     """Else a value could be set and nothing would follow."""
     asked = set()
@@ -144,10 +180,8 @@ def test_every_key_that_is_not_fixed_is_read():
     agent_config(Noted(data | {"kube-proxy-replacement": "true"}, ""), "n")
     operator_config(Noted(data, ""), "n")
 
-    from pycilium.install.kubernetes_config import FIXED
-
     for_clients = {"agent-not-ready-taint-key", "cluster-id", "custom-cni-conf", "loadbalancer-l7"}
-    assert set(data) - asked - set(FIXED) == for_clients
+    assert set(data) - asked - set(FIXED) - {RELEASE} == for_clients
 
 
 def test_a_folder_without_a_nodes_name_is_refused(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,18 @@ _WANTED = {"ipv4": "10.0.0.0/24", "ipv6": "fd00:10::/112"}
 CGROUP_DEFAULT = "/run/cilium/cgroupv2"
 
 
-def load_folder(folder: str | Path, environment: Mapping[str, str] = os.environ) -> AgentConfig:
-    """ConfigError names the key and what would be right."""
+def load_folder(
+    folder: str | Path, environment: Mapping[str, str] = os.environ, warn: Callable[[str], None] = lambda _: None
+) -> AgentConfig:
+    """ConfigError names the key and what would be right; `warn` is told what was set aside."""
     settings = Settings.of_folder(folder)
     name = environment.get("K8S_NODE_NAME", "")
     if not name:
         raise ConfigError("the environment has no K8S_NODE_NAME: it must be the Node's name, as the DaemonSet sets it")
     config = agent_config(settings, name)
     settings.checked(lambda: check(config, "it"))
+    for warning in settings.warnings:
+        warn(warning)
     return config
 
 
@@ -45,7 +49,7 @@ def agent_config(settings: Settings, node_name: str) -> AgentConfig:
     try:
         return msgspec.convert(plain, AgentConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"cilium-config: {error}") from error
+        raise settings.refused(str(error)) from error
 
 
 def _addresses(settings: Settings) -> dict[str, Any]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from pycilium import __version__
 from pycilium.install.kubernetes_names import CONFIG, named
 from pycilium.install.templates import Joined, Json, Text, When
 
 CNI_CONFIGURATION = "/host/etc/cni/net.d/05-cilium.conflist"
 """Where an agent in its container writes what the node's runtime reads."""
+RELEASE = "pycilium-version"
+"""The release whose chart wrote the keys: an agent of another one sets aside those that it does not know."""
 NOT_BUILT = (
     "clustermesh-enable-endpoint-sync",
     "enable-bgp-control-plane",
@@ -102,6 +105,7 @@ def _set() -> dict[str, Any]:
         "monitor-aggregation": Text("bpf.monitorAggregation"),
         "mtu": Text("MTU"),
         "node-port-range": Text("nodePort.range"),
+        RELEASE: __version__,
         "pod-restart-selector": Text("operator.unmanagedPodWatcher.selector"),
         "policy-cidr-match-mode": Joined("policyCIDRMatchMode"),
         "routing-mode": Text("routingMode"),

@@ -18,6 +18,11 @@ CILIUM = "1.19.5"
 _VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?([-+].*)?")
 
 
+def is_version(text: str) -> bool:
+    """Whether a release could be called so."""
+    return _VERSION.fullmatch(text) is not None
+
+
 def for_clients(release: str = __version__) -> str:
     """A release as Cilium's clients read it: what they compare is the version of the Cilium that it is taken for."""
     return f"{CILIUM}+pycilium.{release}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,15 @@ from pycilium.operator.config import OperatorConfig, check
 from pycilium.operator.write_rate import RateLimit
 
 
-def load_folder(folder: str | Path, environment: Mapping[str, str] = os.environ) -> OperatorConfig:
-    """ConfigError names the key and what would be right."""
+def load_folder(
+    folder: str | Path, environment: Mapping[str, str] = os.environ, warn: Callable[[str], None] = lambda _: None
+) -> OperatorConfig:
+    """ConfigError names the key and what would be right; `warn` is told what was set aside."""
     settings = Settings.of_folder(folder)
     config = operator_config(settings, environment.get("K8S_NODE_NAME") or socket.gethostname())
     settings.checked(lambda: check(config))
+    for warning in settings.warnings:
+        warn(warning)
     return config
 
 

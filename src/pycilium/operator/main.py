@@ -11,7 +11,7 @@ from pycilium import __version__
 from pycilium.errors import CiliumError
 from pycilium.operator.config import OperatorConfig, load_config
 from pycilium.operator.config_folder import load_folder
-from pycilium.startup import configure_logging, run_until_stopped
+from pycilium.startup import configure_logging, log_warnings, run_until_stopped
 
 
 def main() -> int:
@@ -23,12 +23,15 @@ def main() -> int:
     source.add_argument("--config-dir", metavar="FOLDER", help="folder of a mounted ConfigMap cilium-config")
     parser.add_argument("--version", action="version", version=__version__)
     arguments = parser.parse_args()
+    warnings: list[str] = []
     try:
-        config = load_config(arguments.config) if arguments.config else load_folder(arguments.config_dir)
+        folder = arguments.config_dir
+        config = load_config(arguments.config) if arguments.config else load_folder(folder, warn=warnings.append)
     except CiliumError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     configure_logging(config.log_level)
+    log_warnings(warnings)
     return run_until_stopped(program, lambda stop: _run(config, stop))
 
 
