@@ -16,7 +16,7 @@ import msgspec
 from pycilium.endpoint.slices import EndpointName
 from pycilium.errors import InvalidResource
 from pycilium.model.identity import CLUSTER_IDENTITIES
-from pycilium.model.node import usable_address
+from pycilium.model.remote_endpoint import remote_endpoint_of
 from pycilium.model.resources import CiliumEndpoint
 from pycilium.model.resources.cilium_objects import AddressPair, CoreEndpoint, EndpointNetworking
 
@@ -141,9 +141,8 @@ def _claimant(endpoint: CiliumEndpoint) -> _Claimant | None:
     networking = status.networking if status is not None else None
     if status is None or networking is None:
         return None
-    texts = [text for pair in networking.addressing for text in (pair.ipv4, pair.ipv6) if text]
-    for text in texts:
-        usable_address(text, "status.networking.addressing")
+    if remote_endpoint_of(endpoint) is None:
+        return None
     core = CoreEndpoint(
         name=endpoint.metadata.name,
         id=status.identity.id if status.identity is not None else 0,
@@ -153,4 +152,4 @@ def _claimant(endpoint: CiliumEndpoint) -> _Claimant | None:
         service_account=status.service_account,
     )
     created = endpoint.metadata.creation_timestamp
-    return _Claimant(core, networking, int(created.timestamp()) if created is not None else 0) if texts else None
+    return _Claimant(core, networking, int(created.timestamp()) if created is not None else 0)

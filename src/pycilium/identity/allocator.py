@@ -83,6 +83,10 @@ class IdentityAllocator:
         if labels is not None:
             self._resting[number] = (labels, now)
 
+    def pass_over(self, number: int, now: float) -> None:
+        """Somebody has it of whom nobody can say who it is: not to be proposed again soon."""
+        self._resting[number] = (Labels(), now)
+
     def get(self, number: int) -> Identity | None:
         """A known identity by its number."""
         labels = self._labels.get(number)

@@ -11,6 +11,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 MAX_PORT = 65535
+PORTS = range(1, MAX_PORT + 1)
+"""Those that somebody can be reached at."""
 
 
 class Protocol(IntEnum):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 
 from pycilium.errors import InvalidResource
-from pycilium.model.peer import Address, Network, ipv4_address
+from pycilium.model.peer import Address, Network, ipv4_address, is_ipv4_in_ipv6, stays_on_one_machine
 from pycilium.model.resources import CiliumNode
-from pycilium.model.resources.checks import network_of
+from pycilium.model.resources.checks import pod_cidr_of
 
 INTERNAL_IP = "InternalIP"
 """On the underlay: where the node's machine is reached."""
@@ -55,7 +55,7 @@ def node_of(resource: CiliumNode) -> Node:
         gateway_ips=tuple(_addresses(resource, GATEWAY_IP)),
         health_ips=tuple(usable_address(each, "spec.health") for each in health if each),
         pod_cidrs=tuple(
-            _pod_cidr(cidr, f"spec.ipam.podCIDRs[{index}]")
+            pod_cidr_of(cidr, f"spec.ipam.podCIDRs[{index}]")
             for index, cidr in enumerate(spec.ipam.pod_cidrs if spec.ipam is not None else ())
         ),
         boot_id=spec.bootid,
@@ -70,9 +70,9 @@ def usable_address(text: str, path: str) -> Address:
         address: Address = IPv6Address(text) if ":" in text else ipv4_address(text)
     except ValueError:
         raise InvalidResource(f"{text!r} is not an IP address", path=path) from None
-    if isinstance(address, IPv6Address) and (address.scope_id or address.ipv4_mapped):
+    if isinstance(address, IPv6Address) and (address.scope_id or is_ipv4_in_ipv6(address)):
         raise InvalidResource(f"{text} is not an address of its own: no zone, and IPv4 as IPv4", path=path)
-    if _is_special(address):
+    if stays_on_one_machine(address):
         raise InvalidResource(f"{text} cannot be the address of a node or pod", path=path)
     return address
 
@@ -81,16 +81,3 @@ def _addresses(resource: CiliumNode, kind: str) -> Iterator[Address]:
     for index, address in enumerate(resource.spec.addresses):
         if address.type == kind:
             yield usable_address(address.ip, f"spec.addresses[{index}].ip")
-
-
-def _pod_cidr(text: str, path: str) -> Network:
-    network = network_of(text, path)
-    if not network.prefixlen:
-        raise InvalidResource(f"{text} is every address that there is", path=path)
-    if _is_special(network.network_address) or _is_special(network.broadcast_address):
-        raise InvalidResource(f"{text} holds addresses that no pod can have", path=path)
-    return network
-
-
-def _is_special(address: IPv4Address | IPv6Address) -> bool:
-    return address.is_loopback or address.is_multicast or address.is_link_local or address.is_unspecified

@@ -134,6 +134,19 @@ def address_of(text: str) -> Address:
     return ip_address(text) if ":" in text else ipv4_address(text)
 
 
+def stays_on_one_machine(address: Address) -> bool:
+    """Whether no other machine can be reached at it: unspecified, loopback, link-local or multicast."""
+    if isinstance(address, IPv6Address):
+        return address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local
+    number = int(address)  # the properties say the same, but there may be 100,000 addresses
+    return not number or number >> 24 == 127 or number >> 28 == 0b1110 or number >> 16 == 0xA9FE
+
+
+def is_ipv4_in_ipv6(address: Address) -> bool:
+    """Whether it is another way to write an IPv4 address: the kernel's entries would be those of that one."""
+    return isinstance(address, IPv6Address) and address.ipv4_mapped is not None
+
+
 def network_of_one(address: Address) -> Network:
     """The network that holds this address alone; quicker than `ip_network`, which goes by way of text."""
     number, bits = int(address), address.max_prefixlen

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from sys import intern
 
+from pycilium.errors import InvalidResource
 from pycilium.model.endpoint import EndpointState
-from pycilium.model.l4 import NamedTarget, Protocol
+from pycilium.model.l4 import PORTS, NamedTarget, Protocol
 from pycilium.model.labels import NO_LABELS, Labels
 from pycilium.model.node import usable_address
 from pycilium.model.peer import Address
@@ -67,7 +68,7 @@ def remote_endpoint_of(resource: CiliumEndpoint, *, selectable: bool = False) ->
         node=intern(networking.node),
         created_s=int(created.timestamp()) if created is not None else 0,
         labels=Labels.of_texts(identity.labels) if selectable and identity is not None else NO_LABELS,
-        targets=_targets(status.named_ports),
+        targets=_targets(status.named_ports, "status.named-ports"),
         leaving=status.state is not None and EndpointState(status.state).is_leaving,
     )
 
@@ -87,7 +88,7 @@ def remote_endpoint_in_slice(namespace: str, core: CoreEndpoint) -> RemoteEndpoi
         addresses=addresses,
         sec_identity=core.id,
         node=intern(networking.node),
-        targets=_targets(core.named_ports),
+        targets=_targets(core.named_ports, "named-ports"),
     )
 
 
@@ -101,7 +102,10 @@ def _addresses(networking: EndpointNetworking, path: str) -> tuple[Address, ...]
     return tuple(dict.fromkeys(found))
 
 
-def _targets(ports: tuple[NamedPort, ...]) -> tuple[NamedTarget, ...]:
+def _targets(ports: tuple[NamedPort, ...], path: str) -> tuple[NamedTarget, ...]:
+    for index, port in enumerate(ports):
+        if port.port not in PORTS:
+            raise InvalidResource(f"{port.port} is no port from 1 to 65535", path=f"{path}[{index}].port")
     return _shared(
         tuple(
             NamedTarget(intern(port.name), Protocol[port.protocol], port.port)

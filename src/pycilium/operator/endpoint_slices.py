@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -28,8 +29,19 @@ from pycilium.store import ResourceList, Store, Unreadable, WatchEvent
 log = structlog.get_logger()
 
 RETRY_S = 1.0
+REFUSED_RETRY_S = 30.0
+"""A slice that the store refuses holds back no other, and is the same again until one of its endpoints changes."""
 GATHER_S = 0.5
 """How long changes are gathered before they are written: what starts together goes out together."""
+
+
+class Attempt(enum.Enum):
+    """What became of a write."""
+
+    DONE = "done"
+    AGAIN = "again"
+    """Everything is decided anew first."""
+    REFUSED = "refused"
 
 
 class EndpointSlices:
@@ -94,8 +106,9 @@ class EndpointSlices:
 
     async def _settle(self) -> float | None:
         """Write what follows from everything as it is known; in how many seconds to go on if nothing changes before."""
+        refused = False
         for name in self._kept.unreadable:
-            if not await self._attempt(name, self._discard(name)):
+            if await self._attempt(name, self._discard(name)) is not Attempt.DONE:
                 return RETRY_S
         writes = planned(self._kept.slices, self._entries.wanted, self._most, self._entries.unknown)
         due, later_s = self._deferral.due(writes, self._elapsed()) if self._kept.complete else (writes, None)
@@ -104,13 +117,18 @@ class EndpointSlices:
             wait_s = self._rate.wait_s(limit, self._elapsed())
             if wait_s:
                 return wait_s  # much may have changed by then
-            if not await self._write(write):
+            outcome = await self._write(write)
+            if outcome is Attempt.AGAIN:
                 return RETRY_S
-        if not self._kept.complete and not await self._attempt(COMPLETE, self._create(COMPLETE, Slice("", {}))):
-            return RETRY_S
+            refused |= outcome is Attempt.REFUSED
+        if refused:
+            return REFUSED_RETRY_S
+        if not self._kept.complete:
+            marked = await self._attempt(COMPLETE, self._create(COMPLETE, Slice("", {})))
+            return later_s if marked is Attempt.DONE else RETRY_S
         return later_s
 
-    async def _write(self, write: SliceWrite) -> bool:
+    async def _write(self, write: SliceWrite) -> Attempt:
         present = self._kept.resource(write.name)
         if present is None:
             return await self._attempt(write.name, self._create(write.name, write.slice))
@@ -134,16 +152,19 @@ class EndpointSlices:
         await self._leader.discard(CiliumEndpointSlice, name)
         self._kept.deleted(name)
 
-    async def _attempt(self, name: str, write: Awaitable[None]) -> bool:
+    async def _attempt(self, name: str, write: Awaitable[None]) -> Attempt:
         try:
             await write
         except (AlreadyExists, Conflict, NotFound) as error:
             log.debug("slice is another by now", slice=name, error=str(error))  # the watch says which
-            return False
-        except (StoreError, InvalidResource) as error:
+            return Attempt.AGAIN
+        except InvalidResource as error:
+            log.warning("slice of endpoints is refused", slice=name, error=str(error))
+            return Attempt.REFUSED
+        except StoreError as error:
             log.warning("slice of endpoints not written yet", slice=name, error=str(error))
-            return False
-        return True
+            return Attempt.AGAIN
+        return Attempt.DONE
 
 
 class NoEndpointSlices:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from pycilium.errors import Conflict, NotFound, StoreError
+from pycilium.errors import Conflict, InvalidResource, NotFound, StoreError
 from pycilium.identity import MARK, IdentityCollection, IdentityState
 from pycilium.model.identity import cluster_identity_number
 from pycilium.model.resources import CiliumEndpoint, CiliumIdentity
@@ -61,7 +61,7 @@ class IdentityCollector:
             await write
         except (Conflict, NotFound):
             return  # somebody wants it, or it is gone: seen the next time
-        except StoreError as error:
+        except (StoreError, InvalidResource) as error:
             log.warning("identity not written", identity=number, error=str(error))
             self._collection.interrupted()
         else:

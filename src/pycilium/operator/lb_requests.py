@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
 
 from pycilium.ipam.load_balancer import AddressPool, AddressRequest, Block, Sharing
 from pycilium.model.peer import Address
 from pycilium.model.resources import CiliumLoadBalancerIPPool, Service
 from pycilium.model.resources.load_balancing import LOAD_BALANCER_CLASSES, IPPoolBlock, selectable_labels
-from pycilium.model.resources.service import HEADLESS
 
 IPS = ("lbipam.cilium.io/ips", "io.cilium/lb-ipam-ips")
 SHARING_KEY = ("lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key")
@@ -44,7 +45,7 @@ def request_of(service: Service) -> AddressRequest | None:
         all_families=spec.ip_family_policy != "PreferDualStack",
         wanted=wanted,
         malformed=malformed,
-        has=tuple(ip_address(each.ip) for each in service.status.load_balancer.ingress if each.ip),
+        has=tuple(_addresses(each.ip for each in service.status.load_balancer.ingress)),
         sharing=_sharing(service),
         ports=frozenset((port.port, port.protocol) for port in spec.ports),
         backends=tuple(sorted((spec.selector or {}).items())) if spec.external_local else (),
@@ -55,7 +56,14 @@ def _families(service: Service) -> tuple[int, ...]:
     spec = service.spec
     if spec.ip_families:
         return tuple(4 if family == "IPv4" else 6 for family in spec.ip_families)
-    return tuple(ip_address(text).version for text in spec.all_cluster_ips if text != HEADLESS) or (4,)
+    return tuple(address.version for address in _addresses(spec.all_cluster_ips)) or (4,)
+
+
+def _addresses(texts: Iterable[str]) -> Iterator[Address]:
+    """Those of them that are addresses: old API servers took some with zeros before."""
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            yield ip_address(text)
 
 
 def _wanted(service: Service) -> tuple[tuple[Address, ...], tuple[str, ...]]:

@@ -134,7 +134,7 @@ class PodCidrs:
             self._nodes[name] = await self._leader.patch_status(CiliumNode, name, "", patch)
         except NotFound:
             return True
-        except StoreError as error:
+        except (StoreError, InvalidResource) as error:
             log.warning("node's status not written yet", node=name, error=str(error))
             return False
         return True

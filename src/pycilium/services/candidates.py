@@ -13,8 +13,8 @@ from sys import intern
 
 import msgspec
 
-from pycilium.model.l4 import NamedTarget, Protocol
-from pycilium.model.peer import Address, ipv4_address
+from pycilium.model.l4 import PORTS, NamedTarget, Protocol
+from pycilium.model.peer import Address, ipv4_address, is_ipv4_in_ipv6, stays_on_one_machine
 from pycilium.model.remote_endpoint import RemoteEndpoint
 from pycilium.model.resources import EndpointSlice
 from pycilium.model.resources.endpoint_slice import SliceEndpoint
@@ -54,12 +54,8 @@ class SliceView:
 def slice_view(resource: EndpointSlice) -> SliceView:
     """What an EndpointSlice lists."""
     family = {"IPv4": 4, "IPv6": 6}.get(resource.address_type, 0)
-    targets = tuple(
-        NamedTarget(intern(port.name), Protocol[port.protocol], port.port)
-        for port in resource.ports or ()
-        if port.port is not None
-    )
     problems: list[str] = []
+    targets = tuple(_targets(resource, problems))
     endpoints = list(_addressed(resource, family, problems)) if family else []
     weight = _weight(resource, problems)
     if not family:
@@ -86,17 +82,36 @@ def candidate_of_pod(
     return Candidate(backend, not pod.leaving, not pod.leaving, pod.leaving, for_zones, for_nodes)
 
 
+def _targets(resource: EndpointSlice, problems: list[str]) -> Iterator[NamedTarget]:
+    """Its ports, those that are none left out and named: API servers let any number pass."""
+    for port in resource.ports or ():
+        if port.port is not None and port.port not in PORTS:
+            problems.append(
+                f"EndpointSlice {resource.metadata.name}: {port.port} is no port from 1 to 65535 and is left out"
+            )
+        elif port.port is not None:
+            yield NamedTarget(intern(port.name), Protocol[port.protocol], port.port)
+
+
 def _addressed(resource: EndpointSlice, family: int, problems: list[str]) -> Iterator[tuple[Address, SliceEndpoint]]:
     """The endpoints with their addresses, those that have none of the slice's family left out and named."""
     for endpoint in resource.endpoints or ():
         text = endpoint.addresses[0] if endpoint.addresses else ""
         try:
-            yield ipv4_address(text) if family == 4 else IPv6Address(text), endpoint
+            address = ipv4_address(text) if family == 4 else IPv6Address(text)
         except AddressValueError:
             problems.append(
                 f"EndpointSlice {resource.metadata.name}: {text!r} is not an {resource.address_type} address and is "
                 f"left out; put it into a slice of its own family"
             )
+            continue
+        if stays_on_one_machine(address) or is_ipv4_in_ipv6(address):
+            problems.append(
+                f"EndpointSlice {resource.metadata.name}: {text} is no address that other machines reach, and is left "
+                f"out"
+            )
+        else:
+            yield address, endpoint
 
 
 def _weight(resource: EndpointSlice, problems: list[str]) -> int:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from pycilium.model.l4 import Protocol
-from pycilium.model.peer import Address, address_of
+from pycilium.model.l4 import PORTS, Protocol
+from pycilium.model.peer import Address, address_of, is_ipv4_in_ipv6
 from pycilium.model.resources import Service
 from pycilium.model.resources.service import ServicePort, ServiceSpec
 from pycilium.model.service import FrontendKind, L4Address
@@ -45,7 +45,9 @@ def families_of(spec: ServiceSpec, settings: ServiceSettings) -> tuple[int, ...]
     """The IP versions of a Service, whether this node has them or not."""
     if spec.ip_families:
         return tuple(4 if family == "IPv4" else 6 for family in spec.ip_families)
-    return tuple(address.version for address in _addresses(spec.all_cluster_ips)) or settings.families[:1]
+    return (
+        tuple(address.version for address in _addresses(spec.all_cluster_ips, "clusterIP", [])) or settings.families[:1]
+    )
 
 
 def exposures(service: Service, wishes: Wishes, settings: ServiceSettings, problems: list[str]) -> Iterator[Exposure]:
@@ -60,6 +62,9 @@ def exposures(service: Service, wishes: Wishes, settings: ServiceSettings, probl
         FrontendKind.EXTERNAL_IP: _of_family(spec.external_ips, families, "external IP", problems),
     }
     for port in spec.ports:
+        if port.port not in PORTS:
+            problems.append(f"{port.port} is no port from 1 to 65535 and is not served")
+            continue
         for kind, addresses in reached.items():
             if wishes.exposes(kind):
                 yield from _at_each(addresses, port.port, port, kind, settings)
@@ -101,7 +106,7 @@ def _at_each(
 
 
 def _of_family(texts: Iterable[str], families: tuple[int, ...], what: str, problems: list[str]) -> list[Address]:
-    found = list(_addresses(texts))
+    found = list(_addresses(texts, what, problems))
     problems.extend(
         f"{what} {address} is IPv{address.version}, which ipFamilies does not name: it is not served"
         for address in found
@@ -110,10 +115,15 @@ def _of_family(texts: Iterable[str], families: tuple[int, ...], what: str, probl
     return [address for address in found if address.version in families]
 
 
-def _addresses(texts: Iterable[str]) -> Iterator[Address]:
-    """Those of them that are addresses; a store with an API server of its own has seen to that."""
+def _addresses(texts: Iterable[str], what: str, problems: list[str]) -> Iterator[Address]:
+    """Those of them that are addresses. API servers let some pass that are none, with zeros before for instance."""
     for text in texts:
         try:
-            yield address_of(text)
+            address = address_of(text)
         except ValueError:
+            problems.append(f"{what} {text!r} is not an IP address: it is not served")
             continue
+        if is_ipv4_in_ipv6(address) or "%" in text:
+            problems.append(f"{what} {text} is not an address of its own (no zone, and IPv4 as IPv4): it is not served")
+        else:
+            yield address

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pycilium.endpoint.slices import COMPLETE, Slice, SliceWrite
+from pycilium.errors import InvalidResource
 from pycilium.model.resources import CiliumEndpoint, CiliumEndpointSlice, ObjectMeta
 from pycilium.model.resources.cilium_objects import (
     AddressPair,
@@ -145,6 +146,21 @@ async def test_slices_follow_endpoints_that_come_change_and_go(store):
         for name in NAMES[:3]:
             await store.delete(CiliumEndpoint, name, "default")
         await until(store, {COMPLETE: []})
+
+
+async def test_a_slice_that_the_store_refuses_held_back_all_others(store):
+    refuse = store.note
+
+    def refused(verb, resource):
+        refuse(verb, resource)
+        if resource.metadata.name == "ces-1":
+            raise InvalidResource("the API server does not admit it")
+
+    store.note = refused
+    await store.apply([endpoint(name) for name in NAMES])
+    async with leading(store):
+        await until(store, {name: pods for name, pods in FULL.items() if name not in ("ces-1", COMPLETE)})
+    assert COMPLETE not in await in_slices(store)
 
 
 async def test_what_somebody_else_does_to_slices_is_undone(store):

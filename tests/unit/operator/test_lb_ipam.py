@@ -80,6 +80,13 @@ def has(store, *addresses: str, name: str = "web"):
     return condition
 
 
+def says(store, name: str, wanted: str):
+    async def condition() -> bool:
+        return await satisfied(store, name) == wanted
+
+    return condition
+
+
 async def test_a_service_gets_an_address_and_keeps_it_under_the_next_operator(store):
     await store.apply([pool(), service()])
     async with running(store):
@@ -97,7 +104,7 @@ async def test_an_address_comes_back_when_its_service_goes_or_is_of_another_type
     async with running(store):
         await store.apply([pool("blue", "172.18.1.0/32"), service(), service("worker")])
         await until(has(store, "172.18.1.0"))
-        assert await satisfied(store, "worker") == "False out_of_ips"
+        await until(says(store, "worker", "False out_of_ips"))
         await store.apply([service(kind="NodePort")])
         await until(has(store, "172.18.1.0", name="worker"))
         assert await ingress(store) == []

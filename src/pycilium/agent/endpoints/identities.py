@@ -16,9 +16,19 @@ import contextlib
 import time
 from collections.abc import Callable, Container, Iterable
 
+import structlog
+
 from pycilium.agent.endpoints.identity_marks import IdentityMarks, identity_of_resource
 from pycilium.agent.intent import Intent
-from pycilium.errors import AlreadyExists, CiliumError, NotFound, StoreError, StoreUnavailable
+from pycilium.errors import (
+    AlreadyExists,
+    CiliumError,
+    InvalidResource,
+    NotFound,
+    ResourceUnreadable,
+    StoreError,
+    StoreUnavailable,
+)
 from pycilium.identity import IdentityAllocator
 from pycilium.model.identity import (
     CLUSTER_IDENTITIES,
@@ -30,6 +40,7 @@ from pycilium.model.labels import Labels
 from pycilium.model.resources import CiliumIdentity, ObjectMeta
 from pycilium.store import Store
 
+log = structlog.get_logger()
 ATTEMPTS = 16
 PATIENCE_S = 2.0
 """How long a pod waits for the store before it starts with a number of this node's own."""
@@ -165,8 +176,14 @@ class Identities:
         try:
             await self._store.create(resource)
         except AlreadyExists:
-            with contextlib.suppress(NotFound):
+            try:
                 identity = identity_of_resource(await self._store.get(CiliumIdentity, str(identity.number)))
+            except NotFound:
+                pass
+            except (ResourceUnreadable, InvalidResource) as error:  # nobody knows whose it is: it is not for us
+                log.warning("number of an identity is passed over", reason=str(error))
+                self._allocator.pass_over(identity.number, self._clock())
+                return
         self._tell(identity)
 
     def _tell(self, identity: Identity) -> None:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import NoReturn
 
 from pycilium.errors import InvalidResource
-from pycilium.model.peer import Address, Network, address_of
+from pycilium.model.peer import Address, Network, address_of, stays_on_one_machine
 
 MAX_ANNOTATIONS_BYTES = 256 << 10
 """Kubernetes' bound on all annotations of one object together."""
@@ -164,6 +164,16 @@ def network_of(value: str, path: str) -> Network:
         raise InvalidResource(f"{value!r} is not a CIDR: {error}", path=path) from error
 
 
+def pod_cidr_of(value: str, path: str) -> Network:
+    """The network that a node gives its pods addresses of."""
+    network = network_of(value, path)
+    if not network.prefixlen:
+        refuse(path, f"{value} is every address that there is")
+    if stays_on_one_machine(network.network_address) or stays_on_one_machine(network.broadcast_address):
+        refuse(path, f"{value} holds addresses that no pod can have")
+    return network
+
+
 def check_excepted(excepted: Iterable[str], network: Network, path: str, *, strictly: bool) -> None:
     """Each excepted CIDR lies inside `network`; strictly: it is not all of it either."""
     for index, value in enumerate(excepted):
@@ -186,20 +196,13 @@ def check_address(value: str, path: str) -> Address:
 def check_reachable_address(value: str, path: str) -> Address:
     """An address to which packets can be sent from another machine."""
     address = check_address(value, path)
-    if _stays_on_one_machine(address):
+    if stays_on_one_machine(address):
         refuse(
             path, f"{value} cannot be reached from other machines: it is unspecified, loopback, link-local or multicast"
         )
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         refuse(path, f"{value} is IPv4 in IPv6's clothes: write {address.ipv4_mapped}")
     return address
-
-
-def _stays_on_one_machine(address: Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address):
-        return address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local
-    number = int(address)  # the properties say the same, but a file may hold 100,000 addresses
-    return not number or number >> 24 == 127 or number >> 28 == 0b1110 or number >> 16 == 0xA9FE
 
 
 def _address_in(value: str) -> Address | None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from pycilium.model.resources.base import Part, Resource, always, dashed_name, wire_name
+
+_Port = Annotated[int, Meta(ge=0, le=65535)]
+_IdentityNumber = Annotated[int, Meta(ge=0)]
+_AddressText = Annotated[str, Meta(extra_json_schema={"pattern": r"^[0-9A-Fa-f.:]*$"})]
+"""What an API server can see to by itself; that it is an address is judged when it is read."""
+_CidrText = Annotated[str, Meta(extra_json_schema={"pattern": r"^[0-9A-Fa-f.:]+/[0-9]{1,3}$"})]
 
 
 def _identity_name(attribute: str) -> str:
@@ -20,8 +28,8 @@ class CiliumIdentity(Resource, frozen=True, kw_only=True, rename=_identity_name)
 
 
 class AddressPair(Part, frozen=True, kw_only=True):
-    ipv4: str = ""
-    ipv6: str = ""
+    ipv4: _AddressText = ""
+    ipv6: _AddressText = ""
 
 
 class EncryptionSpec(Part, frozen=True, kw_only=True):
@@ -40,7 +48,7 @@ class ExternalIdentifiers(Part, frozen=True, kw_only=True, rename=dashed_name):
 
 
 class EndpointIdentity(Part, frozen=True, kw_only=True):
-    id: int = 0
+    id: _IdentityNumber = 0
     labels: tuple[str, ...] = ()
 
 
@@ -52,7 +60,7 @@ class EndpointNetworking(Part, frozen=True, kw_only=True):
 class IdentityTuple(Part, frozen=True, kw_only=True, rename=dashed_name):
     identity: int = 0
     identity_labels: dict[str, str] = {}
-    dest_port: int = 0
+    dest_port: _Port = 0
     protocol: int = 0
 
 
@@ -72,7 +80,7 @@ class EndpointPolicy(Part, frozen=True, kw_only=True):
 
 class NamedPort(Part, frozen=True, kw_only=True):
     name: str = ""
-    port: int = 0
+    port: _Port = 0
     protocol: str = ""
 
 
@@ -114,7 +122,7 @@ class CoreEndpoint(Part, frozen=True, kw_only=True, rename=dashed_name):
     """What other nodes need to know of a CiliumEndpoint."""
 
     name: str = ""
-    id: int = 0
+    id: _IdentityNumber = 0
     """Of its identity."""
     pod_uid: str = ""
     networking: EndpointNetworking | None = None
@@ -172,7 +180,7 @@ class IpamSpec(Part, frozen=True, kw_only=True, rename=_ipam_name):
     pool: dict[str, AllocationIP] = {}
     ipv6_pool: dict[str, AllocationIP] = {}
     pools: IpamPoolSpec | None = None
-    pod_cidrs: tuple[str, ...] = ()
+    pod_cidrs: tuple[_CidrText, ...] = ()
     min_allocate: int = 0
     max_allocate: int = 0
     pre_allocate: int = 0

@@ -182,4 +182,4 @@ def check_node(node: CiliumNode) -> None:
             checks.check_address(address.ip, f"spec.addresses[{index}].ip")
     ipam = node.spec.ipam
     for index, cidr in enumerate(ipam.pod_cidrs if ipam else ()):
-        checks.network_of(cidr, f"spec.ipam.podCIDRs[{index}]")
+        checks.pod_cidr_of(cidr, f"spec.ipam.podCIDRs[{index}]")

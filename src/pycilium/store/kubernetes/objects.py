@@ -23,8 +23,9 @@ R = TypeVar("R", bound=Resource)
 
 _POLICIES = ("NetworkPolicy", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy")
 _ASKED = ("spec", "specs")
-_UNCHECKED = ("CiliumLoadBalancerIPPool", "CiliumL2AnnouncementPolicy")
-"""Users write them, and an API server checks their structure alone. Policies are judged by who builds their rules."""
+_UNCHECKED = ("CiliumLoadBalancerIPPool", "CiliumL2AnnouncementPolicy", "CiliumNode", "CiliumIdentity")
+"""An API server checks their structure alone. Policies and endpoints are judged by who makes rules and addresses of
+them, for there may be 50,000."""
 
 _BOOKKEEPING = ("managedFields", "selfLink")
 _MICRO_TIMES = ("acquireTime", "renewTime")

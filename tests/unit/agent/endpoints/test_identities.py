@@ -8,7 +8,7 @@ import pytest
 
 from pycilium.agent.endpoints.identities import AWAY_S, KEPT_S, Identities, identity_of_resource, insert_reserved
 from pycilium.agent.intent import Intent
-from pycilium.errors import StoreUnavailable
+from pycilium.errors import AlreadyExists, ResourceUnreadable, StoreUnavailable
 from pycilium.identity import IdentitiesExhaustedError
 from pycilium.model.identity import CLUSTER_IDENTITIES, NODE_LOCAL_IDENTITIES, Identity
 from pycilium.model.labels import Labels, pod_labels
@@ -255,3 +255,26 @@ FRONT = {
         "ingress": [{"fromEndpoints": [{"matchLabels": {"k8s:io.kubernetes.pod.namespace": "b"}}]}],
     },
 }
+
+
+async def test_pods_start_although_somebody_wrote_nonsense_under_the_number_of_their_labels(sqlite):
+    other = Node(sqlite)
+    number = await other.identities.number_for(WEB)
+    await sqlite.delete(CiliumIdentity, str(number))
+    node = Node(sqlite)
+
+    async def unreadable(kind, name, namespace=""):
+        if name == str(number):
+            raise ResourceUnreadable(f"CiliumIdentity {name} is kept in a form that this version does not read")
+        return await sqlite.get(kind, name, namespace)
+
+    async def taken(resource):
+        if resource.metadata.name == str(number):
+            raise AlreadyExists(f"CiliumIdentity {number} exists")
+        return await sqlite.create(resource)
+
+    node.store.get, node.store.create = unreadable, taken
+    found = await node.identities.number_for(WEB)
+
+    assert found in CLUSTER_IDENTITIES
+    assert found != number
