@@ -91,7 +91,7 @@ def endpoint_list(target: Target, output: str | None) -> None:
         print_as(endpoints, output)
         return
     print_table(
-        ["ENDPOINT", "POLICY", "IDENTITY", "LABELS (source:key[=value])", "IPv6", "IPv4", "STATUS"],
+        ["ENDPOINT", "POLICY", "IDENTITY", "LABELS (source:key[=value])", "IPv6", "IPv4", "STATUS", "NAME"],
         [_endpoint_row(one["id"], one["status"]) for one in sorted(endpoints, key=lambda one: one["id"])],
     )
 
@@ -108,7 +108,14 @@ def _endpoint_row(number: int, status: dict[str, Any]) -> list[object]:
         addressing.get("ipv6", ""),
         addressing.get("ipv4", ""),
         status.get("state", ""),
+        _endpoint_name(status.get("external-identifiers") or {}),
     ]
+
+
+def _endpoint_name(known_as: dict[str, Any]) -> str:
+    """After Cilium's columns, which has none for it: scripts count them from the left."""
+    name = str(known_as.get("pod-name") or known_as.get("container-id") or "")
+    return f"{name} ({cgroup})" if (cgroup := known_as.get("cgroup")) else name
 
 
 @endpoint.command("get")

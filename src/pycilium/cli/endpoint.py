@@ -7,7 +7,7 @@ import os
 import click
 
 from pycilium.cli.dbg import endpoint_list
-from pycilium.cli.systemd_units import cgroup_of_unit
+from pycilium.cli.systemd_units import cgroup_of_unit, is_unit
 from pycilium.cli.target import Target, lab_option, node_option, pass_target
 from pycilium.errors import InvalidResource, NotFound
 from pycilium.model.endpoint import process_container_id
@@ -62,6 +62,8 @@ def add(
     _check(name, namespace, wanted)
     if sum(each is not None for each in (netns, cgroup, unit)) != 1:
         raise click.UsageError("name one of --netns, --cgroup and --unit: what is to be the endpoint")
+    if cgroup is not None and "/" not in cgroup and is_unit(cgroup):
+        raise click.UsageError(f"{cgroup} is a unit and no cgroup: --unit {cgroup} finds where its processes are")
     if netns is not None:
         _add_netns(target, netns, name, namespace, wanted)
         return

@@ -11,13 +11,26 @@ from pycilium.errors import InvalidResource, NotFound
 _PROPERTIES = "Id,LoadState,ControlGroup,Slice"
 _ROOT_SLICE = "-.slice"
 """Holds all units; its cgroup is the root, unless systemd itself runs in a cgroup below."""
+_TEMPLATE = re.compile(r"@\.[a-z]+$")
 _LIKE_FILES_OF_THE_KERNEL = re.compile(r"[_.]|(blkio|bpf-[a-z-]+|cgroup|cpu|cpuacct|cpuset|devices|io|memory|pids)\.")
+
+
+def is_unit(name: str) -> bool:
+    """Whether it is called as a unit that has processes."""
+    return name.endswith((".service", ".scope", ".slice", ".socket"))
 
 
 def cgroup_of_unit(unit: str) -> str:
     """From the root of cgroups on. NotFound if systemd does not know the unit, or is not here."""
     if "." not in unit or "/" in unit:
         raise InvalidResource(f"{unit!r} is no unit: write it with its type, such as nginx.service", path="--unit")
+    if _TEMPLATE.search(unit):
+        name, _, kind = unit.partition("@.")
+        raise InvalidResource(
+            f"{unit} is a template, which has no processes: name one that was made of it, such as {name}@1.{kind} "
+            f"(`systemctl list-units '{name}@*'` shows them)",
+            path="--unit",
+        )
     if shutil.which("systemctl") is None:
         raise NotFound("there is no systemd here that could be asked for units: name the cgroup (--cgroup PATH)")
     command = ["systemctl", "show", f"--property={_PROPERTIES}", "--", unit, _ROOT_SLICE]

@@ -81,3 +81,12 @@ def test_an_endpoint_that_is_not_there_is_named_as_it_was_asked_for(
 
     assert code == 1
     assert said.startswith("there is no endpoint shop/nope: ")
+
+
+def test_a_unit_in_the_place_of_a_cgroup_is_told_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = FakeAgent()
+
+    code, said = run(agent, tmp_path, monkeypatch, "add", "--cgroup", "web.service", "--name", "b")
+
+    assert (code, agent.calls) == (2, [])
+    assert "web.service is a unit and no cgroup: --unit web.service" in said

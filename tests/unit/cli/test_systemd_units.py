@@ -54,6 +54,11 @@ def test_a_unit_that_systemd_does_not_know_is_named(shown: str) -> None:
         cgroup_in("web.service", shown)
 
 
+def test_a_template_is_told_apart_from_what_is_made_of_it() -> None:
+    with pytest.raises(InvalidResource, match=r"web@\.service is a template.* name one .* such as web@1\.service"):
+        cgroup_of_unit("web@.service")
+
+
 @pytest.mark.parametrize("unit", ["web", "system.slice/web.service"])
 def test_what_is_no_unit_is_refused(unit: str) -> None:
     with pytest.raises(InvalidResource, match="is no unit"):
