@@ -62,7 +62,7 @@ def _upgrade(setting: str, asked: dict[str, Any]) -> None:
 async def _forward(place: ClusterPlace, local_port: int, node: str) -> None:
     from pycilium.install.kubernetes_forwarding import forwarded
 
-    async with place.opened() as cluster:
+    async with place.reached() as cluster:
         pod, name, port = await _agent(cluster, place.namespace, node)
         with progress("port-forward") as tell:
             async with forwarded(cluster, place.namespace, pod, port, local_port, tell):

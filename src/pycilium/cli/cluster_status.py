@@ -34,7 +34,7 @@ def run(place: ClusterPlace, wait_s: float | None, *, ignore_warnings: bool, out
 
 async def _awaited(place: ClusterPlace, wait_s: float | None, *, ignore_warnings: bool) -> tuple[Survey, Assessment]:
     """Until all is well, time is up or waiting cannot help; without `wait_s` what is now."""
-    async with place.opened() as cluster:
+    async with place.reached() if wait_s is None else place.opened() as cluster:
         loop, said = asyncio.get_running_loop(), ""
         deadline = loop.time() + (wait_s or 0.0)
         with progress("waiting for Cilium") as tell:

@@ -111,7 +111,7 @@ def _place(target: Target) -> ClusterPlace:
 
 def _read(place: ClusterPlace) -> dict[str, str]:
     async def read() -> dict[str, str]:
-        async with place.opened() as cluster:
+        async with place.reached() as cluster:
             return await _data(cluster, place)
 
     return asyncio.run(read())
@@ -132,7 +132,7 @@ async def _change(place: ClusterPlace, key: str, value: str | None, *, restart: 
     from pycilium.install.kubernetes_cluster import CONFIG_MAP
     from pycilium.install.kubernetes_names import CONFIG
 
-    async with place.opened() as cluster:
+    async with place.reached() as cluster:
         data = await _data(cluster, place)
         if data.get(key) == value:
             if value is None:

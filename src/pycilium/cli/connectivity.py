@@ -146,7 +146,7 @@ async def _ground(target: Target, image: str) -> AsyncIterator[Ground]:
     if place := target.cluster:
         from pycilium.connectivity.grounds.kubernetes import KubernetesGround
 
-        async with place.opened() as cluster, KubernetesGround(cluster, place.namespace, image) as ground:
+        async with place.reached() as cluster, KubernetesGround(cluster, place.namespace, image) as ground:
             yield ground
         return
     from pycilium.connectivity.grounds.lab import LabGround

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pycilium.cli.cluster import access, cluster_options, found_kubeconfig
+from pycilium.cli.cluster import cluster_options, found_kubeconfig, reached
 from pycilium.cli.durations import seconds
 from pycilium.cli.lazy import CONTRADICTIONS, loaded
 from pycilium.cli.render import print_yaml, progress
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pycilium.install.kubernetes import Installer, Removed
     from pycilium.install.kubernetes_cluster import Cluster
     from pycilium.install.kubernetes_detection import Facts
-    from pycilium.store.kubernetes.credentials import Access
 
 
 _NOT_GIVEN = {
@@ -100,7 +99,7 @@ def uninstall(
     async def run() -> Removed:
         from pycilium.install.kubernetes import Installer
 
-        async with _cluster(access(kubeconfig, context)) as cluster:
+        async with reached(kubeconfig, context) as cluster:
             with progress("uninstalling") as tell:
                 installer = Installer(cluster, namespace, helm_release_name, tell)
                 return await installer.uninstall(clean_within_s=wait_duration if clean else 0.0)
@@ -144,7 +143,7 @@ def preflight(
         from pycilium.install.kubernetes import Installer
         from pycilium.install.kubernetes_preflight import flannel_runs
 
-        async with _cluster(access(kubeconfig, context)) as cluster:
+        async with reached(kubeconfig, context) as cluster:
             found = await _facts(cluster, kubeconfig, context)
             given = _given(files, sets, ())
             values = settings.values_of(_detected(found, given), given)
@@ -178,7 +177,7 @@ async def change(*, upgrading: bool, **given_options: Any) -> None:
     given = _given(asked["files"], asked["sets"], asked["strings"])
     settings.values_of(given)
     namespace, name = asked["namespace"], asked["helm_release_name"]
-    async with _cluster(access(asked["kubeconfig"], asked["context"])) as cluster:
+    async with reached(asked["kubeconfig"], asked["context"]) as cluster:
         found = await _facts(cluster, asked["kubeconfig"], asked["context"])
         with nullcontext(_silent) if dry else progress("upgrading" if upgrading else "installing") as tell:
             tell(f"pycilium {release.release} ({release.why})")
@@ -239,12 +238,6 @@ def _given(files: Any, sets: Any, strings: Any) -> Plain:
         plain = settings.merged(plain, settings.from_file(text, name))
     plain = settings.merged(plain, settings.from_options(sets))
     return settings.merged(plain, settings.from_options(strings, as_strings=True))
-
-
-def _cluster(access: Access) -> Cluster:
-    from pycilium.install.kubernetes_cluster import Cluster
-
-    return Cluster(access)
 
 
 async def _facts(cluster: Cluster, kubeconfig: str, context: str) -> Facts:

@@ -12,8 +12,6 @@ from pycilium.cli.render import machine_output_option, print_as
 from pycilium.cli.target import Target, pass_target, place_options
 from pycilium.errors import AgentUnavailable, CiliumError, PermissionRequired
 
-_PATIENCE_S = 5.0
-
 
 @click.command()
 @click.option("--client", is_flag=True, help="Of this command alone.")
@@ -50,7 +48,7 @@ async def _image(place: ClusterPlace) -> str:
     from pycilium.install.kubernetes_names import AGENT
 
     try:
-        async with place.opened(patience_s=_PATIENCE_S) as cluster:
+        async with place.reached() as cluster:
             found = await cluster.get(DAEMON_SET, AGENT, place.namespace)
     except CiliumError as error:
         return f"unknown ({error})"

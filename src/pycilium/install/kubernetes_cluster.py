@@ -6,6 +6,7 @@ Invariant: a kind that is not listed here is never touched.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -60,6 +61,8 @@ KINDS = {
 _ACCESS_REVIEW = _kind("SelfSubjectAccessReview", "authorization.k8s.io/v1", namespaced=False)
 _FIRST_ANSWER_S = 5.0
 """How long a server that is not there is waited for; one that was there is waited for longer."""
+_BLIP_S = 0.5
+"""How long one is looked for that was there a moment ago: a server that begins anew, a connection that broke."""
 _QUOTED = 60
 
 
@@ -85,6 +88,17 @@ class Cluster:
         """Host and port by which it is reached; no port if its URL names none."""
         parts = urlsplit(self.access.server)
         return parts.hostname or "", parts.port
+
+    async def reach(self) -> None:
+        """Return once the server answers, whatever it says; StoreUnavailable at once if nobody is there.
+
+        That a connection is refused is an answer; a server that says nothing at all has five seconds.
+        """
+        try:
+            async with asyncio.timeout(_FIRST_ANSWER_S):
+                await self._discovered("/version", patience_s=_BLIP_S)
+        except TimeoutError as error:
+            raise StoreUnavailable(f"{self.client.server} gave no answer within {_FIRST_ANSWER_S:g} s") from error
 
     async def version(self) -> str:
         """What the server says that it is; "" if it does not say. StoreUnavailable, soon, if nobody is there."""

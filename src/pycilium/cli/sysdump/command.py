@@ -94,7 +94,7 @@ def _opened(path: Path, *, to_stdout: bool) -> Iterator[IO[bytes]]:
 async def _of_cluster(place: ClusterPlace, archive: Archive, tell: Callable[[str], None]) -> None:
     from pycilium.cli.sysdump import cluster
 
-    async with place.opened() as opened:
+    async with place.reached() as opened:
         await cluster.dump(place, opened, archive, tell)
 
 
