@@ -322,10 +322,12 @@ _UNBUILT = {
 _UNBUILT_ENTITIES = {
     "cluster-mesh": "other clusters",
     "ingress": "an ingress of ours",
-    "init": "endpoints without an identity",
     "unmanaged": "telling pods that are not ours",
 }
-"""Those that nobody could have: a rule for one would match nothing, in silence."""
+"""Those that somebody may mean whom we cannot tell: a rule for one would match nothing, in silence.
+
+"init" is none of them: an endpoint sends no packet before it has its identity, so nobody ever is "init".
+"""
 
 
 def _refuse_unbuilt(part: _CiliumItem | cilium.PortRule | cilium.PortDenyRule, path: str) -> None:
