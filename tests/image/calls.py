@@ -7,7 +7,10 @@ import re
 from pycilium.install.kubernetes_manifests import objects
 from pycilium.install.settings import values_of
 
-CLIENTS = ("cilium", "cilium-dbg", "cilium-health", "hubble", "sh", "cat", "uname", "jq")
+CLIENTS = (
+    *("cilium", "cilium-bugtool", "cilium-dbg", "cilium-health", "hubble"),
+    *("sh", "/usr/bin/cat", "/usr/bin/ls", "/usr/bin/gops", "rm", "tail", "uname", "jq"),
+)
 """What clients start in an agent's container."""
 
 

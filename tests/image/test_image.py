@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pycilium import __version__
+from pycilium.cli.sysdump.cluster import NODE_COMMAND
 from pycilium.install.kubernetes_workloads import UNPRIVILEGED
 from tests.image.calls import programs
 
@@ -81,11 +82,13 @@ def test_every_library_that_our_distributions_load_is_there(inside):
     "argv",
     [
         ("cilium-agent", "--version"),
+        ("cilium-bugtool", "--help"),
         ("cilium-dbg", "--help"),
         ("cilium", "endpoint", "--help"),
         ("cilium-health", "--help"),
         ("hubble", "version"),
         ("/opt/pycilium/bin/cilium", "version"),
+        (*NODE_COMMAND[:2], "--help"),
     ],
     ids=" ".join,
 )

@@ -31,6 +31,7 @@ _COMMANDS = {
     "install-cni-plugin": "pycilium.cli.build_config:install_cni_plugin",
     "cleanup": "pycilium.cli.cleanup:cleanup",
     "preflight": "pycilium.machine.node_preflight:preflight",
+    "process": "pycilium.cli.process:process",
     "version": "pycilium.cli.version:version",
 }
 

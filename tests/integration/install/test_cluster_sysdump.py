@@ -12,7 +12,7 @@ import yaml
 from pycilium.testing.api_cluster import KIND, agent_pod, on_command, play, put
 from pycilium.testing.api_pods import Outcome
 
-NODE_COMMAND = ("cilium", "sysdump", "--machine", "--output-filename", "-")
+NODE_COMMAND = ("/opt/pycilium/bin/cilium", "sysdump", "--machine", "--output-filename", "-")
 KEY = "-----BEGIN PRIVATE KEY-----\nplanted-private-key\n-----END PRIVATE KEY-----"
 TOKEN = "planted-token-of-the-kubeconfig"
 

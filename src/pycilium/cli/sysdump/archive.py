@@ -6,13 +6,13 @@ Invariant: nothing gets in but through here, and no part that fails ends the wor
 from __future__ import annotations
 
 import io
-import time
 import zipfile
 from collections.abc import Awaitable, Callable, Sequence
 from typing import IO, Any, Self
 
 import msgspec
 
+from pycilium.cli.sysdump.packing import Pack, Zipped
 from pycilium.cli.sysdump.secrets import Secrets
 from pycilium.errors import CiliumError
 
@@ -22,10 +22,12 @@ _FOREIGN = (CiliumError, OSError, ValueError)
 
 
 class Archive:
-    """A zip below one folder. Use it as a context: at its end it says what is in it and what is not."""
+    """Files below one folder. Use it as a context: at its end it says what is in it and what is not."""
 
-    def __init__(self, out: IO[bytes], folder: str, about: Sequence[str], secrets: Secrets) -> None:
-        self._zip = zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED)
+    def __init__(
+        self, out: IO[bytes], folder: str, about: Sequence[str], secrets: Secrets, *, pack: Pack = Zipped
+    ) -> None:
+        self._pack = pack(out)
         self._folder, self._about, self._secrets = folder, about, secrets
         self.failures: list[str] = []
         self._names: list[str] = []
@@ -38,7 +40,7 @@ class Archive:
         self._write("failures.txt", "".join(f"{each}\n" for each in missing))
         lines = [*self._about, "", f"{len(self._names)} files; failures.txt says what is missing."]
         self._write("README.txt", "\n".join([*lines, *(f"  {name}" for name in sorted(self._names)), ""]))
-        self._zip.close()
+        self._pack.close()
 
     def add(self, name: str, content: Content) -> None:
         """A file; objects become JSON."""
@@ -84,10 +86,7 @@ class Archive:
 
     def _write(self, name: str, text: str) -> None:
         self._names.append(name)
-        info = zipfile.ZipInfo(f"{self._folder}/{name}", time.localtime()[:6])
-        info.external_attr = 0o600 << 16
-        info.compress_type = zipfile.ZIP_DEFLATED
-        self._zip.writestr(info, text.encode())
+        self._pack.write(f"{self._folder}/{name}", text.encode())
 
 
 def _decoded(text: str) -> Any:

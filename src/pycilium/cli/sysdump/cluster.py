@@ -33,8 +33,8 @@ from pycilium.install.templates import Plain
 from pycilium.model.resources.kinds import KINDS, Kind
 from pycilium.store.kubernetes.failures import Call
 
-NODE_COMMAND = ("cilium", "sysdump", "--machine", "--output-filename", "-")
-"""What an agent's pod is asked: the same archive of its node."""
+NODE_COMMAND = ("/opt/pycilium/bin/cilium", "sysdump", "--machine", "--output-filename", "-")
+"""What an agent's pod is asked: the same archive of its node. The bare name `cilium` is cilium-dbg there."""
 _LISTED = (NODE, EVENT, CRD)
 _NAMED = {"Service": SERVICE, "Pod": POD}
 _AT_ONCE = 8

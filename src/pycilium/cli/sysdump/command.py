@@ -46,7 +46,10 @@ def sysdump(target: Target, name: str) -> None:
     path = Path("cilium-sysdump" if to_stdout else f"{folder}.zip")
     place = target.cluster
     about = (f"A dump of {_what(target, place)}", f"made {now:%Y-%m-%d %H:%M:%S} UTC by pycilium {__version__}")
-    with _opened(path, to_stdout=to_stdout) as out, nullcontext(_silent) if to_stdout else progress("sysdump") as tell:
+    with (
+        _kept() if to_stdout else opened(path) as out,
+        nullcontext(_silent) if to_stdout else progress("sysdump") as tell,
+    ):
         with Archive(out, path.stem, about, Secrets(_known(place))) as archive:
             if place is not None:
                 asyncio.run(_of_cluster(place, archive, tell))
@@ -71,12 +74,15 @@ def _what(target: Target, place: ClusterPlace | None) -> str:
 
 
 @contextmanager
-def _opened(path: Path, *, to_stdout: bool) -> Iterator[IO[bytes]]:
+def _kept() -> Iterator[IO[bytes]]:
+    """Until it goes to stdout."""
+    with tempfile.TemporaryFile() as kept:
+        yield kept
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
     """Readable for its owner alone; gone again if it is not completed. ConfigError if it is there or cannot be."""
-    if to_stdout:
-        with tempfile.TemporaryFile() as kept:
-            yield kept
-        return
     try:
         out = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except FileExistsError as error:
@@ -102,7 +108,7 @@ def _of_nodes(target: Target, archive: Archive, tell: Callable[[str], None]) -> 
     from pycilium.cli.sysdump import node
 
     if target.machine_option or target.lab is None:
-        node.dump(_machine(target), archive, "", tell)
+        node.dump(this_machine(target), archive, "", tell)
         return
     layout, record = target.lab_and_record()
     archive.attempt("lab.json", layout.record.read_text)
@@ -112,7 +118,8 @@ def _of_nodes(target: Target, archive: Archive, tell: Callable[[str], None]) -> 
         node.dump(_of_lab(target, name, record.node(name).namespace), archive, name, tell)
 
 
-def _machine(target: Target) -> Any:
+def this_machine(target: Target) -> Any:
+    """Where the parts of the node are on which this runs: a machine, or an agent's pod."""
     from pycilium.cli.sysdump.node import Node
 
     files = {"agent.json": _CONFIG} if _CONFIG.exists() else {}
