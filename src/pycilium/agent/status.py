@@ -55,6 +55,7 @@ class AgentStatus:
             ipam=self._ipam_status(),
             masquerading=views.masquerading(parts.config),
             kube_proxy_replacement=service_views.kube_proxy_replacement(parts.config),
+            encryption=messages.EncryptionStatus(),
             services=parts.controller.services.counts() if parts.controller.services is not None else None,
             l2_announcements=parts.node_services.announcements() if parts.node_services is not None else [],
             node_monitor=messages.MonitorStatus(seen=parts.flows.next, lost=parts.ingestion.lost),

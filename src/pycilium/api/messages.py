@@ -111,6 +111,12 @@ class Masquerading(Message, frozen=True):
     enabled_protocols: MasqueradedFamilies | None = msgspec.field(default=None, name="enabledProtocols")
 
 
+class EncryptionStatus(Message, frozen=True, omit_defaults=False):
+    """Between nodes."""
+
+    mode: str = "Disabled"
+
+
 class StatusResponse(Message, frozen=True):
     cilium: Status
     version: str = ""
@@ -128,6 +134,7 @@ class StatusResponse(Message, frozen=True):
     ipam: IpamStatus | None = None
     masquerading: Masquerading | None = None
     kube_proxy_replacement: KubeProxyReplacement | None = None
+    encryption: EncryptionStatus | None = None
     services: ServiceCounts | None = None
     """Not in Cilium's shape."""
     l2_announcements: list[L2AnnouncementView] = []

@@ -16,6 +16,7 @@ from pycilium.cli.target import lab_option, node_option
 
 _COMMANDS = {
     "status": "pycilium.cli.dbg:status",
+    "encrypt": "pycilium.cli.dbg:encrypt",
     "endpoint": "pycilium.cli.dbg:endpoint",
     "identity": "pycilium.cli.dbg:identity",
     "service": "pycilium.cli.services:service",

@@ -1,4 +1,4 @@
-"""`cilium-dbg status|endpoint|identity|ip|node|policy|config`: the agent's state, one GET each."""
+"""`cilium-dbg status|encrypt|endpoint|identity|ip|node|policy|config`: the agent's state, one GET each."""
 
 from __future__ import annotations
 
@@ -72,6 +72,25 @@ def _part(part: dict[str, Any] | None) -> str:
     if not part:
         return "Disabled"
     return f"{part['state']} {part.get('msg', '')}".rstrip()
+
+
+@click.group()
+@lab_option
+def encrypt() -> None:
+    """Encryption between nodes."""
+
+
+@encrypt.command("status")
+@machine_output_option()
+@lab_option
+@pass_target
+def encrypt_status(target: Target, output: str | None) -> None:
+    """Whether there is any."""
+    found = target.agent().status()["encryption"]
+    if output:
+        print_as(found, output)
+    else:
+        click.echo(f"Encryption: {found['mode']}")
 
 
 @click.group()

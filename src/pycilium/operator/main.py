@@ -22,6 +22,8 @@ def main() -> int:
     source.add_argument("--config", metavar="FILE", help="JSON file with the operator's configuration")
     source.add_argument("--config-dir", metavar="FOLDER", help="folder of a mounted ConfigMap cilium-config")
     parser.add_argument("--version", action="version", version=__version__)
+    if sys.argv[1:] and not sys.argv[1].startswith("-"):
+        parser.error(f'unknown command "{sys.argv[1]}": there is nothing but to run')
     arguments = parser.parse_args()
     warnings: list[str] = []
     try:

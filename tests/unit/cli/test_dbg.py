@@ -8,14 +8,15 @@ import pytest
 from click.testing import CliRunner
 
 from pycilium import __version__
-from pycilium.api.messages import Status, StatusResponse
+from pycilium.api.messages import EncryptionStatus, Status, StatusResponse
 from pycilium.cli.cilium_dbg import cilium_dbg
 from pycilium.testing.fake_agent import FakeAgent, served
 
 
 class Unwell(FakeAgent):
     async def status(self) -> StatusResponse:
-        return StatusResponse(cilium=Status(state="Warning", msg="a map is full"), version=__version__)
+        state = Status(state="Warning", msg="a map is full")
+        return StatusResponse(cilium=state, version=__version__, encryption=EncryptionStatus())
 
 
 @pytest.fixture
@@ -47,6 +48,11 @@ def test_the_version_is_that_of_the_cilium_that_clients_take_us_for(asked):
 
 def test_the_revision_of_the_policies_can_be_asked_for_alone(asked):
     assert asked("policy", "get", "-o", "jsonpath='{.revision}'").stdout == "'3'\n"
+
+
+def test_whether_nodes_encrypt_can_be_asked_for_alone(asked):
+    assert json.loads(asked("encrypt", "status", "-o", "json").stdout) == {"mode": "Disabled"}
+    assert asked("encrypt", "status").stdout == "Encryption: Disabled\n"
 
 
 def test_a_format_that_there_is_not_is_refused(asked):
