@@ -10,6 +10,7 @@ import click
 
 from pycilium.cli.render import output_option, print_json, print_table
 from pycilium.cli.target import Target, lab_option, pass_target
+from pycilium.model.drop_reason import DropReason
 
 _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "policy": ("Policies: revision and banks, then the rows of each.", ("policies", "policy_rows")),
@@ -22,6 +23,8 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 _REASON = re.compile(r"reason=(?P<number>\d+) \((?P<text>.*)\) direction=(?P<direction>\w+)")
+_NO_DROPS = {0: "forward", DropReason.MULTICAST_HANDLED: "consumed"}
+"""What was meant for the datapath itself (duplicate address detection, gratuitous ARP) is no drop: nobody misses it."""
 _COUNTS = re.compile(r"packets=(?P<packets>\d+) bytes=(?P<bytes>\d+)")
 
 
@@ -173,7 +176,7 @@ def metrics() -> None:
 @lab_option
 @pass_target
 def metrics_list(target: Target, pattern: str, output: str | None) -> None:
-    """Packets and bytes, forwarded and dropped, under Cilium's names."""
+    """Packets and bytes, forwarded, dropped and answered here, under Cilium's names where it has them."""
     found = [metric for metric in _counters(target) if re.search(pattern, metric["name"])]
     if output == "json":
         print_json(found)
@@ -188,15 +191,14 @@ def metrics_list(target: Target, pattern: str, output: str | None) -> None:
 
 
 def _counters(target: Target) -> list[dict[str, Any]]:
-    """The map of counters as metrics: forwarded and dropped, in packets and bytes, by direction and reason."""
+    """The map of counters as metrics: what became of packets, by direction, and why they were dropped."""
     found = []
     for entry in target.agent().map("metrics").get("cache") or []:
         key, value = _REASON.fullmatch(entry["key"]), _COUNTS.fullmatch(entry["value"])
         if not key or not value:
             continue
-        forwarded = key["number"] == "0"
-        labels = {"direction": key["direction"].upper()} | ({} if forwarded else {"reason": key["text"]})
-        what = "forward" if forwarded else "drop"
+        what = _NO_DROPS.get(int(key["number"]), "drop")
+        labels = {"direction": key["direction"].upper()} | ({"reason": key["text"]} if what == "drop" else {})
         found += [
             {"name": f"cilium_{what}_count_total", "labels": labels, "value": int(value["packets"])},
             {"name": f"cilium_{what}_bytes_total", "labels": labels, "value": int(value["bytes"])},

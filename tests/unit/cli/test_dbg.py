@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pycilium import __version__
-from pycilium.api.messages import EncryptionStatus, Status, StatusResponse
+from pycilium.api.messages import BpfMap, EncryptionStatus, MapEntry, Status, StatusResponse
 from pycilium.cli.cilium_dbg import cilium_dbg
 from pycilium.testing.fake_agent import FakeAgent, served
 
@@ -17,6 +17,12 @@ class Unwell(FakeAgent):
     async def status(self) -> StatusResponse:
         state = Status(state="Warning", msg="a map is full")
         return StatusResponse(cilium=state, version=__version__, encryption=EncryptionStatus())
+
+    async def map(self, name: str) -> BpfMap:
+        counts = "packets=2 bytes=90"
+        reasons = ("0 (Success)", "133 (Policy denied)", "201 (Multicast handled)")
+        cache = [MapEntry(key=f"reason={reason} direction=egress", value=counts) for reason in reasons]
+        return BpfMap(path=f"/bpf/maps/{name}", name=name, size=16, cache=cache)
 
 
 @pytest.fixture
@@ -53,6 +59,17 @@ def test_the_revision_of_the_policies_can_be_asked_for_alone(asked):
 def test_whether_nodes_encrypt_can_be_asked_for_alone(asked):
     assert json.loads(asked("encrypt", "status", "-o", "json").stdout) == {"mode": "Disabled"}
     assert asked("encrypt", "status").stdout == "Encryption: Disabled\n"
+
+
+def test_what_the_datapath_consumes_itself_is_not_counted_as_dropped(asked):
+    """Else clients that look for unexpected drops find one for each pod that starts."""
+    counters = json.loads(asked("metrics", "list", "-o", "json", "-p", "count_total").stdout)
+
+    assert [(one["name"], one["labels"].get("reason")) for one in counters] == [
+        ("cilium_forward_count_total", None),
+        ("cilium_drop_count_total", "Policy denied"),
+        ("cilium_consumed_count_total", None),
+    ]
 
 
 def test_a_format_that_there_is_not_is_refused(asked):
