@@ -32,6 +32,7 @@ from pycilium.agent.entries import EndpointTarget
 from pycilium.agent.intent import HostAddress, Intent
 from pycilium.agent.ipcache import Ipcache, IpcacheTarget, network_of
 from pycilium.agent.link_operations import LinkTarget
+from pycilium.agent.nodes.api_servers import ApiServers
 from pycilium.agent.nodes.cluster import Cluster, ClusterChanges, ClusterSettings
 from pycilium.agent.services.controller import Services
 from pycilium.agent.targets import Targets, in_words
@@ -79,6 +80,8 @@ class Controller:
         self.cluster = Cluster(settings or ClusterSettings(), nodes_in_use(targets))
         self.pod_cidrs_decided: Callable[[Iterable[Network]], None] = lambda _: None
         """Called in a round in which the nodes were decided anew, with the others' pod CIDRs."""
+        self._slices = intent.slices.changes()
+        self._api_servers = ApiServers(self.cluster.settings.kube_apiserver)
         self._ipcache = Ipcache(engine, self.cluster, targets.ipcache)
         self.services = services
         self.processes = ProcessTargets(intent, targets)
@@ -99,11 +102,12 @@ class Controller:
         remote = self._remote_endpoints.drain()
         cluster = self._desire_cluster(hosts, remote)
         policies, identities = self._policies.drain(), self._identities.drain()
+        moved = self._api_servers.update(self._slices.drain())
         policies_gone = [change.old.key for change in policies if change.new is None and change.old is not None]
         changes = self.engine.update(
             policies_upserted=_upserted(policies),
             policies_removed=policies_gone,
-            identities_upserted=_upserted(identities),
+            identities_upserted=(*_upserted(identities), *((self._own_identity(),) if moved or hosts else ())),
             identities_removed=self._unused_of(identities),
             ports_changed=self._ports.update(endpoints, remote),
             subjects_added=added,
@@ -111,7 +115,7 @@ class Controller:
         )
         self._desire_policy(changes)
         gone, placed = _local_addresses(endpoints, hosts)
-        self._ipcache.update(gone, placed, cluster, changes.cidrs)
+        self._ipcache.update(gone, placed, cluster, changes.cidrs, self._api_servers.addresses)
         if changes.cidrs and changes.subjects:
             self._introduce_cidr_identities(now)
         self._desire_endpoints(endpoints, changes)
@@ -212,6 +216,10 @@ class Controller:
         unused = [number for number in self._lost if number not in used and not self.cluster.endpoints.has(number)]
         self._lost.difference_update(unused)
         return unused
+
+    def _own_identity(self) -> Identity:
+        hosts = self._intent.db.snapshot().all(self._intent.host_addresses)
+        return self._api_servers.host_identity(host.address for host in hosts)
 
     def _desire_policy(self, changes: PolicyChanges) -> None:
         _desire(self._targets.bits, changes.bits)

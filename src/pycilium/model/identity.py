@@ -71,6 +71,12 @@ RESERVED_IDENTITIES: tuple[Identity, ...] = (
 """All but unknown. The worlds of the two families are also the world, and the API server is also a remote node."""
 
 
+HOST = next(identity for identity in RESERVED_IDENTITIES if identity.number == ReservedIdentity.HOST)
+"""Of this node itself."""
+
+HOST_SERVING_API = Identity(HOST.number, _reserved("host", "kube-apiserver"))
+"""The same where an API server runs on this node: policies name it both ways."""
+
 HEALTH = next(identity for identity in RESERVED_IDENTITIES if identity.number == ReservedIdentity.HEALTH)
 """Of the nodes' own health endpoints."""
 

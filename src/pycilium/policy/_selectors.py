@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from pycilium.model.identity import LOCAL_IDENTITIES, RESERVED_IDENTITIES, Identity, cidr_labels
+from pycilium.model.identity import HOST_SERVING_API, LOCAL_IDENTITIES, RESERVED_IDENTITIES, Identity, cidr_labels
 from pycilium.model.l4 import NamedTarget
 from pycilium.model.labels import Labels
 from pycilium.model.peer import ANYONE, Address, CidrPeer, LabelPeer, Network, PeerSet
@@ -115,9 +115,11 @@ class SelectorTable:
     def add_identity(self, identity: Identity) -> None:
         """A new identity, or new labels for one: only the selectors that may match are looked at.
 
-        Reserved and local identities have the labels that they have: whoever says otherwise is not heard.
+        Reserved and local identities have the labels that they have: whoever says otherwise is not heard. Only that of
+        the node itself may have those of an API server too.
         """
-        if identity.number in LOCAL_IDENTITIES or _RESERVED.get(identity.number, identity.labels) != identity.labels:
+        is_own = _RESERVED.get(identity.number, identity.labels) == identity.labels or identity == HOST_SERVING_API
+        if identity.number in LOCAL_IDENTITIES or not is_own:
             return
         known = self._identities.get(identity.number)
         if known == identity.labels:
