@@ -6,6 +6,7 @@ Shared by the agent and the operator; what they do between is theirs.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import logging
 import re
 import signal
@@ -41,11 +42,17 @@ with _hidden("rich"):  # structlog would load it to draw tracebacks, which nobod
 def read_config(path: str | Path, kind: type[Config]) -> Config:
     """The configuration in `path`; ConfigError names the file, the field and what would be right."""
     try:
-        return msgspec.json.decode(Path(path).read_bytes(), type=kind)
+        return config_in(Path(path).read_bytes(), kind, path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def config_in(content: bytes | str, kind: type[Config], path: str | Path) -> Config:
+    """The configuration that a file holds, or will."""
+    try:
+        return msgspec.json.decode(content, type=kind)
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{path}: {_in_words(str(error))}") from error
+        raise ConfigError(f"{path}: {_in_words(str(error), kind)}") from error
 
 
 def configure_logging(level: str) -> None:
@@ -90,8 +97,11 @@ async def _with_signals(body: Callable[[asyncio.Event], Coroutine[Any, Any, None
     await body(stop)
 
 
-def _in_words(reason: str) -> str:
-    """The field first: msgspec names it last."""
+def _in_words(reason: str, kind: Any) -> str:
+    """The field first: msgspec names it last; and the nearest that there is for one that there is not."""
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", reason):
+        near = difflib.get_close_matches(unknown[1], kind.__struct_encode_fields__, n=1)
+        return f"unknown field `{unknown[1]}`{f' (did you mean {near[0]}?)' if near else ''}"
     found = re.fullmatch(r"(.*) - at `\$\.(.*)`", reason)
     return f"{found[2]}: {found[1]}" if found else reason
 

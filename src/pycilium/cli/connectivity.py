@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pycilium.cli.durations import seconds
 from pycilium.cli.render import output_option, print_json, print_table, progress
 from pycilium.cli.target import Target, lab_option, pass_target, place_options
 from pycilium.connectivity.selection import Selection
@@ -50,7 +51,15 @@ def connectivity() -> None:
     show_default=True,
     help="Whether Hubble's flows are judged too.",
 )
-@click.option("--timeout", "answer_s", default=5.0, show_default=True, metavar="SECONDS", help="For expected answers.")
+@click.option(
+    "--timeout",
+    "answer_s",
+    type=seconds,
+    default="5s",
+    show_default=True,
+    metavar="DURATION",
+    help="For expected answers.",
+)
 @click.option("--cleanup", is_flag=True, help="Only take away what an earlier run left.")
 @click.option("--image", default="", help="Of a cluster: the pods' image, if not the agents' own.")
 @output_option("json")

@@ -116,11 +116,15 @@ class Target:
         if url := os.environ.get("CILIUM_STORE"):
             return url
         if not MACHINE_STORE.exists():
+            other = (
+                "of the cluster that your kubeconfig names take CILIUM_STORE=kubernetes:, or kubectl"
+                if kubeconfig()
+                else "`cilium lab up` makes a lab, `cilium install` installs an agent here"
+            )
             raise StoreUnavailable(
                 f"{_INSTALLED}, but its agent has not made {MACHINE_STORE} yet: {_HOW_TO_START}"
                 if MACHINE_RECORD.exists()
-                else f"no lab is up and {MACHINE_STORE} does not exist: `cilium lab up` makes a lab, "
-                "`cilium install` installs an agent here"
+                else f"no lab is up and {MACHINE_STORE} does not exist: {other}"
             )
         return f"sqlite:///{MACHINE_STORE}"
 
@@ -130,11 +134,15 @@ class Target:
 
         socket = self.agent_socket(node)
         if socket == _MACHINE_SOCKET and not os.path.exists(socket):
+            other = (
+                f"a cluster's are asked in their pods, as with `kubectl -n {NAMESPACE} exec ds/cilium -- cilium status`"
+                if kubeconfig()
+                else "`cilium lab up` makes a lab, `cilium install` installs an agent"
+            )
             raise AgentUnavailable(
                 f"{_INSTALLED}, but no agent is at {socket}: {_HOW_TO_START}"
                 if MACHINE_RECORD.exists()
-                else f"no lab is up, and this machine has no agent at {socket}: `cilium lab up` makes a lab, "
-                "`cilium install` installs an agent"
+                else f"no lab is up, and this machine has no agent at {socket}: {other}"
             )
         return AgentClient(socket)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from pycilium.agent.config import AgentConfig, check
+from pycilium.cli.durations import seconds
 from pycilium.cni import launcher
 from pycilium.datapath import cleaning
 from pycilium.errors import ConfigError, InstallRefused, PermissionRequired
@@ -20,6 +20,7 @@ from pycilium.machine import plan, preflight, service
 from pycilium.machine.files import Files
 from pycilium.operator.config import OperatorConfig
 from pycilium.operator.config import check as check_operator
+from pycilium.startup import config_in
 
 machine_option = click.option(
     "--machine",
@@ -47,7 +48,12 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Check everything,
 )
 @click.option("--exclusive", is_flag=True, help="Set aside every other CNI configuration, podman's networks too.")
 @click.option(
-    "--wait-duration", type=float, default=60.0, show_default=True, help="Seconds the agent may take to start."
+    "--wait-duration",
+    type=seconds,
+    default="1m",
+    show_default=True,
+    metavar="DURATION",
+    help="How long the agent may take to start.",
 )
 @root_option
 @dry_run_option
@@ -172,10 +178,7 @@ def configuration(files: Files, settings: tuple[str, ...]) -> tuple[plan.File, A
     """As it shall be: ConfigError names what cannot."""
     path = files.root / plan.CONFIG
     file = plan.config(_object_in(files, plan.CONFIG), preflight.found_out(), dict(setting(text) for text in settings))
-    try:
-        config = msgspec.json.decode(file.content, type=AgentConfig)
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    config = config_in(file.content, AgentConfig, path)
     check(config, path)
     return file, config
 
@@ -231,9 +234,10 @@ def _operator_files(files: Files, config: AgentConfig) -> list[plan.File]:
     """ConfigError names what cannot be in its configuration."""
     path = files.root / plan.OPERATOR_CONFIG
     file = plan.operator_config(_object_in(files, plan.OPERATOR_CONFIG), config)
+    config_of_operator = config_in(file.content, OperatorConfig, path)
     try:
-        check_operator(msgspec.json.decode(file.content, type=OperatorConfig))
-    except (msgspec.DecodeError, ConfigError) as error:
+        check_operator(config_of_operator)
+    except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return [file, plan.operator_unit(_command("cilium-operator"))]
 

@@ -127,3 +127,11 @@ def test_a_map_has_the_same_size_by_default_whoever_says_it():
 
 def test_a_small_mtu_is_good_enough_without_ipv6(tmp_path):
     assert load_config(written(tmp_path, pod_mtu_bytes=576, ipv6_pod_cidr=None)).pod_mtu_bytes == 576
+
+
+def test_a_field_that_does_not_exist_is_told_the_nearest_that_does(tmp_path):
+    path = tmp_path / "agent.json"
+    path.write_text('{"node_name": "n", "cluster_nam": "x"}')
+
+    with pytest.raises(ConfigError, match=r"agent\.json: unknown field `cluster_nam` \(did you mean cluster_name\?\)"):
+        load_config(path)
