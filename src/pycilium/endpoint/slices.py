@@ -62,6 +62,8 @@ class SliceWrite:
     slice: Slice
     urgency: int
     """0: others get an address that leaves it; 1: it says something new; 2: something only leaves it."""
+    left: int = 0
+    """How many endpoints are no longer in it."""
 
 
 def planned(
@@ -121,7 +123,7 @@ class _Plan:
         for name, draft in self.touched.items():
             frees = any(address in taken for each in draft.gone() for address in _addresses(each))
             urgency = 0 if frees else 1 if draft.come else 2
-            yield SliceWrite(name, Slice(draft.namespace, draft.entries), urgency)
+            yield SliceWrite(name, Slice(draft.namespace, draft.entries), urgency, len(draft.left))
 
     def _stays(self, slice_: Slice) -> bool:
         """Nearly every slice, so every endpoint is looked at here: by which object it is, before what it says."""

@@ -12,6 +12,9 @@ from pycilium.endpoint.slices import SliceWrite
 
 PATIENCE_S = 30.0
 """How long a slice that something only leaves waits for more: nobody misses what is gone."""
+LONG_PATIENCE_S = 300.0
+"""The same, while less has left it than one of `WORTH`: what a CiliumEndpoint says of an end would be fewer bytes."""
+WORTH = 10
 NOT_URGENT = 2
 
 
@@ -57,8 +60,13 @@ class Deferral:
 
     def due(self, writes: Sequence[SliceWrite], now: float) -> tuple[list[SliceWrite], float | None]:
         """Those to be made now; and in how many seconds the next is due, None if there is none."""
-        waiting = {write.name for write in writes if write.urgency >= NOT_URGENT}
+        waiting = {write.name: _patience_s(write) for write in writes if write.urgency >= NOT_URGENT}
         self._since = {name: self._since.get(name, now) for name in waiting}
-        left_s = {name: since + PATIENCE_S - now for name, since in self._since.items()}
+        left_s = {name: self._since[name] + patience_s - now for name, patience_s in waiting.items()}
         later_s = [seconds for seconds in left_s.values() if seconds > 0]
         return [write for write in writes if left_s.get(write.name, 0) <= 0], min(later_s, default=None)
+
+
+def _patience_s(write: SliceWrite) -> float:
+    is_worth_it = write.left * WORTH >= len(write.slice.entries) + write.left
+    return PATIENCE_S if is_worth_it else LONG_PATIENCE_S
