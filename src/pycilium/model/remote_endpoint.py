@@ -103,16 +103,14 @@ def _addresses(networking: EndpointNetworking, path: str) -> tuple[Address, ...]
 
 
 def _targets(ports: tuple[NamedPort, ...], path: str) -> tuple[NamedTarget, ...]:
+    found = []
     for index, port in enumerate(ports):
+        if not port.name or port.protocol not in ("TCP", "UDP", "SCTP"):
+            continue
         if port.port not in PORTS:
             raise InvalidResource(f"{port.port} is no port from 1 to 65535", path=f"{path}[{index}].port")
-    return _shared(
-        tuple(
-            NamedTarget(intern(port.name), Protocol[port.protocol], port.port)
-            for port in ports
-            if port.name and port.protocol in ("TCP", "UDP", "SCTP")
-        )
-    )
+        found.append(NamedTarget(intern(port.name), Protocol[port.protocol], port.port))
+    return _shared(tuple(found))
 
 
 @lru_cache(maxsize=4096)
