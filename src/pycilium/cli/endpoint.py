@@ -7,7 +7,7 @@ import os
 import click
 
 from pycilium.cli.dbg import endpoint_list
-from pycilium.cli.systemd_units import cgroup_of_unit, is_unit
+from pycilium.cli.systemd_units import cgroup_of_unit, is_unit, socket_units_of
 from pycilium.cli.target import Target, lab_option, node_option, pass_target
 from pycilium.errors import InvalidResource, NotFound
 from pycilium.model.endpoint import process_container_id
@@ -76,6 +76,22 @@ def add(
     }
     made = target.agent().add_process(request)
     click.echo(f"endpoint {made['id']}: {made['status']['external-identifiers']['cgroup']}")
+    if unit is not None:
+        _tell_of_sockets(target, unit, namespace)
+
+
+def _tell_of_sockets(target: Target, unit: str, namespace: str) -> None:
+    """Those that systemd opens for it would silently stay the host's."""
+    listed = target.agent().endpoints()
+    known = {each["status"].get("external-identifiers", {}).get("cgroup") for each in listed}
+    for socket in socket_units_of(unit):
+        if cgroup_of_unit(socket) not in known:
+            name = socket.replace(".", "-")
+            click.echo(
+                f"Warning: the sockets that {socket} opens for {unit} are not its own, and stay the host's: `cilium "
+                f"endpoint add --unit {socket} --name {name} -n {namespace}` with the same labels adds them",
+                err=True,
+            )
 
 
 def _add_netns(target: Target, netns: str, name: str, namespace: str, labels: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The cgroup of a systemd unit, as systemd says; of one that does not run, where it will be."""
+"""The cgroup of a systemd unit, as systemd says, and whose sockets it has; while it does not run, where it will be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 
 from pycilium.errors import InvalidResource, NotFound
 
-_PROPERTIES = "Id,LoadState,ControlGroup,Slice"
+_PROPERTIES = "Id,LoadState,ControlGroup,Slice,TriggeredBy"
 _ROOT_SLICE = "-.slice"
 """Holds all units; its cgroup is the root, unless systemd itself runs in a cgroup below."""
 _TEMPLATE = re.compile(r"@\.[a-z]+$")
@@ -22,6 +22,15 @@ def is_unit(name: str) -> bool:
 
 def cgroup_of_unit(unit: str) -> str:
     """From the root of cgroups on. NotFound if systemd does not know the unit, or is not here."""
+    return cgroup_in(unit, _shown(unit))
+
+
+def socket_units_of(unit: str) -> list[str]:
+    """Those that open sockets for it, which are in their cgroups, not in its own. Raises as `cgroup_of_unit`."""
+    return socket_units_in(_shown(unit))
+
+
+def _shown(unit: str) -> str:
     if "." not in unit or "/" in unit:
         raise InvalidResource(f"{unit!r} is no unit: write it with its type, such as nginx.service", path="--unit")
     if _TEMPLATE.search(unit):
@@ -38,13 +47,18 @@ def cgroup_of_unit(unit: str) -> str:
     if asked.returncode != 0:
         why = asked.stderr.partition("\n")[0].rstrip(". ")
         raise NotFound(f"systemd does not say where {unit} is ({why}): name the cgroup (--cgroup PATH)")
-    return cgroup_in(unit, asked.stdout)
+    return asked.stdout
+
+
+def socket_units_in(shown: str) -> list[str]:
+    """As `cgroup_in`."""
+    said, _ = _read(shown)
+    return [name for name in said.get("TriggeredBy", "").split() if name.endswith(".socket")]
 
 
 def cgroup_in(unit: str, shown: str) -> str:
     """What `systemctl show` says of it, and of the root slice after it."""
-    units = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in shown.split("\n\n")]
-    said, root = units[0], units[-1]
+    said, root = _read(shown)
     if said.get("LoadState") != "loaded":
         raise NotFound(f"systemd knows no unit {unit} ({said.get('LoadState') or 'it says nothing'})")
     if "ControlGroup" not in said:
@@ -52,6 +66,11 @@ def cgroup_in(unit: str, shown: str) -> str:
     above = root.get("ControlGroup", "").rstrip("/")
     place = f"{_of_slice(said.get('Slice') or 'system.slice')}/{_folder(said.get('Id') or unit)}"
     return said["ControlGroup"] or f"{above}{place}"
+
+
+def _read(shown: str) -> tuple[dict[str, str], dict[str, str]]:
+    units = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in shown.split("\n\n")]
+    return units[0], units[-1]
 
 
 def _of_slice(name: str) -> str:

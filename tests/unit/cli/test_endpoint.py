@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pycilium.api.process_messages import ProcessRequest
+from pycilium.cli import endpoint as cli_endpoint
 from pycilium.cli.endpoint import endpoint
 from pycilium.errors import EndpointConflict
 from pycilium.testing.fake_agent import FakeAgent, served
@@ -90,3 +91,18 @@ def test_a_unit_in_the_place_of_a_cgroup_is_told_its_option(tmp_path: Path, monk
 
     assert (code, agent.calls) == (2, [])
     assert "web.service is a unit and no cgroup: --unit web.service" in said
+
+
+def test_who_adds_a_service_is_told_of_sockets_that_systemd_opens_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in the socket unit's cgroup: no policy held for what came by them, and nobody said so."""
+    units = {"web.service": "/system.slice/web.service", "web.socket": "/system.slice/web.socket"}
+    monkeypatch.setattr(cli_endpoint, "cgroup_of_unit", units.__getitem__)
+    monkeypatch.setattr(cli_endpoint, "socket_units_of", lambda _: ["web.socket"])
+
+    words = ("add", "--unit", "web.service", "--name", "web", "-n", "shop")
+    code, said = run(FakeAgent(), tmp_path, monkeypatch, *words)
+
+    assert code == 0
+    assert "`cilium endpoint add --unit web.socket --name web-socket -n shop` with the same labels" in said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pycilium.cli.systemd_units import cgroup_in, cgroup_of_unit
+from pycilium.cli.systemd_units import cgroup_in, cgroup_of_unit, socket_units_in
 from pycilium.errors import InvalidResource, NotFound
 
 ROOT = "\nId=-.slice\nLoadState=loaded\nControlGroup=/\nSlice=\n"
@@ -41,6 +41,13 @@ def test_a_stopped_unit_of_a_systemd_that_runs_in_a_cgroup_itself_will_be_below_
     root = ROOT.replace("ControlGroup=/", "ControlGroup=/box")
 
     assert cgroup_in("web.service", SHOWN["not running"] + root) == "/box/system.slice/web.service"
+
+
+def test_socket_units_are_told_from_all_else_that_starts_a_service() -> None:
+    shown = SHOWN["running"] + "TriggeredBy=web.socket web.timer web-tls.socket web.path\n" + ROOT
+
+    assert socket_units_in(shown) == ["web.socket", "web-tls.socket"]
+    assert socket_units_in(SHOWN["running"] + ROOT) == []
 
 
 def test_a_unit_without_processes_is_refused() -> None:
