@@ -1,7 +1,6 @@
-"""Who serves the cluster's API: what the entity kube-apiserver stands for.
+"""Who serves the cluster's API: of Kubernetes whom the Service `kubernetes` leads to, elsewhere who is configured.
 
-Of Kubernetes it is what the Service `kubernetes` leads to, which API servers keep true themselves; elsewhere what is
-configured. Depends on the slices there are, and on nothing that happened before.
+API servers keep that Service true themselves. What is known depends on the slices there are and on nothing before them.
 """
 
 from __future__ import annotations
@@ -22,21 +21,23 @@ class ApiServers:
     def __init__(self, configured: frozenset[Address]) -> None:
         self._configured = configured
         self._of_slices: dict[str, frozenset[Address]] = {}
-        self.addresses = configured
 
-    def update(self, slices: Iterable[Change[SliceView]]) -> frozenset[Address]:
-        """Take in what changed of the slices; the addresses that are API servers now and were none, or the reverse."""
+    def update(self, slices: Iterable[Change[SliceView]]) -> bool:
+        """Take in what changed of the slices; whether other addresses serve now."""
         before = self.addresses
         for change in slices:
             if change.old is not None and _leads_to_servers(change.old):
                 self._of_slices.pop(change.old.name, None)
             if change.new is not None and _leads_to_servers(change.new):
                 candidates = change.new.candidates.values()
-                self._of_slices[change.new.name] = frozenset(
-                    each.backend.at.address for some in candidates for each in some
-                )
-        self.addresses = self._configured.union(*self._of_slices.values())
-        return before ^ self.addresses
+                addresses = (each.backend.at.address for some in candidates for each in some)
+                self._of_slices[change.new.name] = frozenset(addresses)
+        return self.addresses != before
+
+    @property
+    def addresses(self) -> frozenset[Address]:
+        """All that serve."""
+        return self._configured.union(*self._of_slices.values())
 
     def host_identity(self, hosts: Iterable[Address]) -> Identity:
         """The node's own, of which these are the addresses."""
