@@ -115,7 +115,7 @@ class Controller:
         )
         self._desire_policy(changes)
         gone, placed = _local_addresses(endpoints, hosts)
-        self._ipcache.update(gone, placed, cluster, changes.cidrs, self._api_servers.addresses)
+        self._ipcache.update(gone, placed, cluster, changes.cidrs)
         if changes.cidrs and changes.subjects:
             self._introduce_cidr_identities(now)
         self._desire_endpoints(endpoints, changes)

@@ -76,9 +76,10 @@ class Ipcache:
         self._local: dict[Address, int] = {}
         self._rules: PrefixMap[int] = PrefixMap()
         self._addresses = AddressIndex()
-        self._api_servers = cluster.settings.kube_apiserver
-        for key in (*WORLD, *self._api_servers):
-            self._settle(key)
+        for network in WORLD:
+            self._settle(network)
+        for address in cluster.settings.kube_apiserver:
+            self._settle(address)
 
     def update(
         self,
@@ -86,19 +87,13 @@ class Ipcache:
         placed: Mapping[Address, int],
         cluster: ClusterChanges,
         cidrs: Mapping[Network, int | None],
-        api_servers: frozenset[Address],
     ) -> None:
-        """Take in which local addresses went and came, what became of the cluster, which CIDRs rules name now.
-
-        `api_servers`: all that there are.
-        """
+        """Take in which local addresses went and came, what became of the cluster, and which CIDRs rules name now."""
         # An address may go from one endpoint to another in one step: so all that went first.
         for address in gone:
             self._local.pop(address, None)
         self._local |= placed
         keys: dict[Key, None] = dict.fromkeys((*gone, *placed, *cluster.addresses, *cluster.pod_cidrs))
-        keys |= dict.fromkeys(api_servers ^ self._api_servers)
-        self._api_servers = api_servers
         for network, number in cidrs.items():
             keys[key_of(network)] = None
             if number is not None:
@@ -133,7 +128,7 @@ class Ipcache:
         if local is not None:
             return IpcacheTarget(local, self._engine.cidr_identity(address))
         of_node = self._cluster.view.addresses.get(address)
-        if address in self._api_servers:
+        if address in self._cluster.settings.kube_apiserver:
             of_node = int(ReservedIdentity.KUBE_APISERVER), of_node[1] if of_node is not None else ""
         if of_node is not None:
             identity, node = of_node
