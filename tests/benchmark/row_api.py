@@ -1,4 +1,4 @@
-"""What a cluster of 1,000 nodes asks of its API server: at rest, and for each pod that starts or ends.
+"""What a cluster of 200 and of 1,000 nodes asks of its API server: at rest, and for each pod that starts or ends.
 
 Once as nodes follow CiliumEndpoints, once as they follow slices of them. The server is the stand-in that counts requests
 and the bytes of bodies; the nodes follow what agents follow, through the agents' own store, in another process; the
@@ -67,10 +67,11 @@ class Spent:
 
 
 def measure(options: Options, tell: Tell) -> list[Figure]:
-    size = Size(
-        options.sized(1000, 20), options.sized(60, 20), rest_s=options.sized(65, 5), before=options.sized(1000, 100)
-    )
-    counted = [figure for slices in (False, True) for figure in measured(size, tell, slices=slices)]
+    sizes = [
+        Size(nodes, options.sized(60, 20), rest_s=options.sized(65, 5), before=options.sized(1000, 100))
+        for nodes in sorted({options.sized(200, 20), options.sized(1000, 20)})
+    ]
+    counted = [figure for size in sizes for slices in (False, True) for figure in measured(size, tell, slices=slices)]
     tell("pods start and end at given rates, in simulated time")
     pods, seconds, long = options.sized(5000, 200), options.sized(60, 5), options.sized(600, 5)
     rates = ((seconds, 1, 0), (seconds, 3, 0), (seconds, 30, 0), (long, 1, 1), (long, 3, 3), (seconds, 30, 30))
