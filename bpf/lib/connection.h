@@ -23,6 +23,11 @@
 #include "icmp.h"
 #include "policy.h"
 
+enum connection_step {
+	STEP_BESIDE =
+	    -11, /* of a connection beside one that was translated: service_beside.h says what becomes of it */
+};
+
 static __always_inline bool connection_revisions_current(const struct ct_entry *entry, const struct flow *flow,
 							 bool is_reply)
 {
@@ -271,21 +276,22 @@ static __always_inline bool connection_may_go(const struct ct_entry *entry, cons
 	return is_reply && end_is_local(&flow->source) && flow->destination.node_id != NODE_ID_NONE;
 }
 
-/* 0 or a drop reason; the ends must be known. An entry whose connection has ended is removed at once: what the next one gets
- * is still in the processor's cache, and nothing else has to give way for it.
+/* Has a packet that is for no service the ends of what another connection of its sender has become, which is for one? Or may
+ * it have had them when its connection was opened, of which nothing is known?
  */
-static __always_inline int connection_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
+static __always_inline bool connection_is_beside(const struct ct_entry *entry, const struct flow *flow, bool is_reply)
 {
-	struct ct_entry *entry;
-	bool is_reply = false;
-	int reason;
+	if (unlikely(!entry))
+		return flow->tuple.protocol == IPPROTO_TCP && (flow->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
+	return unlikely(entry->flags & CT_TRANSLATED) && !is_reply;
+}
 
-	flow->now_s = clock_now_s();
-	if (unlikely(flow->tracking >= TRACKING_RELATED))
-		return connection_admit_icmp(skb);
-	entry = ct_lookup(&flow->tuple, family, flow->now_s, &is_reply);
-	if (!entry || ct_is_foreign(entry, flow, is_reply))
-		return connection_open();
+/* A packet of that connection. An entry whose connection has ended is removed at once: what the next one gets is still in the
+ * processor's cache, and nothing else has to give way for it.
+ */
+static __always_inline int connection_admit_known(struct flow *flow, struct ct_entry *entry, __u8 family, bool is_reply)
+{
+	int reason;
 
 	flow->is_reply = is_reply;
 	if (unlikely(!connection_is_current(entry, flow, is_reply))) {
@@ -301,4 +307,27 @@ static __always_inline int connection_admit(struct __sk_buff *skb, struct flow *
 	if (unlikely(flow->is_last) && connection_may_go(entry, flow, is_reply))
 		ct_remove(&flow->tuple, family);
 	return STEP_DONE;
+}
+
+/* As connection_admit(), or STEP_BESIDE where the program `tells_beside`. */
+static __always_inline int connection_ask(struct __sk_buff *skb, struct flow *flow, __u8 family, bool tells_beside)
+{
+	struct ct_entry *entry;
+	bool is_reply = false;
+
+	flow->now_s = clock_now_s();
+	if (unlikely(flow->tracking >= TRACKING_RELATED))
+		return connection_admit_icmp(skb);
+	entry = ct_lookup(&flow->tuple, family, flow->now_s, &is_reply);
+	if (tells_beside && connection_is_beside(entry, flow, is_reply))
+		return STEP_BESIDE;
+	if (!entry || ct_is_foreign(entry, flow, is_reply))
+		return connection_open();
+	return connection_admit_known(flow, entry, family, is_reply);
+}
+
+/* 0 or a drop reason; the ends must be known. */
+static __always_inline int connection_admit(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	return connection_ask(skb, flow, family, false);
 }

@@ -165,15 +165,15 @@ __noinline int service_take_port(PACKET_CONTEXT *context)
 }
 
 /* The client's own address with another port, for a connection that from its own port has the ends of another one: of two
- * frontends of a backend. What a backend in the node's own network answers, and what answers directly, has no way back to
- * another port.
+ * frontends of a backend, or of one and the backend itself. What a backend in the node's own network answers, and what
+ * answers directly, has no way back to another port.
  */
 __noinline int service_draft_other_port(void)
 {
 	struct service_draft *draft = service_draft_here();
 	struct ipv6_addr address;
 
-	if (!draft || draft->packet.protocol != IPPROTO_TCP || !service_opens(draft) || draft->to.flags)
+	if (!draft || !service_opens(draft) || draft->to.flags)
 		return DROP_NAT_NO_MAPPING;
 	address = draft->packet.source;
 	draft->to.flags = SERVICE_FLOW_SNAT;

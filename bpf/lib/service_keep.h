@@ -16,8 +16,8 @@ static __always_inline void service_displace(const struct service_draft *draft, 
 	service_flow_remove(&forth, draft->family);
 }
 
-/* Has another connection what this one's packets would become? It would get the answers. Datagrams have no end that could
- * be seen: of the flows of one client, that of the newest frontend gets them.
+/* Has another connection what this one's packets would become? It would get the answers. Of datagrams that can get no other
+ * port (service_draft_other_port()), the newest flow gets them: they have no end that could be seen.
  */
 static __always_inline bool service_is_taken(const struct service_draft *draft)
 {
@@ -38,7 +38,7 @@ static __always_inline bool service_is_taken(const struct service_draft *draft)
 	found = service_flow_find(&draft->back, draft->family);
 	if (!found || service_flow_same(found, &draft->back_to))
 		return false;
-	if (draft->packet.protocol != IPPROTO_UDP)
+	if (draft->packet.protocol != IPPROTO_UDP || !draft->to.flags)
 		return true;
 	service_displace(draft, found);
 	return false;

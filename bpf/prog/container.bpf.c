@@ -21,6 +21,7 @@
 #include "../lib/nd.h"
 #include "../lib/parse.h"
 #include "../lib/refuse.h"
+#include "../lib/service_beside.h"
 #include "../lib/service_forth.h"
 
 CONFIG(__u32, config_host_ifindex);
@@ -63,15 +64,27 @@ static __always_inline enum service_where container_where(const struct flow *flo
 	return flow->destination.sec_identity == IDENTITY_HOST ? SERVICE_TO_OWN_NODE : SERVICE_FROM_POD;
 }
 
-/* The answer of a backend, to a client here or to where it came from: it goes on with container_back(). */
+/* The answer of a backend, to a client here or to where it came from: it goes on with container_back(). Or a client's error about
+ * one, to the backend.
+ */
 static __always_inline int container_answer(struct __sk_buff *skb, const struct flow *flow)
 {
 	int step = service_back(skb);
 
 	if (step)
 		return step == STEP_IGNORE ? STEP_DONE : step;
+	if (unlikely(service_goes_forth()))
+		return STEP_FORTH;
 	trace(skb, flow, end_is_local(&flow->destination) ? TRACE_TO_ENDPOINT : TRACE_TO_NETWORK);
 	return STEP_BACK;
+}
+
+/* A packet that may be beside a translated connection. */
+static __always_inline int container_beside(struct __sk_buff *skb)
+{
+	int step = service_beside(skb);
+
+	return step == STEP_IGNORE ? service_beside_none(skb) : step;
 }
 
 /* 0 if the packet may go on to its destination. */
@@ -102,7 +115,9 @@ static __always_inline int container_admit(struct __sk_buff *skb, struct flow *f
 		if (unlikely(reason != STEP_IGNORE))
 			return reason;
 	}
-	reason = connection_admit(skb, flow, family);
+	reason = connection_ask(skb, flow, family, true);
+	if (unlikely(reason == STEP_BESIDE))
+		reason = container_beside(skb);
 	return !reason && service_is_due(flow) ? container_answer(skb, flow) : reason;
 }
 

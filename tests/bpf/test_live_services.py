@@ -215,6 +215,31 @@ def test_one_port_of_a_client_reaches_a_backend_by_two_frontends(live: LiveNodes
             assert made.recv(9) == b"answer"
 
 
+@FAMILIES
+def test_a_pods_connection_to_a_backend_itself_from_the_port_of_one_by_its_service_hung(
+    live: LiveNodes, family: int
+) -> None:
+    services = services_of(live, "tunnel")
+    with ExitStack() as stack:
+        server = stack.enter_context(closing(serve(live, "api", pod_address(API, family), family)))
+        server.settimeout(5)
+        backend = pod_address(API, family), server.getsockname()[1]
+        services.cluster_ip(family, services.backend(*backend))
+        held = []
+        for to in ((CLUSTER_IP[family], PORT), backend):
+            made = live.within("web", lambda to=to: connected_from(2346, to, family))
+            held.append((stack.enter_context(closing(made)), stack.enter_context(closing(server.accept()[0]))))
+
+        for made, accepted in held:  # the one by the Service ends before the other speaks
+            made.sendall(b"ask")
+            assert accepted.recv(9) == b"ask"
+            accepted.sendall(b"answer")
+            assert made.recv(9) == b"answer"
+            made.close()
+            assert accepted.recv(9) == b""
+            accepted.close()
+
+
 def connected_from(port: int, to: tuple[str, int], family: int) -> socket.socket:
     made = socket.socket(KINDS[family], socket.SOCK_STREAM)
     made.settimeout(5)
