@@ -11,7 +11,7 @@
                                                │
             services, slices, pods ──► Services ──► slots, backends, frontends
                                                │
-        stages: routes → bits → rows → policies → nodes → ipcache → endpoints → services → links
+        stages: bits → rows → policies → nodes → ipcache → routes → endpoints → services → links
         (removals in reverse)
 
 A round never awaits and does all its writes before it returns, so whoever committed a change and then ran a round

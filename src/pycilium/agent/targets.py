@@ -1,11 +1,11 @@
 """The reconcilers of one node, and their order.
 
-    stage 1  routes           to pod CIDRs of other nodes: what they lead to is the datapath's alone to decide
-          2  identity bits
-          3  policy rows
-          4  policies         a policy waits until its rows and the identity bits of its banks are there
-          5  nodes            where the other nodes are reached
-          6  ipcache          a prefix waits until its node and the bits of its identity are there
+    stage 1  identity bits
+          2  policy rows
+          3  policies         a policy waits until its rows and the identity bits of its banks are there
+          4  nodes            where the other nodes are reached
+          5  ipcache          a prefix waits until its node and the bits of its identity are there
+          6  routes           to pod CIDRs of other nodes: the stack hands packets to programs that know where that is
           7  endpoint entries an endpoint waits until its policy is there; processes too, then their depths
           8  masquerade       exceptions, then the node's addresses (agent/masquerade.py)
           9  services         stages of their own (agent/services/targets.py)
@@ -162,8 +162,9 @@ def make_targets(
         routes=routed,
         stages=Stages(
             [
+                *(bits, rows, policies, nodes, *ipcache),
                 Stages([routed]),
-                *(bits, rows, policies, nodes, *ipcache, *endpoints, processes, process_levels),
+                *(*endpoints, processes, process_levels),
                 *masquerade.reconcilers,
                 *((services.stages,) if services is not None else ()),
                 Stages([attached]),

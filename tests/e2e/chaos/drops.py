@@ -166,14 +166,6 @@ def _health_endpoint_begins(drop: Drop, states: list[State], history: History) -
     return ""
 
 
-def _node_begins(drop: Drop, states: list[State], history: History) -> str:
-    """A route to its pods is there before their entries in the ipcache, and the stack must not send what is a pod's."""
-    begins = len({frozenset(state.nodes) for state in states}) > 1 or drop.at < history.stays[0].begin + SETTLE_S
-    if begins and all(address.startswith(("10.0.", "fd00:10:0:")) for address in (drop.source, drop.destination)):
-        return "the other node was being learned"
-    return ""
-
-
 def _gone_or_health(drop: Drop, states: list[State], history: History) -> str:
     return _gone(drop, states, history) or _health_endpoint_begins(drop, states, history)
 
@@ -197,8 +189,6 @@ _EXPLAINED: dict[str, Callable[[Drop, list[State], History], str]] = {
     "SERVICE_BACKEND_NOT_FOUND": _no_backend,
     # The pod is being made or unmade.
     "ENDPOINT_NOT_READY": _gone_or_health,
-    # A pod's packet, from the node's stack.
-    "INVALID_SOURCE_IP": _node_begins,
     # The address is a node's that has left and that the ipcache still names.
     "NO_TUNNEL_OR_ENCAPSULATION_ENDPOINT": _gone,
 }

@@ -182,6 +182,8 @@ class Cluster:
             if gateway is None or not gateway.ifindex:
                 continue  # the family is off on this node
             if settings.tunnel:
+                if self.number_of(node) is None:
+                    continue  # nothing is sent to it
                 yield cidr, RouteTarget(gateway.ifindex, None, gateway.address, settings.mtu_bytes)
             elif settings.auto_direct_node_routes:
                 addresses = (each for each in self.view.internal_ips.get(node, ()) if each.version == cidr.version)

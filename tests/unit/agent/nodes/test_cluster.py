@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pycilium.agent import entries
 from pycilium.agent.intent import HostAddress
 from pycilium.agent.nodes.cluster import ClusterSettings, NodeTarget, RouteTarget
+from pycilium.datapath import layouts
 from pycilium.errors import DatapathError
 from pycilium.model.identity import is_local
 from pycilium.model.node import Node
@@ -291,6 +293,61 @@ def test_whatever_the_path_the_maps_hold_what_an_obvious_model_says(steps):
     assert straight.raw() == agent.raw()
     assert straight.kernel.routes.attached == agent.kernel.routes.attached
     assert sorted(straight.controller.cluster.problems()) == sorted(agent.controller.cluster.problems())
+
+
+class WatchedKernel(Kernel):
+    """After each write it looks whether a route leads to where the datapath does not know the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.astray: set[object] = set()
+        self.routes.update, self.routes.delete = self._watched(self.routes.update), self._watched(self.routes.delete)
+        for spec in (layouts.IPCACHE4, layouts.IPCACHE6, layouts.NODES):
+            held = self.map(spec)
+            held.update_batch, held.delete_batch = self._watched(held.update_batch), self._watched(held.delete_batch)
+
+    def _watched(self, write):
+        def watched(entries):
+            failures = write(entries)
+            nodes, known = dict(self.map(layouts.NODES).items()), self._node_ids()
+            self.astray |= {cidr for cidr in self.routes.attached if known.get(cidr) not in nodes}
+            return failures
+
+        return watched
+
+    def _node_ids(self) -> dict[object, int]:
+        return {
+            translation.from_key(key): entry.node_id
+            for translation, spec in ((entries.IPCACHE4, layouts.IPCACHE4), (entries.IPCACHE6, layouts.IPCACHE6))
+            for key, entry in self.map(spec).items()
+        }
+
+
+COMINGS = st.one_of(
+    NODE_STEPS,
+    st.builds(lambda name: ("node gone", name), st.sampled_from(NAMES)),
+    st.just(("restart", None)),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps=st.lists(COMINGS, min_size=4, max_size=15))
+def test_packets_of_pods_to_a_node_that_came_or_went_were_dropped_for_their_source_as_its_route_was_there_alone(steps):
+    kernel = WatchedKernel()
+    agent = started(kernel)
+    known: dict[str, Node] = {}
+    for what, thing in steps:
+        if what == "node":
+            known[thing.name] = thing
+            declare(agent, nodes=[thing])
+        elif what == "node gone":
+            known.pop(thing, None)
+            declare(agent, gone=[("nodes", thing)])
+        else:
+            agent = started(kernel)
+            declare(agent, nodes=known.values())
+
+        assert kernel.astray == set()
 
 
 # == one behaviour each ==
