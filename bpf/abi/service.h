@@ -53,8 +53,8 @@ struct service_entry {
 	struct service_set outside; /* for all others */
 	__u32 service_id;           /* of the frontend; not 0 */
 	__u32 affinity_s;
-	__u32 flags; /* enum service_flags */
-	__u32 pad;
+	__u32 flags;       /* enum service_flags */
+	__u32 affinity_id; /* with SERVICE_AFFINITY: frontends with the same one share what clients have had */
 };
 
 /* service_ips4 / service_ips6: addresses that frontends have, but for those that every node has. */
@@ -89,7 +89,7 @@ struct backend_entry {
 struct affinity_key {
 	struct ipv6_addr
 	    client; /* from a socket: the cookie of its network namespace in the last two words, the first all ones */
-	__u32 service_id;
+	__u32 affinity_id;
 	__u32 pad;
 };
 

@@ -192,7 +192,7 @@ static __always_inline const struct backend_entry *service_pick_affine(const str
 								       const struct service_client *client,
 								       __u8 protocol, __u32 *backend_id)
 {
-	struct affinity_key key = {.client = client->address, .service_id = service->service_id};
+	struct affinity_key key = {.client = client->address, .affinity_id = service->affinity_id};
 	const struct backend_entry *backend = affinity_lookup(&key, service->affinity_s, backend_id);
 	struct affinity_entry entry = {.used_s = clock_now_s()};
 

@@ -103,7 +103,7 @@ class Services:
     ) -> int:
         """Its service id."""
         number = next(self._numbers)
-        entry = layouts.ServiceEntry(self.run(inside), self.run(outside), number, affinity_s, flags)
+        entry = layouts.ServiceEntry(self.run(inside), self.run(outside), number, affinity_s, flags, number)
         parsed = ipaddress.ip_address(at)
         if parsed.version == 4:
             key = layouts.Service4Key(int(parsed), port, PROTOCOLS[kind])

@@ -174,11 +174,22 @@ def test_a_pods_connection_to_a_service_without_backends_is_refused_at_once(
 
 @WAYS
 def test_a_client_keeps_its_backend_while_the_service_says_so(lab: Lab, pods: dict[str, Pod], sockets: bool) -> None:
-    lab.apply(service("sticky", {4: "10.96.0.21"}, selector={"app": "web"}, sessionAffinity="ClientIP"))
-    assert eventually(lambda: len(backends(lab, "10.96.0.21")) == 2)
+    """By whatever address it comes."""
+    addresses = ["10.96.0.21", *(f"203.0.113.{number}" for number in range(21, 25))]
+    lab.apply(
+        service(
+            "sticky",
+            {4: addresses[0]},
+            selector={"app": "web"},
+            sessionAffinity="ClientIP",
+            externalIPs=addresses[1:],
+        )
+    )
+    assert eventually(lambda: all(len(backends(lab, address)) == 2 for address in addresses))
 
     with client_in(lab, "client", sockets=sockets) as client:
-        assert len(answered_by(lambda: client.ask("tcp", "10.96.0.21", PORT))) == 1
+        found = {client.ask("tcp", address, PORT) for address in addresses for _ in range(4)}
+    assert len(found) == 1
 
 
 def test_a_terminating_backend_keeps_its_connections_and_gets_no_new_ones(lab: Lab, pods: dict[str, Pod]) -> None:

@@ -2063,7 +2063,7 @@ class ServiceSet:
         )
 
 
-_SERVICE_ENTRY = struct.Struct("=8s 8s I I I 4x")
+_SERVICE_ENTRY = struct.Struct("=8s 8s I I I I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -2075,6 +2075,7 @@ class ServiceEntry:
     service_id: int = 0
     affinity_s: int = 0
     flags: int = 0
+    affinity_id: int = 0
 
     SIZE: ClassVar[int] = 32
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
@@ -2084,12 +2085,12 @@ class ServiceEntry:
             ("service_id", "u4"),
             ("affinity_s", "u4"),
             ("flags", "u4"),
-            ("pad", "u4"),
+            ("affinity_id", "u4"),
         ]
     )
     SIGNATURE: ClassVar[str] = (
         "struct{inside:struct{first_slot:u32@0 slots:u32@4 size=8}@0 outside:struct{first_slot:u32@0 "
-        "slots:u32@4 size=8}@8 service_id:u32@16 affinity_s:u32@20 flags:u32@24 pad:u32@28 size=32}"
+        "slots:u32@4 size=8}@8 service_id:u32@16 affinity_s:u32@20 flags:u32@24 affinity_id:u32@28 size=32}"
     )
 
     def to_bytes(self) -> bytes:
@@ -2099,6 +2100,7 @@ class ServiceEntry:
             self.service_id,
             self.affinity_s,
             self.flags,
+            self.affinity_id,
         )
 
     @classmethod
@@ -2110,6 +2112,7 @@ class ServiceEntry:
             items[2],
             items[3],
             items[4],
+            items[5],
         )
 
 
@@ -2231,24 +2234,24 @@ class AffinityKey:
     """struct affinity_key."""
 
     client: bytes = bytes(16)
-    service_id: int = 0
+    affinity_id: int = 0
 
     SIZE: ClassVar[int] = 24
     DTYPE: ClassVar[np.dtype[np.void]] = np.dtype(
         [
             ("client", "u1", (16,)),
-            ("service_id", "u4"),
+            ("affinity_id", "u4"),
             ("pad", "u4"),
         ]
     )
     SIGNATURE: ClassVar[str] = (
-        "struct{client:struct{words:be32[4]@0 size=16}@0 service_id:u32@16 pad:u32@20 size=24}"
+        "struct{client:struct{words:be32[4]@0 size=16}@0 affinity_id:u32@16 pad:u32@20 size=24}"
     )
 
     def to_bytes(self) -> bytes:
         return _AFFINITY_KEY.pack(
             self.client,
-            self.service_id,
+            self.affinity_id,
         )
 
     @classmethod
@@ -3248,11 +3251,11 @@ class ServiceDraft:
         "destination:struct{words:be32[4]@0 size=16}@16 source_port:be16@32 destination_port:be16@34 "
         "backend_id:u32@36 service_id:u32@40 used_s:u32@44 ifindex:u32@48 flags:u32@52 size=56}@136 "
         "service:struct{inside:struct{first_slot:u32@0 slots:u32@4 size=8}@0 outside:struct{first_slot:u32@0 "
-        "slots:u32@4 size=8}@8 service_id:u32@16 affinity_s:u32@20 flags:u32@24 pad:u32@28 size=32}@192 "
-        "now_s:u32@224 ifindex:u32@228 client_identity:u32@232 bytes:u32@236 tcp_sequence:be32@240 "
-        "tcp_acknowledgment:be32@244 tcp_words:u8@248 pad:u8@249 l4_offset:u16@250 family:u8@252 "
-        "fragment:u8@253 tracking:u8@254 tcp_flags:u8@255 icmp_type:u8@256 icmp_code:u8@257 hop_limit:u8@258 "
-        "where:u8@259 size=260}"
+        "slots:u32@4 size=8}@8 service_id:u32@16 affinity_s:u32@20 flags:u32@24 affinity_id:u32@28 "
+        "size=32}@192 now_s:u32@224 ifindex:u32@228 client_identity:u32@232 bytes:u32@236 "
+        "tcp_sequence:be32@240 tcp_acknowledgment:be32@244 tcp_words:u8@248 pad:u8@249 l4_offset:u16@250 "
+        "family:u8@252 fragment:u8@253 tracking:u8@254 tcp_flags:u8@255 icmp_type:u8@256 icmp_code:u8@257 "
+        "hop_limit:u8@258 where:u8@259 size=260}"
     )
 
     def to_bytes(self) -> _Bytes:

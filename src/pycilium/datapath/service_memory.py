@@ -22,11 +22,11 @@ from pycilium.datapath.conntrack import Collected
 from pycilium.datapath.maps import Columns, RawMap
 
 Pairs = npt.NDArray[np.uint64]
-"""Service id and backend id in one number."""
+"""Service id, or id of affinity, and backend id in one number."""
 
 
 def pairs_of(left: Iterable[tuple[int, int]]) -> Pairs:
-    """(service id, backend id) as `forget` takes them."""
+    """(service id or id of affinity, backend id) as `forget` takes them."""
     return np.array([service << 32 | backend for service, backend in left], np.uint64)
 
 
@@ -35,8 +35,8 @@ def forget(target: RawMap, spec: MapSpec[Any, Any], left: Pairs) -> Collected:
 
     def of_those(keys: Columns, values: Columns) -> npt.NDArray[np.bool_]:
         key, value = _structured(keys, spec.key.dtype), _structured(values, spec.value.dtype)
-        service = (key if "service_id" in (key.dtype.names or ()) else value)["service_id"].astype(np.uint64)
-        found: npt.NDArray[np.bool_] = np.isin(service << np.uint64(32) | value["backend_id"], left)
+        ids = key["affinity_id"] if spec is layouts.AFFINITY else value["service_id"]
+        found: npt.NDArray[np.bool_] = np.isin(ids.astype(np.uint64) << np.uint64(32) | value["backend_id"], left)
         return found
 
     return _remove(target, of_those)

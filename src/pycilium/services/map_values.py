@@ -29,6 +29,8 @@ class FrontendEntry:
     service_id: int
     affinity_s: int = 0
     flags: ServiceFlag = NO_FLAGS
+    affinity_id: int = 0
+    """By which the programs remember a client's backend; 0: they do not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ Then, whenever frontends have been written (and at least once a second while `pl
 
 What is left behind rests until no frontend in the kernel leads to it and `grace_s` has passed (`backend_sets`), so a
 program that has read a frontend never finds other slots or backends than it had then. Ids of frontends only go up:
-what remembers one (affinity, connections, events) does not take another frontend for it.
+what remembers one (connections, events) does not take another frontend for it. So do those of what clients with session
+affinity have had (`affinity`), which frontends of one port of a Service share.
 
 A frontend for which there is no room keeps what it has, or stays away; `problems` says what to raise, and each later
 update tries it again.
@@ -36,6 +37,7 @@ from dataclasses import dataclass
 
 from pycilium.model.peer import Network
 from pycilium.model.service import Algorithm, Backend, Frontend, L4Address, ServiceFlag
+from pycilium.services.affinity import Affinities
 from pycilium.services.backend_ids import BackendIds
 from pycilium.services.backend_sets import BackendSet, BackendSets, Members, NoRoomError
 from pycilium.services.map_values import (
@@ -77,6 +79,7 @@ class ServicePlanner:
         self._planned: dict[L4Address, _Realized] = {}
         self._by_service_id: dict[int, L4Address] = {}
         self._next_service_id = 1
+        self._affinities = Affinities()
         self._ranges: dict[int, frozenset[Network]] = {}
         self._waiting: dict[L4Address, tuple[Frontend, str]] = {}
         self._members: dict[tuple[int, Algorithm], Members] = {}
@@ -96,7 +99,8 @@ class ServicePlanner:
         entries: dict[L4Address, FrontendEntry | None] = {}
         ranges: dict[SourceRange, bool] = {}
         again = {at: frontend for at, (frontend, _) in self._waiting.items() if at not in changes}
-        for at, frontend in {**changes, **again}.items():
+        # First those that have an id of affinity already: new ones of the same port take it.
+        for at, frontend in sorted({**changes, **again}.items(), key=lambda change: change[0] not in self._planned):
             self._waiting.pop(at, None)
             if frontend is None:
                 self._remove(at, entries, ranges)
@@ -133,6 +137,12 @@ class ServicePlanner:
         """The ids of all backends of a frontend, as last planned: of each set to which it leads."""
         planned = self._planned.get(at)
         return tuple(dict.fromkeys(each.numbers for each in planned.sets)) if planned is not None else ()
+
+    def remembered(self, affinity_id: int) -> set[int]:
+        """The ids of the backends that clients may have had who are remembered by that id."""
+        return {
+            number for at in self._affinities.sharing(affinity_id) for ids in self.backend_ids(at) for number in ids
+        }
 
     def backend(self, number: int) -> L4Address | None:
         """Which backend has an id, None if nothing has it."""
@@ -173,7 +183,10 @@ class ServicePlanner:
             self._sets.leave(each, at)
         flags = flags_of(frontend)
         service_id = self._service_id(at, previous.entry if previous is not None else None, flags)
-        entry = FrontendEntry(_run(inside), _run(outside), service_id, frontend.affinity_s, flags)
+        affinity_id = self._affinities.join(
+            frontend, previous.entry.affinity_id if previous is not None else 0, self._fresh_id
+        )
+        entry = FrontendEntry(_run(inside), _run(outside), service_id, frontend.affinity_s, flags, affinity_id)
         self._planned[at] = _Realized(entry, inside, outside, frontend)
         if previous is None or previous.entry != entry:
             entries[at] = entry
@@ -190,6 +203,7 @@ class ServicePlanner:
         for each in previous.sets:
             self._sets.leave(each, at)
         entries[at] = None
+        self._affinities.leave(at)
         self._forget_id(previous.entry.service_id, at, ranges)
 
     def _want(self, frontend: Frontend, present: Sequence[BackendSet]) -> tuple[BackendSet | None, BackendSet | None]:
@@ -221,10 +235,14 @@ class ServicePlanner:
             before, after = previous.flags & judged, flags & judged
             if before == after or not before or not after:
                 return previous.service_id
-        service_id = self._next_service_id
-        self._next_service_id += 1
+        service_id = self._fresh_id()
         self._by_service_id[service_id] = at
         return service_id
+
+    def _fresh_id(self) -> int:
+        fresh = self._next_service_id
+        self._next_service_id += 1
+        return fresh
 
     def _forget_id(self, service_id: int, at: L4Address, ranges: dict[SourceRange, bool]) -> None:
         if self._by_service_id.get(service_id) == at:
@@ -260,7 +278,8 @@ class ServicePlanner:
         for each_range in contents.source_ranges:
             ranges[each_range.service_id].add(each_range.network)
         self._ranges = {service_id: frozenset(networks) for service_id, networks in ranges.items()}
-        self._next_service_id = 1 + max((0, *self._by_service_id, *self._ranges))
+        affinities = (entry.affinity_id for entry in contents.frontends.values())
+        self._next_service_id = 1 + max((0, *self._by_service_id, *self._ranges, *affinities))
 
 
 def _networks(frontend: Frontend) -> frozenset[Network]:

@@ -27,7 +27,7 @@ def entry(spec: MapSpec[Any, Any], number: int) -> tuple[Any, Any]:
     if spec is LPM:
         return layouts.Ipcache4Key(32, number), layouts.IpcacheEntry(sec_identity=number + 1)
     if spec is LRU:
-        return layouts.AffinityKey(service_id=number), layouts.AffinityEntry(backend_id=number + 1)
+        return layouts.AffinityKey(affinity_id=number), layouts.AffinityEntry(backend_id=number + 1)
     return number, layouts.PolicyEntry(revision=number + 1, bank_count=1, banks=tuple(range(13)))
 
 

@@ -126,7 +126,9 @@ class Sockets:
         first = next(self._next_slot)
         self.datapath.mapped(layouts.SERVICE_SLOTS).values[first : first + len(slots)] = np.array(slots, np.uint32)
         inside = ServiceSet(first_slot=first, slots=len(slots))
-        entry = ServiceEntry(inside=inside, service_id=service_id, affinity_s=affinity_s, flags=flags)
+        entry = ServiceEntry(
+            inside=inside, service_id=service_id, affinity_s=affinity_s, flags=flags, affinity_id=service_id
+        )
         if ":" in address:
             key6 = layouts.Service6Key(address=sixteen(address), port=port, protocol=protocol)
             with self.datapath.map(layouts.SERVICES6) as opened6:

@@ -72,7 +72,7 @@ def ask(
 def serve(datapath: Datapath, place: Place, **fields: object) -> None:
     """All slots to clients of the cluster, the first one alone to others, unless the fields say otherwise."""
     whole, one = ServiceSet(first_slot=10, slots=len(SLOTS)), ServiceSet(first_slot=10, slots=1)
-    entry = ServiceEntry(**{"inside": whole, "outside": one, "service_id": 7, **fields})
+    entry = ServiceEntry(**{"inside": whole, "outside": one, "service_id": 7, "affinity_id": 9, **fields})
     if place is IPV6:
         with datapath.map(layouts.SERVICES6) as opened6:
             opened6.update(layouts.Service6Key(address=sixteen(place.service), port=80, protocol=TCP), entry)
@@ -147,6 +147,24 @@ def test_affinity_is_a_clients_and_not_its_ports(datapath: Datapath, place: Plac
 
     assert {len(of_one) for of_one in chosen.values()} == {1}
     assert set().union(*chosen.values()) == set(SLOTS)
+
+
+@each_family
+def test_frontends_with_one_id_of_affinity_share_what_a_client_has_had(datapath: Datapath, place: Place) -> None:
+    chosen = []
+    for service_id, affinity_id in ((7, 9), (8, 9), (7, 10)):
+        serve(
+            datapath,
+            place,
+            flags=ServiceFlags.AFFINITY,
+            affinity_s=3600,
+            service_id=service_id,
+            affinity_id=affinity_id,
+        )
+        clients = (f"192.0.2.{last}" for last in range(30))
+        chosen.append([ask(datapath, "probe_choose", place, client) for client in clients])
+
+    assert chosen[0] == chosen[1] != chosen[2]
 
 
 @each_family

@@ -99,7 +99,7 @@ def test_flows_to_backends_that_left_their_service_are_forgotten(made, family):
 
 def test_affinity_is_forgotten_with_the_backend_and_after_the_longest_time(made):
     affinity = made(layouts.AFFINITY)
-    keys = [AffinityKey(client=mapped("10.0.0.9"), service_id=service) for service in (1, 2, 3)]
+    keys = [AffinityKey(client=mapped("10.0.0.9"), affinity_id=number) for number in (1, 2, 3)]
     for key, backend, used_s in zip(keys, (5, 5, 6), (NOW_S, NOW_S, NOW_S - 100), strict=True):
         affinity.update(key, AffinityEntry(backend_id=backend, used_s=used_s))
 

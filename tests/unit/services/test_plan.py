@@ -278,6 +278,114 @@ def test_flags_say_what_a_program_must_know():
     assert plan.frontends[at(2)].flags == flag.EXTERNAL | flag.DSR | flag.SOURCE_DENY
 
 
+# -- what is remembered of clients --
+
+
+def affine(number=1, **changes):
+    """A frontend of one Service's port, to the backends 1 and 2."""
+    return frontend(number, **{"service": "web", "port_name": "http", "affinity_s": 60, **changes})
+
+
+def affinity_ids(node, *numbers):
+    return [node.kernel.frontends[at(number)].affinity_id for number in numbers]
+
+
+def test_a_client_had_another_backend_by_each_address_of_a_service():
+    node = Node()
+    node.update(affine(1), affine(2, kind=FrontendKind.LOAD_BALANCER), affine(3, kind=FrontendKind.NODE_PORT))
+
+    (shared,) = set(affinity_ids(node, 1, 2, 3))
+    assert shared
+
+
+def test_ports_services_and_what_has_other_backends_are_remembered_apart():
+    node = Node()
+    node.update(
+        affine(1),
+        affine(2, port_name="metrics"),
+        affine(3, service="db"),
+        affine(4, internal_local=True),
+        affine(5, affinity_s=0),
+    )
+
+    ids = affinity_ids(node, 1, 2, 3, 4)
+    assert len({*ids, 0}) == 5
+    assert affinity_ids(node, 5) == [0]
+
+
+def test_a_restarted_agent_remembers_clients_although_the_service_has_got_another_address_meanwhile():
+    node = Node()
+    node.update(affine(2), affine(7, service="db"))
+    before = affinity_ids(node, 2, 7)
+
+    node.restart(affine(1), affine(2), affine(6, service="db"), affine(7, service="db"))
+
+    assert affinity_ids(node, 2, 7) == before
+    assert affinity_ids(node, 1, 6) == before
+
+
+def test_an_id_by_which_clients_are_remembered_is_given_out_once():
+    node = Node()
+    node.update(affine(1))
+    (before,) = affinity_ids(node, 1)
+    node.update(gone=[at(1)])
+    node.update(affine(2, service="db"))
+
+    assert affinity_ids(node, 2) != [before]
+
+
+def test_clients_are_remembered_until_no_frontend_leads_to_their_backend():
+    node = Node()
+    node.update(affine(1), affine(2))
+    (shared,) = set(affinity_ids(node, 1, 2))
+    ids = {node.planner.backend_id(backend(number).at) for number in (1, 2)}
+    assert node.planner.remembered(shared) == ids
+
+    node.update(gone=[at(1)])
+    assert node.planner.remembered(shared) == ids
+
+    node.update(gone=[at(2)])
+    assert node.planner.remembered(shared) == set()
+
+
+FRONTENDS = st.builds(
+    affine,
+    st.integers(1, 5),
+    port_name=st.sampled_from(("http", "metrics")),
+    service=st.sampled_from(("web", "db")),
+    internal_local=st.booleans(),
+    affinity_s=st.sampled_from((0, 60)),
+)
+AFFINITY_STEPS = st.one_of(
+    st.builds(lambda one: ("set", one), FRONTENDS),
+    st.builds(lambda one: ("gone", one), FRONTENDS),
+    st.just(("restart", None)),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=st.lists(AFFINITY_STEPS, max_size=20))
+def test_whatever_the_path_frontends_share_a_memory_exactly_if_they_are_of_one_port(steps):
+    node, wanted = Node(), {}
+    for what, one in steps:
+        if what == "set":
+            wanted[one.at] = one
+            node.update(one)
+        elif what == "gone":
+            wanted.pop(one.at, None)
+            node.update(gone=[one.at])
+        else:
+            node.restart(*wanted.values())
+
+        shared = {}
+        for each in wanted.values():
+            if each.affinity_s:
+                port = (each.name, each.port_name, each.internal_local)
+                shared.setdefault(port, set()).add(node.kernel.frontends[each.at].affinity_id)
+        assert [len(ids) for ids in shared.values()] == [1] * len(shared)
+        assert len({0}.union(*shared.values())) == len(shared) + 1
+
+
 def test_a_host_port_is_one_of_this_node_alone():
     anywhere = L4Address(IPv4Address(0), 80, Protocol.TCP)
     plan = Node().update(frontend(at=anywhere, kind=FrontendKind.HOST_PORT), frontend(2, kind=FrontendKind.HOST_PORT))

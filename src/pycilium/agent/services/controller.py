@@ -61,6 +61,8 @@ class Left:
     service_id: int
     backend_id: int
     backend: L4Address
+    affinity_id: int = 0
+    """By which clients are remembered who had it; 0: by none, or a frontend that shares the memory has it still."""
 
 
 class Services:
@@ -174,10 +176,12 @@ class Services:
         now = self.planner.backend_ids(at)
         if now == backends:
             return
+        remembered = self.planner.remembered(previous.affinity_id)
         for number in set(chain.from_iterable(backends)).difference(*now):
             backend = self.planner.backend(number)
             if backend is not None:
-                yield Left(at, previous.service_id, number, backend)
+                affinity_id = previous.affinity_id if number not in remembered else 0
+                yield Left(at, previous.service_id, number, backend, affinity_id)
 
     def still_gone(self, left: Iterable[Left]) -> list[Left]:
         """Those whose frontend has not taken the backend back meanwhile."""

@@ -43,7 +43,7 @@ def _services(datapath: Datapath, name: str) -> Iterator[messages.MapEntry]:
                 for side, one in (("inside", entry.inside), ("outside", entry.outside))
             )
             flags = _flag_names(ServiceFlags(entry.flags))
-            affinity = f" affinity={entry.affinity_s}s" if entry.affinity_s else ""
+            affinity = f" affinity={entry.affinity_id} for {entry.affinity_s}s" if entry.affinity_s else ""
             yield messages.MapEntry(
                 key=_l4(key.address, key.port, key.protocol),
                 value=f"id={entry.service_id} {sets} flags={flags or 'none'}{affinity}",
@@ -73,7 +73,7 @@ def _affinity(datapath: Datapath, name: str) -> Iterator[messages.MapEntry]:
     with datapath.map(layouts.MAPS[name]) as opened:
         for key, entry in opened.items():
             yield messages.MapEntry(
-                key=f"service={key.service_id} client={_client(key.client)}",
+                key=f"affinity={key.affinity_id} client={_client(key.client)}",
                 value=f"backend={entry.backend_id} used={now_s - entry.used_s}s ago",
             )
 

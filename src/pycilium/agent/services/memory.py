@@ -111,10 +111,12 @@ class ServiceMemory:
         gone = [each for each in new if each.frontend.protocol is Protocol.UDP]
         if gone:
             self._end_sockets(gone)  # first: what a socket was connected through is about to be forgotten
-        datagrams = [each for each in left if each.frontend.protocol is Protocol.UDP]
-        for specs, those in ((OF_DATAGRAMS, datagrams), (ALL, left)):
-            if those:
-                pairs = service_memory.pairs_of((each.service_id, each.backend_id) for each in those)
+        datagrams = service_memory.pairs_of(
+            (each.service_id, each.backend_id) for each in left if each.frontend.protocol is Protocol.UDP
+        )
+        affine = service_memory.pairs_of((each.affinity_id, each.backend_id) for each in left if each.affinity_id)
+        for specs, pairs in ((OF_DATAGRAMS, datagrams), (ALL, affine)):
+            if len(pairs):
                 for spec in specs:
                     self._forget(spec, pairs)
 

@@ -205,6 +205,7 @@ def _entry(value: FrontendEntry) -> layouts.ServiceEntry:
         service_id=value.service_id,
         affinity_s=value.affinity_s,
         flags=int(value.flags),
+        affinity_id=value.affinity_id,
     )
 
 
@@ -215,6 +216,7 @@ def _entry_back(raw: layouts.ServiceEntry) -> FrontendEntry:
         service_id=raw.service_id,
         affinity_s=raw.affinity_s,
         flags=ServiceFlag(raw.flags),
+        affinity_id=raw.affinity_id,
     )
 
 

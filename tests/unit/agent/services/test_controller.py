@@ -122,6 +122,20 @@ def test_a_backend_that_left_is_told_of_with_the_numbers_that_clients_may_rememb
     assert [(each.service_id, each.backend_id) for each in node.left] == [(1, number)]
 
 
+def test_a_service_that_loses_an_address_forgets_none_of_its_clients():
+    node = Node(Kernel())
+    affine = service("web", type="NodePort", node_port=30080, session_affinity="ClientIP")
+    node.change(affine, WEB_SLICE)
+    (affinity_id,) = {entry.affinity_id for _, entry in node.services.frontends() if entry is not None}
+
+    node.change(service("web", session_affinity="ClientIP"))
+    by_address = [each.affinity_id for each in node.left]
+    node.change(without=(WEB, WEB_SLICE))
+
+    assert set(by_address) == {0}
+    assert {each.affinity_id for each in node.left[len(by_address) :]} == {affinity_id}
+
+
 def test_a_backend_that_has_come_back_is_gone_no_longer():
     node = Node(Kernel())
     node.change(WEB, WEB_SLICE)
