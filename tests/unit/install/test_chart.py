@@ -19,7 +19,8 @@ from pycilium.install.values import MEANINGS, defaults
 from pycilium.testing.chart_templates import rendered
 
 NAMESPACE = "kube-system"
-TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=12)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn"]), max_size=12)
+"""YAML has no characters that are none, as U+FFFE."""
 SETTINGS = {
     "image.digest": st.sampled_from(["", "sha256:abc"]),
     "image.repository": TEXTS,
