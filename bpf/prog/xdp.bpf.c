@@ -11,6 +11,7 @@
  * sees a packet makes no difference to it. What is to be dropped is left to from_netdev, which says why.
  */
 #define PACKET_CONTEXT struct xdp_md
+#include "../lib/dsr.h"
 #include "../lib/vni.h"
 #include "../lib/xdp_connection.h"
 
@@ -44,6 +45,12 @@ __noinline int xdp_kind(void)
 	return service_find() && !(draft->service.flags & SERVICE_NO_XDP) ? XDP_KIND_FORTH : XDP_KIND_OTHER;
 }
 
+/* Is nothing to be added to what the backend gets? The flow must have begun. */
+static __always_inline bool xdp_is_whole(const struct service_draft *draft)
+{
+	return draft->to.flags & SERVICE_FLOW_SNAT || (!dsr_tells(draft) && !dsr_wraps(draft));
+}
+
 /* What becomes of a packet to a service; 0: it is not for here, or not to be sent on. */
 __noinline int xdp_decide(struct xdp_md *xdp)
 {
@@ -51,10 +58,10 @@ __noinline int xdp_decide(struct xdp_md *xdp)
 	struct flow *flow = flow_here();
 	int step = service_settle(xdp);
 
-	if (step || !draft || !flow || !(draft->to.flags & SERVICE_FLOW_SNAT))
+	if (step || !draft || !flow || !(draft->to.flags & (SERVICE_FLOW_SNAT | SERVICE_FLOW_DSR)))
 		return 0;
 	xdp_begin(flow, draft);
-	return flow->destination.node_id != NODE_ID_NONE;
+	return flow->destination.node_id != NODE_ID_NONE && xdp_is_whole(draft);
 }
 
 static __always_inline int xdp_forth(struct xdp_md *xdp)
@@ -63,6 +70,7 @@ static __always_inline int xdp_forth(struct xdp_md *xdp)
 
 	if (!way || !xdp_decide(xdp) || !xdp_way_forth(xdp) || !xdp_open())
 		return XDP_PASS;
+	dsr_establish();
 	xdp_trace(xdp);
 	if (xdp_rewrite(xdp, way->hops) || (way->outer_family && xdp_wrap(xdp)))
 		return XDP_DROP;

@@ -303,6 +303,51 @@ def test_the_stacks_programs_do_the_same(services: Services, twin: Services, fam
         assert ran.verdict == XdpVerdict.TX
 
 
+@FAMILIES
+@MODES
+def test_a_connection_whose_backend_answers_directly_goes_on_before_the_stack(
+    services: Services, twin: Services, family: int, mode: str
+) -> None:
+    """Once its SYN has told what was called; it is as by the stack's programs."""
+    for each in (services, twin):
+        each.reached_by(mode)
+        serve(each, family, flags=ServiceFlags.DSR)
+        each.node.run("from_netdev", "uplink", bytes(request(family)))
+    for flags in ("A", "PA", "FA"):
+        packet = request(family, flags=flags)
+
+        ran = arrive(services, packet)
+        other = twin.node.run("from_netdev", "uplink", bytes(packet))
+
+        assert (ran.verdict, other.verdict) == (XdpVerdict.TX, Verdict.REDIRECT)
+        frame = Ether(ran.packet)
+        sent = bytes(frame[VXLAN].payload) if mode == "tunnel" else ran.packet
+        assert sent[14:] == other.packet[14:]
+        assert Ether(sent)[1].src == CLIENT[family]
+        assert told(ran.events) == told(other.events)
+        assert stored(services, family) == stored(twin, family)
+
+
+@FAMILIES
+@KINDS
+def test_what_tells_what_was_called_goes_on(services: Services, family: int, kind: str) -> None:
+    services.reached_by("native")
+    serve(services, family, kind, flags=ServiceFlags.DSR)
+
+    passes(services, request(family, kind))
+    passes(services, request(family, kind))
+
+
+@FAMILIES
+def test_what_is_to_be_wrapped_for_a_direct_answer_goes_on(node_with: NodeWith, family: int) -> None:
+    services = small_world(node_with(dsr_outer_family=family))
+    services.node.other_node(2, NODE2[family], tunnel=False, device="uplink")
+    serve(services, family, flags=ServiceFlags.DSR)
+    passes(services, request(family))
+
+    passes(services, request(family, flags="A"))
+
+
 @dataclass(frozen=True)
 class Odd:
     """What is left to the programs behind."""
