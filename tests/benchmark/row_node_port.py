@@ -1,4 +1,4 @@
-"""A client outside who asks a node's port: new connections and datagrams, to a backend on that node and to one on another.
+"""A client outside who asks a node's port, to a backend on that node and to one on another: connections, transactions, datagrams.
 
 The peers are kube-proxy's rules on nodes that have plain routes to each other's pods; ours routes natively too. Rates
 are per second of the processor time of client and server, in which the kernel carries their packets across both nodes.
@@ -18,7 +18,7 @@ from tests.benchmark.peers import PORT, Pair, built_traffic
 from tests.benchmark.peers_services import MODES, kube_proxy_node_port
 from tests.kubeproxy.ports import Family
 
-NAMES = {"crr": "TCP_CRR", "udp-rr": "UDP_RR", "flood": "UDP one way"}
+NAMES = {"rr": "TCP_RR", "crr": "TCP_CRR", "udp-rr": "UDP_RR", "flood": "UDP one way"}
 PLACES = {False: "backend on the node", True: "backend on another node"}
 FAMILIES: tuple[Family, ...] = (4, 6)
 WARM_UP_S = 0.2

@@ -25,7 +25,7 @@ _PASSING = struct.pack("=BBhIBBhI", 0xB7, 0, 0, 2, 0x95, 0, 0, 0)
 def be_like_a_wire(device: str) -> None:
     """The far side of a pair, in the caller's network namespace. Idempotent; AttachError says why it cannot be."""
     try:
-        _compute_checksums(device)
+        compute_checksums(device)
         program = bpf.program_load(bpf.PROGRAM_TYPE_XDP, _PASSING, name="wire")
         try:
             libbpf.xdp_attach(socket.if_nametoindex(device), program, _NATIVE)
@@ -35,7 +35,7 @@ def be_like_a_wire(device: str) -> None:
         raise AttachError(f"device {device}: cannot be made like a wire: {error.strerror}") from error
 
 
-def _compute_checksums(device: str) -> None:
+def compute_checksums(device: str) -> None:
     """As `ethtool -K DEVICE tx off` does."""
     value = ctypes.create_string_buffer(struct.pack("=II", _ETHTOOL_STXCSUM, 0))
     request = struct.pack("=16sQ16x", device.encode(), ctypes.addressof(value))
