@@ -13,6 +13,8 @@ import sys
 import time
 
 MARK = "@@check "
+ENDED = "@@ended "
+"""With the exit code of all that was to run: a machine that ends without it has been ended by something else."""
 PYTEST = (".venv/bin/pytest", "-v", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib -rfE")
 E2E = ("tests/e2e", "--ignore=tests/e2e/test_wheel.py", "--ignore=tests/e2e/test_readme.py")
 CHECKS: dict[str, tuple[str, ...]] = {

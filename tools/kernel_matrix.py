@@ -25,11 +25,11 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernel_guest import CHECKS, MARK
+from kernel_guest import CHECKS, ENDED, MARK
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "pycilium-kernels"
@@ -70,6 +70,7 @@ echo /modprobe > /proc/sys/kernel/modprobe
 export PATH=/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin HOME=/root LANG=C.UTF-8 TERM=dumb
 cd @ROOT@
 /bin/sh -c @COMMAND@
+echo "@ENDED@$?"
 echo o > /proc/sysrq-trigger
 /busybox sleep 60
 """
@@ -222,7 +223,10 @@ def shares(kernel: Kernel) -> dict[str, tuple[Path, str]]:
 def initramfs(kernel: Kernel, command: str) -> bytes:
     """What is in memory before the shares are: busybox, the first modules, and the script that does everything."""
     early = with_dependencies(kernel, EARLY_MODULES)
-    script = INIT.replace("@ROOT@", shlex.quote(str(ROOT))).replace("@COMMAND@", shlex.quote(command))
+    words = {"@ROOT@": shlex.quote(str(ROOT)), "@ENDED@": ENDED, "@COMMAND@": shlex.quote(command)}
+    script = INIT
+    for word, stands_for in words.items():
+        script = script.replace(word, stands_for)
     files: dict[str, tuple[int, bytes]] = {
         "init": (stat.S_IFREG | 0o755, script.encode()),
         "busybox": (stat.S_IFREG | 0o755, Path(shutil.which("busybox") or "/bin/busybox").read_bytes()),
@@ -290,14 +294,34 @@ def try_kernel(kernel: Kernel, options: argparse.Namespace) -> bool:
     """Boots it, and prints what each check says as it comes."""
     print(f"\nLinux {kernel.release} ({'KVM' if has_kvm() else 'emulated: this takes long'})", flush=True)
     log = options.cache / f"{kernel.name}.log"
-    if options.run:
-        for line in lines_of(kernel, options.run, log, options.time_limit):
-            print(line, flush=True)
-        return True
     wanted = options.only or list(CHECKS)
-    command = f".venv/bin/python tools/kernel_guest.py {' '.join(wanted)}"
+    command = options.run or f".venv/bin/python tools/kernel_guest.py {' '.join(wanted)}"
+    lines = lines_of(kernel, command, log, options.time_limit)
+    good = command_passed(lines) if options.run else checks_passed(lines, wanted)
+    if not good:
+        print(f"  the whole console: {log}")
+    return good
+
+
+def command_passed(lines: Iterable[str]) -> bool:
+    """Prints what a machine's console says; a machine that ends before the command does has not passed."""
+    code = None
+    for line in lines:
+        if line.startswith(ENDED):
+            code = line.removeprefix(ENDED).strip()
+        else:
+            print(line, flush=True)
+    if code != "0":
+        print(f"  FAILED {'the machine ended before the command did' if code is None else f'exit code {code}'}")
+    return code == "0"
+
+
+def checks_passed(lines: Iterable[str], wanted: Sequence[str]) -> bool:
+    """The same of the checks: each has to come, and to pass, and the machine to last until the end."""
     said: dict[str, bool] = {}
-    for line in lines_of(kernel, command, log, options.time_limit):
+    has_ended = False
+    for line in lines:
+        has_ended |= line.startswith(ENDED)
         if line.startswith(MARK):
             result = json.loads(line.removeprefix(MARK))
             said[result["check"]] = result["passed"]
@@ -307,10 +331,9 @@ def try_kernel(kernel: Kernel, options: argparse.Namespace) -> bool:
                 print(f"           {failure}")
     for missing in [check for check in wanted if check not in said]:
         print(f"  FAILED {missing:<10}the machine did not come to it")
-    if not all(said.get(check) for check in wanted):
-        print(f"  the whole console: {log}")
-        return False
-    return True
+    if not has_ended:
+        print("  FAILED the machine ended before it was told to")
+    return has_ended and all(said.get(check) for check in wanted)
 
 
 def run(words: Sequence[str], cwd: Path | None = None) -> str:
