@@ -83,14 +83,14 @@ static __always_inline bool ct_is_last(const struct ct_entry *entry, const struc
 	       be32(flow->tcp_acknowledgment) == entry->last_fin_end;
 }
 
-/* Has its opener heard from the other end? Then nobody's flood ends it (ct_transient.h). A server answers a TCP handshake
+/* Has its opener heard from the other end? Then nobody's flood ends it (ct_transient.h). A server answers a handshake
  * whoever began it, so that takes its third packet.
  */
 static __always_inline bool ct_is_assured(const struct ct_entry *entry, const struct flow *flow, bool is_reply)
 {
 	if (entry->state != CT_STATE_ESTABLISHED)
 		return false;
-	if (flow->tuple.protocol == IPPROTO_TCP)
+	if (l4_has_connections(flow->tuple.protocol))
 		return !is_reply && !(flow->tcp_flags & (TCP_SYN | TCP_RST));
 	return flow->now_s - entry->created_s >= CT_ASSURED_AFTER_S;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Transport headers: ports, TCP flags, ICMP type. */
+/* Transport headers: ports, TCP flags, SCTP's first chunk, ICMP type. */
 #pragma once
 
 #include "flow.h"
@@ -13,10 +13,18 @@ enum tcp_flag {
 	TCP_ACK = 0x10,
 };
 
+/* Those that stand for a flag of TCP, by RFC 9260, 3.2. */
+enum sctp_chunk {
+	SCTP_INIT = 1,
+	SCTP_INIT_ACK = 2,
+	SCTP_ABORT = 6,
+	SCTP_SHUTDOWN_COMPLETE = 14,
+};
+
 enum l4_bytes {
 	TCP_HEADER_BYTES = 20,
 	UDP_HEADER_BYTES = 8,
-	SCTP_HEADER_BYTES = 12,
+	SCTP_HEADER_BYTES = 13, /* and the type of the first chunk: without a chunk there is no packet */
 };
 
 /* As far as we read; ICMP's fields lie over the ports. */
@@ -37,7 +45,10 @@ struct l4_header {
 		__be16 icmp_identifier;
 	};
 	__be32 tcp_acknowledgment;
-	__u8 tcp_data_offset;
+	union {
+		__u8 tcp_data_offset;
+		__u8 sctp_chunk;
+	};
 	__u8 tcp_flags;
 	__u8 rest[6];
 };
@@ -51,6 +62,29 @@ static __always_inline const struct l4_header *l4_header_at(struct __sk_buff *sk
 	if (likely(flow->l4_offset == usual))
 		return packet_bytes(skb, usual, length);
 	return bpf_skb_load_bytes(skb, flow->l4_offset, copy, length) ? 0 : copy;
+}
+
+/* Do its two ends agree on a connection before they talk, and on its end? */
+static __always_inline bool l4_has_connections(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP;
+}
+
+/* What opens and ends an association is told as of a TCP connection, so that both are treated alike.
+ */
+static __always_inline __u8 sctp_flags(__u8 chunk)
+{
+	switch (chunk) {
+	case SCTP_INIT:
+		return TCP_SYN;
+	case SCTP_INIT_ACK:
+		return TCP_SYN | TCP_ACK;
+	case SCTP_ABORT:
+	case SCTP_SHUTDOWN_COMPLETE:
+		return TCP_RST;
+	default:
+		return TCP_ACK;
+	}
 }
 
 static __always_inline int parse_ports(struct __sk_buff *skb, struct flow *flow, __u8 family, __u32 length)
@@ -67,6 +101,8 @@ static __always_inline int parse_ports(struct __sk_buff *skb, struct flow *flow,
 		flow->tcp_words = l4->tcp_data_offset >> 4;
 		flow->tcp_sequence = l4->tcp_sequence;
 		flow->tcp_acknowledgment = l4->tcp_acknowledgment;
+	} else if (length == SCTP_HEADER_BYTES) {
+		flow->tcp_flags = sctp_flags(l4->sctp_chunk);
 	}
 	return 0;
 }

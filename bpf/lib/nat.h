@@ -9,6 +9,11 @@
 #include "flow.h"
 #include "parse.h"
 
+static __always_inline bool nat_has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
 /* The flow's own source, as its sender has it, is the local end. */
 static __always_inline void nat_key_out(struct nat6_key *key, const struct tuple *tuple)
 {

@@ -155,14 +155,12 @@ __noinline int nat_scan(__u32 start, __u32 step)
 	return 0;
 }
 
-/* Ports below NAT_PORT_MIN stay the node's own. Of SCTP every checksum would have to be made anew over the whole
- * packet, of any other protocol there is no port: both keep what they have. Identifiers of pings have no owners.
- */
+/* Ports below NAT_PORT_MIN stay the node's own. Identifiers of pings have no owners. */
 static __always_inline bool nat_may_keep(const struct nat_draft *draft)
 {
 	__u32 port = be16(draft->inside_port);
 
-	if (draft->protocol == IPPROTO_TCP || draft->protocol == IPPROTO_UDP)
+	if (nat_has_ports(draft->protocol))
 		return port >= NAT_PORT_MIN && port < NAT_PORT_MIN + nat_ports(draft);
 	return true;
 }
@@ -177,7 +175,7 @@ __noinline int nat_search_port(PACKET_CONTEXT *context)
 		return error;
 	if (nat_may_keep(draft))
 		error = nat_take(context, be16(draft->inside_port));
-	if (error != -EEXIST || draft->protocol == IPPROTO_SCTP)
+	if (error != -EEXIST)
 		return error;
 	for (int i = 0; i < NAT_ROUNDS; i++) {
 		port = nat_scan(bpf_get_prandom_u32(), bpf_get_prandom_u32());

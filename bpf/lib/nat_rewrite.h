@@ -3,14 +3,17 @@
  *
  * The helpers know of checksums that the device is still to fill in, and of those that it has already verified: for the
  * latter the sum over the whole packet is kept true. IPv6 has no header checksum to make up for another address, so that
- * one is written with BPF_F_RECOMPUTE_CSUM. A later fragment has no ports and no checksum, only addresses.
+ * one is written with BPF_F_RECOMPUTE_CSUM. A later fragment has no ports and no checksum, only addresses. The first one of
+ * SCTP has no other port either: the checksum's place is known, but not how many bytes it covers.
  */
 #pragma once
 
 #include "flow.h"
 #include "icmp.h"
 #include "l4.h"
+#include "nat.h"
 #include "parse.h"
+#include "sctp.h"
 
 enum nat_offsets {
 	NAT_CSUM_TCP = 16,
@@ -24,11 +27,6 @@ enum nat_end {
 	NAT_SOURCE,
 	NAT_DESTINATION,
 };
-
-static __always_inline bool nat_has_ports(__u8 protocol)
-{
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
-}
 
 /* Within the IP header. */
 static __always_inline __u32 nat_address_offset(__u8 family, enum nat_end end)
@@ -85,10 +83,12 @@ static __always_inline long nat_rewrite_transport(struct __sk_buff *skb, struct 
 		if (port != old_port)
 			failed |= bpf_l4_csum_replace(skb, checksum, old_port, port, mangled | sizeof(port));
 	}
-	if (port != old_port)
-		failed |= bpf_skb_store_bytes(skb, packet.l4_offset + nat_port_offset(packet.protocol, end), &port,
-					      sizeof(port), 0);
-	return failed;
+	if (port == old_port)
+		return failed;
+	if (unlikely(packet.protocol == IPPROTO_SCTP))
+		return sctp_rewrite_port(skb, packet.l4_offset, end == NAT_SOURCE, port);
+	return failed | bpf_skb_store_bytes(skb, packet.l4_offset + nat_port_offset(packet.protocol, end), &port,
+					    sizeof(port), 0);
 }
 
 /* Of the IP header at `offset`. */
@@ -108,6 +108,8 @@ static __always_inline int nat_rewrite_end(struct __sk_buff *skb, struct nat_pac
 {
 	long failed = 0;
 
+	if (unlikely(packet.protocol == IPPROTO_SCTP) && packet.fragment == FRAGMENT_FIRST && port != old_port)
+		return DROP_NAT_UNSUPPORTED;
 	if (packet.fragment != FRAGMENT_LATER)
 		failed = nat_rewrite_transport(skb, packet, end, old, old_port, address, port);
 	if (packet.family == FAMILY_IPV4)
@@ -126,9 +128,10 @@ static __always_inline int nat_rewrite(struct __sk_buff *skb, struct flow *flow,
 	__be16 *old_port = end == NAT_SOURCE ? &flow->tuple.source_port : &flow->tuple.destination_port;
 	struct nat_packet packet = {flow->l4_offset, flow->tuple.protocol, flow->family, flow->fragment};
 	struct ipv6_addr address = *to;
+	int reason = nat_rewrite_end(skb, packet, end, old, *old_port, &address, port);
 
-	if (nat_rewrite_end(skb, packet, end, old, *old_port, &address, port))
-		return DROP_WRITE_ERROR;
+	if (reason)
+		return reason;
 	*old = address;
 	*old_port = port;
 	flow->translated = true;

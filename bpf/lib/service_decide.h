@@ -8,7 +8,7 @@
 #include "nat_port.h"
 #include "service_frontend.h"
 
-/* Does what is known of the packet's connection still hold? What is in the middle of a TCP connection goes where it went
+/* Does what is known of the packet's connection still hold? What is in the middle of a connection goes where it went
  * as long as nothing else is known. Another backend may have the number by now.
  */
 static __always_inline bool service_flow_holds(const struct service_draft *draft,
@@ -20,7 +20,7 @@ static __always_inline bool service_flow_holds(const struct service_draft *draft
 	if (unlikely(!backend || backend->port != known->destination_port ||
 		     !address_equal(&backend->address, &known->destination)))
 		return !opens;
-	if (draft->packet.protocol == IPPROTO_TCP)
+	if (l4_has_connections(draft->packet.protocol))
 		return !opens || backend->state == BACKEND_ACTIVE;
 	return draft->now_s - known->used_s < CT_LIFETIME_OTHER_S;
 }
@@ -119,8 +119,6 @@ static __always_inline int service_choose_for(struct service_draft *draft)
 			draft->where |= SERVICE_QUIET; /* other nodes have some: whoever balances over nodes will see */
 		return DROP_SERVICE_NO_BACKEND;
 	}
-	if (draft->packet.protocol == IPPROTO_SCTP && backend->port != draft->packet.destination_port)
-		return DROP_NAT_UNSUPPORTED; /* its checksum covers all of the packet */
 	draft->to.source = draft->packet.source;
 	draft->to.source_port = draft->packet.source_port;
 	draft->to.destination = backend->address;

@@ -103,30 +103,30 @@ static __always_inline struct ct_entry *service_connection(const struct service_
 	return ct_lookup(&tuple, draft->family, draft->now_s, is_reply);
 }
 
+static __always_inline bool service_opens(const struct service_draft *draft)
+{
+	return !l4_has_connections(draft->packet.protocol) || (draft->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /* A port of a node may be that of a client too, on its gateway: answers to that one are for no service. */
 static __always_inline bool service_is_answer(const struct service_draft *draft)
 {
 	bool is_reply = false;
 
 	if (!(draft->where & (SERVICE_TO_NODE | SERVICE_TO_OWN_NODE)) ||
-	    (draft->packet.protocol == IPPROTO_TCP && (draft->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN))
+	    (l4_has_connections(draft->packet.protocol) && service_opens(draft)))
 		return false;
 	return service_connection(draft, &is_reply) && is_reply;
 }
 
-static __always_inline bool service_opens(const struct service_draft *draft)
-{
-	return draft->packet.protocol != IPPROTO_TCP || (draft->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-}
-
-/* Is the packet in the middle of a TCP connection from outside whose frontend is gone? It goes on for as long as its backend
+/* Is the packet in the middle of a connection from outside whose frontend is gone? It goes on for as long as its backend
  * answers. What opens another one from its port is for whoever has the address now.
  */
 static __always_inline bool service_outlives(struct service_draft *draft)
 {
 	const struct service_flow_entry *known;
 
-	if (!(draft->where & SERVICE_FROM_NETWORK) || draft->packet.protocol != IPPROTO_TCP)
+	if (!(draft->where & SERVICE_FROM_NETWORK) || !l4_has_connections(draft->packet.protocol))
 		return false;
 	known = service_flow_find(&draft->packet, draft->family);
 	if (likely(!known) || known->flags & SERVICE_FLOW_REPLY)

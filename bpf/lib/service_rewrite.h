@@ -17,7 +17,7 @@ __noinline int service_rewrite(struct __sk_buff *skb)
 	const struct service_flow6_key *from;
 	const struct service_flow_entry *to;
 	struct nat_packet packet;
-	int failed = 0;
+	int reason = STEP_DONE;
 
 	if (!draft)
 		return DROP_WRITE_ERROR;
@@ -25,12 +25,12 @@ __noinline int service_rewrite(struct __sk_buff *skb)
 	to = &draft->to;
 	packet = service_packet_of(draft);
 	if (to->destination_port != from->destination_port || !address_equal(&to->destination, &from->destination))
-		failed = nat_rewrite_end(skb, packet, NAT_DESTINATION, &from->destination, from->destination_port,
+		reason = nat_rewrite_end(skb, packet, NAT_DESTINATION, &from->destination, from->destination_port,
 					 &to->destination, to->destination_port);
-	if (to->source_port != from->source_port || !address_equal(&to->source, &from->source))
-		failed |= nat_rewrite_end(skb, packet, NAT_SOURCE, &from->source, from->source_port, &to->source,
-					  to->source_port);
-	return failed ? DROP_WRITE_ERROR : STEP_DONE;
+	if (!reason && (to->source_port != from->source_port || !address_equal(&to->source, &from->source)))
+		reason = nat_rewrite_end(skb, packet, NAT_SOURCE, &from->source, from->source_port, &to->source,
+					 to->source_port);
+	return reason;
 }
 
 /* In the packet that an error quotes; `back` is its tuple turned round. */

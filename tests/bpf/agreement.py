@@ -15,7 +15,6 @@ from typing import Any
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP
 from scapy.layers.inet6 import ICMPv6Unknown
-from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
 from pycilium.agent.controller import Controller
@@ -33,7 +32,7 @@ from pycilium.policy.lookup import KernelTables, LookupVerdict
 from pycilium.policy.reference import End, Judgement, Options, Verdict, judge
 from pycilium.testing import policies as gen
 from tests.bpf.node import Node, Pod, mac
-from tests.bpf.packets import from_host, from_network, from_pod, tcp, udp
+from tests.bpf.packets import from_host, from_network, from_pod, sctp, tcp, udp
 
 ICMP4, TCP, UDP, GRE, ICMP6, SCTP_ = 1, 6, 17, 47, 58, 132
 ECHO = {4: (8, 0), 6: (128, 129)}
@@ -165,7 +164,7 @@ class Connection:
             case 17:
                 return udp(*ports)
             case 132:
-                return SCTP(sport=ports[0], dport=ports[1])
+                return sctp(*ports, "data" if not first else ("init ack" if reply else "init"))
             case 1:
                 return ICMP(type=ECHO[4][1] if reply else self.port, id=self.mark)
             case 58:

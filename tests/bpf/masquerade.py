@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
+from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
 from pycilium.datapath import layouts
@@ -46,7 +47,7 @@ def sent(node: Node, packet: Packet) -> Packet:
 
 
 def l4(packet: Packet) -> Packet:
-    for layer in (TCP, UDP, ICMP, ICMPv6EchoRequest, ICMPv6EchoReply):
+    for layer in (TCP, UDP, SCTP, ICMP, ICMPv6EchoRequest, ICMPv6EchoReply):
         if packet.haslayer(layer):
             return packet[layer]
     raise AssertionError(packet)
@@ -60,7 +61,7 @@ def source_port(packet: Packet) -> int:
 def whole(packet: Packet) -> bytes:
     """The packet's bytes with every checksum made anew."""
     again = packet.copy()
-    for layer in (IP, TCP, UDP, ICMP):
+    for layer in (IP, TCP, UDP, SCTP, ICMP):
         if again.haslayer(layer):
             del again[layer].chksum
     for layer in (ICMPv6EchoRequest, ICMPv6EchoReply):

@@ -5,6 +5,14 @@ from __future__ import annotations
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
+from scapy.layers.sctp import (
+    SCTP,
+    SCTPChunkAbort,
+    SCTPChunkData,
+    SCTPChunkInit,
+    SCTPChunkInitAck,
+    SCTPChunkShutdownComplete,
+)
 from scapy.packet import Packet, Raw
 
 from tests.bpf.node import HOST_MAC, ROUTER_MAC, UPLINK_MAC, WORLD4, WORLD6, Pod
@@ -60,6 +68,19 @@ def tcp(sport: int, dport: int, flags: str, **fields: object) -> Packet:
 
 def udp(sport: int, dport: int, text: bytes = b"x") -> Packet:
     return UDP(sport=sport, dport=dport) / Raw(text)
+
+
+def sctp(sport: int, dport: int, chunk: str = "data") -> Packet:
+    return SCTP(sport=sport, dport=dport, tag=7) / CHUNKS[chunk].copy()
+
+
+CHUNKS = {
+    "init": SCTPChunkInit(),
+    "init ack": SCTPChunkInitAck(),
+    "data": SCTPChunkData(data=b"x" * 40),
+    "abort": SCTPChunkAbort(),
+    "shutdown complete": SCTPChunkShutdownComplete(),
+}
 
 
 def echo_request(family: int, identifier: int = 7) -> Packet:

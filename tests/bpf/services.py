@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
+from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
 from pycilium.datapath import layouts
@@ -206,7 +207,7 @@ def told(packet: Packet | bytes, frontend: str, port: int) -> bytes:
 def whole(packet: Packet) -> bytes:
     """The packet's bytes with every checksum made anew, that of a packet which an error quotes excepted."""
     again = packet.copy()
-    for layer in (IP, TCP, UDP, ICMP):
+    for layer in (IP, TCP, UDP, SCTP, ICMP):
         if again.haslayer(layer):
             del again[layer].chksum
     for layer in (ICMPv6DestUnreach, ICMPv6PacketTooBig):

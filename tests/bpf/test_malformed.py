@@ -42,7 +42,7 @@ def test_cut_at_every_length(node: Node, family: int) -> None:
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize(
-    ("payload", "least"), [(tcp(1, 2, "S"), 20), (udp(1, 2, b""), 8), (echo_request, 8), (Raw(bytes(12)), 12)]
+    ("payload", "least"), [(tcp(1, 2, "S"), 20), (udp(1, 2, b""), 8), (echo_request, 8), (Raw(bytes(13)), 13)]
 )
 def test_transport_header_too_short(node: Node, family: int, payload: object, least: int) -> None:
     inner = payload(family) if callable(payload) else payload

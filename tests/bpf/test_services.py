@@ -9,7 +9,7 @@ from scapy.packet import Packet
 from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE
 from tests.bpf.node import DB, GATEWAY4, GATEWAY6, HOST_MAC, WEB, Node, Ran, Verdict
-from tests.bpf.packets import address, from_host, from_network, from_pod, tcp, udp
+from tests.bpf.packets import address, from_host, from_network, from_pod, sctp, tcp, udp
 from tests.bpf.services import (
     API,
     CLUSTER_IP,
@@ -31,8 +31,12 @@ GATEWAY = {4: GATEWAY4, 6: GATEWAY6}
 L4_OFFSET = {4: 34, 6: 54}
 EPHEMERAL_PORTS = 32768
 """From here on the kernel gives ports to the node's own sockets, which have the gateway's address towards pods too."""
-REQUESTS = {"tcp": lambda port: tcp(40000, port, "S"), "udp": lambda port: udp(40000, port)}
-REPLIES = {"tcp": lambda port, to: tcp(port, to, "SA"), "udp": udp}
+REQUESTS = {
+    "tcp": lambda port: tcp(40000, port, "S"),
+    "udp": lambda port: udp(40000, port),
+    "sctp": lambda port: sctp(40000, port, "init"),
+}
+REPLIES = {"tcp": lambda port, to: tcp(port, to, "SA"), "udp": udp, "sctp": lambda port, to: sctp(port, to, "init ack")}
 KINDS = pytest.mark.parametrize("kind", REQUESTS)
 
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
-from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
 from pycilium.datapath.layouts import BackendState, DropReason, ServiceFlags
@@ -26,7 +25,6 @@ from tests.bpf.services import (
     TARGET_PORT,
     Services,
     small_world,
-    turned,
     whole,
 )
 
@@ -297,26 +295,7 @@ def answer_of_db(node: Node, family: int, port: int, to: Pod | str = WEB) -> Ran
     return node.run("from_container", "db", bytes(from_pod(DB, to, family) / tcp(TARGET_PORT, port, "SA")))
 
 
-# -- SCTP, malformed -------------------------------------------------------------------------------------------------
-
-
-@FAMILIES
-def test_sctp_keeps_its_port_for_its_checksum_covers_it(services: Services, family: int) -> None:
-    services.cluster_ip(family, services.backend(address(DB, family), PORT, kind="sctp"), kind="sctp")
-    packet = from_pod(WEB, CLUSTER_IP[family], family) / SCTP(sport=40000, dport=PORT)
-
-    ran = send(services.node, packet)
-
-    assert ran.packet == turned(packet, dst=address(DB, family), esrc=DB.host_mac, edst=DB.mac)
-
-
-@FAMILIES
-def test_sctp_to_another_port_is_refused_by_name(services: Services, family: int) -> None:
-    services.cluster_ip(family, services.backend(address(DB, family), TARGET_PORT, kind="sctp"), kind="sctp")
-
-    ran = send(services.node, from_pod(WEB, CLUSTER_IP[family], family) / SCTP(sport=40000, dport=PORT))
-
-    assert (ran.verdict, ran.events[0].subtype) == (Verdict.DROP, DropReason.NAT_UNSUPPORTED)
+# -- malformed -------------------------------------------------------------------------------------------------------
 
 
 @FAMILIES

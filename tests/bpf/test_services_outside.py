@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 from scapy.layers.l2 import Ether
-from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
 from pycilium.datapath import layouts
-from pycilium.datapath.layouts import DropReason, NatDirection, ServiceFlags, TracePoint
+from pycilium.datapath.layouts import DropReason, NatDirection, NatLimits, ServiceFlags, TracePoint
 from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE, halves
 from tests.bpf.node import (
@@ -338,21 +337,22 @@ def test_a_node_behind_the_overlay_may_come_with_its_own_address(services: Servi
 
 
 @FAMILIES
-def test_no_port_is_left(services: Services, family: int) -> None:
+def test_no_port_is_left(node_with: NodeWith, family: int) -> None:
     """Of the same remote end all are taken: new connections are dropped by name, those that are there stay."""
-    node = services.node
-    backend = services.backend(address(API, family), kind="sctp", port=NODE_PORT)
-    services.node_port(family, backend, kind="sctp")
+    services = small_world(node_with(sizes={"nat4": 1 << 16, "nat6": 1 << 16}))
+    services.node_port(family, services.backend(address(API, family)))
     taken = layouts.NatEntry(bytes(16), 1, 0, 1)
+    ports = range(NatLimits.PORT_MIN, NatLimits.PORT_MIN + NatLimits.SERVICE_PORTS)
+    end = (TARGET_PORT, 6, NatDirection.IN)
     if family == 4:
-        ends = (int.from_bytes(bytes(map(int, each.split("."))), "big") for each in (GATEWAY4, API.ipv4))
-        node.map(layouts.NAT4).update(layouts.Nat4Key(*ends, 20000, NODE_PORT, 132, NatDirection.IN), taken)
+        ends = [int.from_bytes(packed(each)[12:], "big") for each in (GATEWAY4, API.ipv4)]
+        keys = {layouts.Nat4Key(*ends, port, *end): taken for port in ports}
+        assert not services.node.map(layouts.NAT4).update_batch(keys)
     else:
-        key = layouts.Nat6Key(packed(GATEWAY6), packed(API.ipv6), 20000, NODE_PORT, 132, NatDirection.IN)
-        node.map(layouts.NAT6).update(key, taken)
-    packet = from_network(CLIENT[family], NODE[family], family) / SCTP(sport=20000, dport=NODE_PORT)
+        keys6 = {layouts.Nat6Key(packed(GATEWAY6), packed(API.ipv6), port, *end): taken for port in ports}
+        assert not services.node.map(layouts.NAT6).update_batch(keys6)
 
-    assert reason(arrive(node, packet)) == (Verdict.DROP, DropReason.NAT_NO_MAPPING)
+    assert reason(arrive(services.node, request(family))) == (Verdict.DROP, DropReason.NAT_NO_MAPPING)
 
 
 def datagram(family: int, to: str, port: int) -> Packet:
