@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from tests.e2e.lab import BIN, Lab, Pod, inside
@@ -20,9 +21,12 @@ from tests.e2e.lab import BIN, Lab, Pod, inside
 _PROGRAM = """
 import errno, json, socket, sys, time
 held = {}
+kinds = {
+    "tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+}
 def opened(kind, address, port, timeout_s):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+    made = socket.socket(family, *kinds[kind])
     made.settimeout(timeout_s)
     made.connect((address, port))
     return made
@@ -135,27 +139,29 @@ def client_in(lab: Lab, place: str, *, sockets: bool = True) -> Iterator[Client]
 
 
 class NamedServer:
-    """TCP and UDP on one port of a pod: every line and every datagram is answered with the pod's name and the peer."""
+    """TCP and UDP on one port of a pod, and SCTP if that is said: every line and every datagram is answered with the pod's
+    name and the peer.
+    """
 
-    def __init__(self, pod: Pod, port: int) -> None:
+    def __init__(self, pod: Pod, port: int, *, sctp: bool = False) -> None:
         self._name = pod.name
-        self._tcp, self._udp = inside(
-            pod.netns, lambda: (_bound(port, socket.SOCK_STREAM), _bound(port, socket.SOCK_DGRAM))
-        )
+        protocols = (0, socket.IPPROTO_SCTP) if sctp else (0,)
+        self._listeners = [inside(pod.netns, partial(_bound, port, socket.SOCK_STREAM, each)) for each in protocols]
+        self._udp = inside(pod.netns, partial(_bound, port, socket.SOCK_DGRAM))
         self._connections: list[socket.socket] = []
-        for run in (self._accept, self._datagrams):
+        for run in (*(partial(self._accept, each) for each in self._listeners), self._datagrams):
             threading.Thread(target=run, daemon=True).start()
 
     def close(self) -> None:
-        for each in (self._tcp, self._udp, *self._connections):
+        for each in (*self._listeners, self._udp, *self._connections):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         with suppress(OSError):
             while True:
-                connection, peer = self._tcp.accept()
+                connection, peer = listener.accept()
                 self._connections.append(connection)
                 threading.Thread(target=self._answer, args=(connection, peer), daemon=True).start()
 
@@ -176,8 +182,8 @@ class NamedServer:
         return f"{self._name} {peer[0].removeprefix('::ffff:')}\n".encode()
 
 
-def _bound(port: int, kind: socket.SocketKind) -> socket.socket:
-    made = socket.socket(socket.AF_INET6, kind)
+def _bound(port: int, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
+    made = socket.socket(socket.AF_INET6, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     made.bind(("::", port))

@@ -21,7 +21,8 @@ from pycilium.lab import cgroups, etcd, gate, processes
 from pycilium.lab.layout import LabLayout, LabRecord
 from pycilium.lab.plan import capacities
 
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 240.0
+"""Long enough for an emulated processor; one that ends is noticed at once."""
 STOP_GRACE_S = 15.0
 L2_LEASE_S = 6
 """Labs are there to see what happens, and people wait."""

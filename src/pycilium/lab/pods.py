@@ -28,7 +28,7 @@ from pycilium.model.resources import Namespace, ObjectMeta, Pod, validate
 from pycilium.store import BlockingStore
 
 INTERFACE = "eth0"
-PLUGIN_TIMEOUT_S = 60
+PLUGIN_TIMEOUT_S = 120
 
 
 def add(
