@@ -49,7 +49,7 @@ class Lab:
         self.world_netns = f"cilium-{name}-world"
 
     def run(
-        self, program: str, *words: str, text: str | None = None, check: bool = True, timeout_s: float = 300
+        self, program: str, *words: str, text: str | None = None, check: bool = True, timeout_s: float = 600
     ) -> subprocess.CompletedProcess[str]:
         """One of our commands. With `check`, its failure is the test's, with what it said."""
         environment = {**os.environ, "CILIUM_LAB": self.name}

@@ -18,7 +18,7 @@ import pytest
 
 from pycilium.lab import wires
 from tests.e2e.lab import WORLD, Lab, Pod, app, eventually, inside, policy, ports
-from tests.e2e.service_traffic import NamedServer, client_in
+from tests.e2e.service_traffic import Client, NamedServer, client_in
 from tests.e2e.test_services import CLUSTER_IP, NODE_ADDRESS, NODE_PORT, PORT, TARGET, answered_by, service
 
 pytestmark = pytest.mark.root
@@ -67,7 +67,7 @@ def pods(lab: Lab) -> Iterator[dict[str, Pod]]:
     web["spec"]["type"] = "NodePort"
     web["spec"]["ports"] = [{"port": PORT, "targetPort": TARGET, "nodePort": NODE_PORT, "protocol": "SCTP"}]
     lab.apply(web, long_service())
-    assert eventually(lambda: backends_everywhere(lab), timeout_s=60)
+    assert is_served_everywhere(lab)
     yield made
     for server in servers:
         server.close()
@@ -82,17 +82,15 @@ def long_service() -> dict[str, Any]:
     return long
 
 
-def backends_everywhere(lab: Lab) -> bool:
-    """Every node knows the backends of both Services."""
-    return all(
-        sorted(
-            len(one["spec"]["backend-addresses"])
-            for one in json.loads(lab.cilium("service", "list", "--node", node, "-o", "json").stdout)
-            if one["spec"]["frontend-address"]["ip"] in (*CLUSTER_IP.values(), *LONG_IP.values())
-        )
-        == [1, 1, 2, 2]
-        for node in ("node1", "node2")
-    )
+def answered(client: Client, address: str, port: int = NODE_PORT) -> set[str]:
+    return answered_by(lambda: client.ask("sctp", address, port, PATIENCE_S))
+
+
+def is_served_everywhere(lab: Lab) -> bool:
+    """Each node has both backends of both families."""
+    ways = [NODE_ADDRESS[family].format(node) for node in (1, 2) for family in (4, 6)]
+    with client_in(lab, "world", sockets=False) as client:
+        return all(eventually(lambda at=at: answered(client, at) == BOTH, timeout_s=60) for at in ways)
 
 
 @FAMILIES
@@ -101,17 +99,16 @@ def test_pods_and_nodes_reach_a_service_by_its_cluster_ip(
     lab: Lab, pods: dict[str, Pod], place: str, family: int
 ) -> None:
     """A pod of the Service reaches itself, too."""
-    with client_in(lab, place) as client:
-        assert answered_by(lambda: client.ask("sctp", CLUSTER_IP[family], PORT, PATIENCE_S)) == BOTH
+    with client_in(lab, place, sockets=False) as client:
+        assert answered(client, CLUSTER_IP[family], PORT) == BOTH
 
 
 @FAMILIES
 @pytest.mark.parametrize("node", [1, 2])
 def test_clients_outside_reach_a_node_port(lab: Lab, pods: dict[str, Pod], node: int, family: int) -> None:
     """The port is another one at the backend, and so may the client's be, if its pod is on another node."""
-    with client_in(lab, "world") as client:
-        at = NODE_ADDRESS[family].format(node)
-        assert answered_by(lambda: client.ask("sctp", at, NODE_PORT, PATIENCE_S)) == BOTH
+    with client_in(lab, "world", sockets=False) as client:
+        assert answered(client, NODE_ADDRESS[family].format(node)) == BOTH
 
 
 @FAMILIES
@@ -183,26 +180,28 @@ def test_an_association_lasts(lab: Lab, pods: dict[str, Pod], place: str, family
             time.sleep(HEARTBEATS_S)
 
 
-@FAMILIES
-def test_a_policy_that_allows_a_port_of_sctp_allows_that_alone(lab: Lab, pods: dict[str, Pod], family: int) -> None:
-    at = pods["web-0"].address[family]
+def test_a_policy_that_allows_a_port_of_sctp_allows_that_alone(lab: Lab, pods: dict[str, Pod]) -> None:
+    addresses = list(pods["web-0"].address.values())
     lab.apply(policy("web", endpointSelector=app("web"), ingress=[{"toPorts": ports(f"{TARGET}/SCTP")}]))
     try:
-        with client_in(lab, "client") as client:
-            assert eventually(lambda: client.ask("tcp", at, TARGET, DENIED_S) == "TimeoutError", timeout_s=PATIENCE_S)
-            assert client.ask("sctp", at, TARGET, PATIENCE_S) == "web-0"
-            assert answered_by(lambda: client.ask("sctp", CLUSTER_IP[family], PORT, PATIENCE_S)) == BOTH
+        with client_in(lab, "client", sockets=False) as client:
+            assert eventually(
+                lambda: all(client.ask("tcp", at, TARGET, DENIED_S) == "TimeoutError" for at in addresses),
+                timeout_s=PATIENCE_S,
+            )
+            assert {client.ask("sctp", at, TARGET, PATIENCE_S) for at in addresses} == {"web-0"}
+            assert answered(client, CLUSTER_IP[4], PORT) == answered(client, CLUSTER_IP[6], PORT) == BOTH
 
             lab.apply(policy("web", endpointSelector=app("web"), ingress=[{"toPorts": ports(f"{TARGET}/TCP")}]))
 
-            assert eventually(lambda: client.ask("tcp", at, TARGET, DENIED_S) == "web-0", timeout_s=PATIENCE_S)
-            assert client.ask("sctp", at, TARGET, DENIED_S) == "TimeoutError"
+            assert eventually(lambda: client.ask("tcp", addresses[0], TARGET, DENIED_S) == "web-0", timeout_s=60)
+            assert {client.ask("sctp", at, TARGET, DENIED_S) for at in addresses} == {"TimeoutError"}
     finally:
         lab.delete_policies()
 
 
 def test_hubble_shows_flows_of_sctp_with_their_service(lab: Lab, pods: dict[str, Pod]) -> None:
-    with client_in(lab, "client") as client:
+    with client_in(lab, "client", sockets=False) as client:
         client.ask("sctp", CLUSTER_IP[4], PORT, PATIENCE_S)
 
     def seen() -> bool:
