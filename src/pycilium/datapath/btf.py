@@ -109,6 +109,22 @@ class Pointer:
 Type = Scalar | Array | Struct | Enum | Pointer
 
 
+def reads_as(before: Type, now: Type) -> bool:
+    """Whether what was written as the one may be read as the other.
+
+    Padding, which is 0, may have got a name since: whoever reads it takes 0 for nothing said.
+    """
+    if not (isinstance(before, Struct) and isinstance(now, Struct)):
+        return before.signature == now.signature
+    alike = (before.size, before.union, len(before.fields)) == (now.size, now.union, len(now.fields))
+    return alike and all(_field_reads_as(*pair) for pair in zip(before.fields, now.fields, strict=True))
+
+
+def _field_reads_as(before: Field, now: Field) -> bool:
+    stays = before.name == now.name or before.name.startswith("pad")
+    return stays and (before.bit_offset, before.bits) == (now.bit_offset, now.bits) and reads_as(before.type, now.type)
+
+
 @dataclass(frozen=True, slots=True)
 class MapDefinition:
     """A map as the object declares it; `attributes` has the numbers of `__uint`, such as type and max_entries."""

@@ -129,7 +129,7 @@ class EarlierMaps:
             return False
         sides = ((info.btf_key_type_id, declared.key), (info.btf_value_type_id, declared.value))
         return all(
-            not number or side is None or self._kernel_btf(info.btf_id).resolve(number).signature == side.signature
+            not number or side is None or btf.reads_as(self._kernel_btf(info.btf_id).resolve(number), side)
             for number, side in sides
         )
 

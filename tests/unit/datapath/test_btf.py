@@ -19,6 +19,7 @@ from pycilium.datapath.btf import (
     Variable,
     byte_order,
     read_object,
+    reads_as,
 )
 from pycilium.errors import LayoutMismatch
 
@@ -102,6 +103,29 @@ def test_the_signature_spells_offsets_byte_order_and_bitfields() -> None:
         "struct{address:be32@0 number:s16@4 low:u16@48.4bits high:u16@52.12bits "
         "inner:struct{port:be16@0 bytes:u8[6]@2 size=8}@8 colour:u32@16 size=20}"
     )
+
+
+def entry(*names: str, width: int = 4) -> Struct:
+    """Numbers in a row, within another structure."""
+    inner = Struct("inner", 4 * len(names), tuple(Field(name, 32 * at, Scalar(width)) for at, name in enumerate(names)))
+    return Struct("entry", inner.size, (Field("inner", 0, inner),))
+
+
+def test_what_padding_has_become_may_be_read_of_what_was_written_before_but_not_the_other_way_round() -> None:
+    before, now = entry("backend", "pad"), entry("backend", "affinity")
+
+    assert reads_as(before, now)
+    assert not reads_as(now, before)
+
+
+@pytest.mark.parametrize(
+    "now", [entry("backend", "service", "pad"), entry("frontend", "service"), entry("backend", "service", width=8)]
+)
+def test_what_else_differs_may_not_be_read_as_what_it_was(now: Struct) -> None:
+    before = entry("backend", "service")
+
+    assert reads_as(before, before)
+    assert not reads_as(before, now)
 
 
 def test_the_byte_order_is_that_of_the_machine(image: bytes) -> None:
