@@ -9,15 +9,14 @@ import pytest
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
-from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
 from pycilium.datapath import conntrack, layouts, nat, service_flows
-from pycilium.datapath.layouts import CtState, DropReason
+from pycilium.datapath.layouts import CtState
 from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE
 from tests.bpf.node import DB, WEB, Node, Pod, Ran, Verdict
-from tests.bpf.packets import address, from_host, from_network, from_pod, tcp, udp
+from tests.bpf.packets import address, from_host, from_network, from_pod, sctp, tcp, udp
 from tests.bpf.services import (
     API,
     CLUSTER_IP,
@@ -32,7 +31,7 @@ from tests.bpf.services import (
 pytestmark = pytest.mark.root
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
-KINDS = pytest.mark.parametrize("kind", ["tcp", "udp"])
+KINDS = pytest.mark.parametrize("kind", ["tcp", "udp", "sctp"])
 CLIENT_PORT = 40000
 CONNECTIONS = {4: layouts.CT4, 6: layouts.CT6}
 MAPPINGS = {4: layouts.NAT4, 6: layouts.NAT6}
@@ -46,7 +45,13 @@ def services(node_with: NodeWith) -> Services:
     return small_world(node_with())
 
 
+SCTP_CHUNKS = {"S": "init", "SA": "init ack", "A": "data"}
+"""By the TCP flags that mean the same."""
+
+
 def transport(kind: str, source: int, destination: int, flags: str) -> Packet:
+    if kind == "sctp":
+        return sctp(source, destination, SCTP_CHUNKS[flags])
     return tcp(source, destination, flags) if kind == "tcp" else udp(source, destination)
 
 
@@ -335,19 +340,7 @@ def test_flows_name_no_service_for_it(services: Services, family: int) -> None:
     assert (event.service_id, event.source_identity, event.destination_identity) == (0, WEB.identity, DB.identity)
 
 
-# -- what has no other port, and what is over ------------------------------------------------------------------------
-
-
-@FAMILIES
-def test_sctp_beside_one_is_dropped_by_name_for_it_keeps_its_port(services: Services, family: int) -> None:
-    node = services.node
-    services.cluster_ip(family, services.backend(address(DB, family), PORT, kind="sctp"), kind="sctp")
-    calls = (from_pod(WEB, at, family) / SCTP(sport=CLIENT_PORT, dport=PORT) for at in (CLUSTER_IP[family], DB))
-
-    to_service, direct = (node.run("from_container", "web", bytes(packet)) for packet in calls)
-
-    assert to_service.verdict == Verdict.REDIRECT
-    assert (direct.verdict, direct.events[0].subtype) == (Verdict.DROP, DropReason.NAT_NO_MAPPING)
+# -- what is over ----------------------------------------------------------------------------------------------------
 
 
 @FAMILIES
