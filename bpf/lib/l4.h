@@ -24,7 +24,7 @@ enum sctp_chunk {
 enum l4_bytes {
 	TCP_HEADER_BYTES = 20,
 	UDP_HEADER_BYTES = 8,
-	SCTP_HEADER_BYTES = 13, /* and the type of the first chunk: without a chunk there is no packet */
+	SCTP_HEADER_BYTES = 12,
 };
 
 /* As far as we read; ICMP's fields lie over the ports. */
@@ -45,10 +45,7 @@ struct l4_header {
 		__be16 icmp_identifier;
 	};
 	__be32 tcp_acknowledgment;
-	union {
-		__u8 tcp_data_offset;
-		__u8 sctp_chunk;
-	};
+	__u8 tcp_data_offset;
 	__u8 tcp_flags;
 	__u8 rest[6];
 };
@@ -101,9 +98,23 @@ static __always_inline int parse_ports(struct __sk_buff *skb, struct flow *flow,
 		flow->tcp_words = l4->tcp_data_offset >> 4;
 		flow->tcp_sequence = l4->tcp_sequence;
 		flow->tcp_acknowledgment = l4->tcp_acknowledgment;
-	} else if (length == SCTP_HEADER_BYTES) {
-		flow->tcp_flags = sctp_flags(l4->sctp_chunk);
 	}
+	return 0;
+}
+
+/* The first chunk is never pulled to where the header is: of a packet that the kernel is to segment it lies in another
+ * buffer, and SCTP's own code ends the machine where it does not (sctp_inq_pop()). Without a chunk there is no packet.
+ */
+static __always_inline int parse_sctp(struct __sk_buff *skb, struct flow *flow, __u8 family)
+{
+	int reason = parse_ports(skb, flow, family, SCTP_HEADER_BYTES);
+	__u8 chunk;
+
+	if (reason)
+		return reason;
+	if (bpf_skb_load_bytes(skb, flow->l4_offset + SCTP_HEADER_BYTES, &chunk, sizeof(chunk)))
+		return DROP_CT_INVALID_HEADER;
+	flow->tcp_flags = sctp_flags(chunk);
 	return 0;
 }
 
@@ -131,7 +142,7 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct flow *flow, __
 	if (flow->tuple.protocol == IPPROTO_UDP)
 		return parse_ports(skb, flow, family, UDP_HEADER_BYTES);
 	if (flow->tuple.protocol == IPPROTO_SCTP)
-		return parse_ports(skb, flow, family, SCTP_HEADER_BYTES);
+		return parse_sctp(skb, flow, family);
 	if (flow->tuple.protocol == icmp_protocol(family))
 		return parse_icmp(skb, flow, family);
 	return 0; /* any other protocol is tracked by its addresses alone */

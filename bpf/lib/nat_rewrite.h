@@ -3,8 +3,7 @@
  *
  * The helpers know of checksums that the device is still to fill in, and of those that it has already verified: for the
  * latter the sum over the whole packet is kept true. IPv6 has no header checksum to make up for another address, so that
- * one is written with BPF_F_RECOMPUTE_CSUM. A later fragment has no ports and no checksum, only addresses. The first one of
- * SCTP has no other port either: the checksum's place is known, but not how many bytes it covers.
+ * one is written with BPF_F_RECOMPUTE_CSUM. A later fragment has no ports and no checksum, only addresses.
  */
 #pragma once
 
@@ -86,7 +85,9 @@ static __always_inline long nat_rewrite_transport(struct __sk_buff *skb, struct 
 	if (port == old_port)
 		return failed;
 	if (unlikely(packet.protocol == IPPROTO_SCTP))
-		return sctp_rewrite_port(skb, packet.l4_offset, end == NAT_SOURCE, port);
+		return sctp_rewrite_port(
+		    skb, packet.l4_offset,
+		    (end == NAT_SOURCE ? SCTP_SOURCE : 0) | (packet.fragment ? SCTP_FIRST_FRAGMENT : 0), port);
 	return failed | bpf_skb_store_bytes(skb, packet.l4_offset + nat_port_offset(packet.protocol, end), &port,
 					    sizeof(port), 0);
 }
@@ -108,8 +109,6 @@ static __always_inline int nat_rewrite_end(struct __sk_buff *skb, struct nat_pac
 {
 	long failed = 0;
 
-	if (unlikely(packet.protocol == IPPROTO_SCTP) && packet.fragment == FRAGMENT_FIRST && port != old_port)
-		return DROP_NAT_UNSUPPORTED;
 	if (packet.fragment != FRAGMENT_LATER)
 		failed = nat_rewrite_transport(skb, packet, end, old, old_port, address, port);
 	if (packet.family == FAMILY_IPV4)

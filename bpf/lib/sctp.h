@@ -8,6 +8,15 @@
 #include "crc32c.h"
 #include "parse.h"
 
+enum sctp_rewrite {
+	SCTP_SOURCE = 1, /* else the destination's port */
+	SCTP_FIRST_FRAGMENT = 2,
+};
+
+enum sctp_limits {
+	SCTP_CHUNKS_MAX = 8, /* in front of the one that a packet is cut for */
+};
+
 struct sctp_header {
 	union {
 		struct {
@@ -34,16 +43,42 @@ static __always_inline __u32 sctp_bytes(struct __sk_buff *skb, __u32 l4_offset)
 	return end > l4_offset ? end - l4_offset : 0;
 }
 
-/* Of a packet that is no fragment: 0 or a drop reason. */
-__noinline int sctp_rewrite_port(struct __sk_buff *skb, __u32 l4_offset, __u32 is_source, __u32 port)
+struct sctp_chunk_header {
+	__u8 type;
+	__u8 flags;
+	__be16 length; /* without what fills it up to a multiple of four */
+};
+
+/* Of the packet whose first fragment has `here` bytes of it: what its chunks say. The last one that begins here is taken for
+ * its last: senders cut what a single chunk has made too long. 0: it cannot be told.
+ */
+static __always_inline __u32 sctp_bytes_of_chunks(struct __sk_buff *skb, __u32 l4_offset, __u32 here)
+{
+	__u32 bytes = sizeof(struct sctp_header);
+	struct sctp_chunk_header chunk;
+
+	for (int i = 0; i < SCTP_CHUNKS_MAX && bytes < here; i++) {
+		if (bpf_skb_load_bytes(skb, l4_offset + bytes, &chunk, sizeof(chunk)) ||
+		    be16(chunk.length) < sizeof(chunk))
+			return 0;
+		bytes += (be16(chunk.length) + 3) & ~3;
+	}
+	return bytes >= here && bytes <= IP_LENGTH_MAX ? bytes : 0;
+}
+
+/* `what`: enum sctp_rewrite. 0 or a drop reason. */
+__noinline int sctp_rewrite_port(struct __sk_buff *skb, __u32 l4_offset, __u32 what, __u32 port)
 {
 	__u32 bytes = sctp_bytes(skb, l4_offset), old_ports;
 	struct sctp_header header;
 
+	if (what & SCTP_FIRST_FRAGMENT) {
+		bytes = sctp_bytes_of_chunks(skb, l4_offset, bytes);
+	}
 	if (bytes < sizeof(header) || bpf_skb_load_bytes(skb, l4_offset, &header, sizeof(header)))
 		return DROP_CT_INVALID_HEADER;
 	old_ports = header.both_ports;
-	if (is_source)
+	if (what & SCTP_SOURCE)
 		header.source_port = port;
 	else
 		header.destination_port = port;

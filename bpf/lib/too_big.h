@@ -6,7 +6,13 @@
 #include "l4.h"
 #include "parse.h"
 
-/* IP header and payload of the largest packet that the wire will see: of a segment, if the kernel segments it later. */
+enum gso_values {
+	GSO_BY_FRAGS = 0xffff, /* gso_size: SCTP's segments are what its sender has made, each of a size of its own */
+};
+
+/* IP header and payload of the largest packet that the wire will see: of a segment, if the kernel segments it later. Of SCTP
+ * nobody tells, and its sender has cut it for the way that it knows: else none of them would pass ever.
+ */
 static __always_inline __u32 packet_largest(struct __sk_buff *skb, __u32 l4_offset, __u8 protocol)
 {
 	__u32 header_bytes = l4_offset - ETH_HLEN;
@@ -14,6 +20,8 @@ static __always_inline __u32 packet_largest(struct __sk_buff *skb, __u32 l4_offs
 
 	if (!skb->gso_size)
 		return skb->len - ETH_HLEN;
+	if (skb->gso_size == GSO_BY_FRAGS)
+		return 0;
 	if (protocol != IPPROTO_TCP)
 		return header_bytes + UDP_HEADER_BYTES + skb->gso_size;
 	bpf_skb_load_bytes(skb, l4_offset + offsetof(struct l4_header, tcp_data_offset), &data_offset, 1);
