@@ -16,8 +16,8 @@ MARK = "@@check "
 ENDED = "@@ended "
 """With the exit code of all that was to run: a machine that ends without it has been ended by something else."""
 PYTEST = (".venv/bin/pytest", "-v", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib -rfE")
-SCTP = "tests/e2e/test_sctp.py"
-APART = ("tests/e2e/test_wheel.py", "tests/e2e/test_readme.py", SCTP)
+SCTP = ("tests/bpf/test_live_sctp.py", "tests/e2e/test_sctp.py")
+APART = ("tests/e2e/test_wheel.py", "tests/e2e/test_readme.py", *SCTP)
 E2E = ("tests/e2e", *(f"--ignore={path}" for path in APART))
 CHECKS: dict[str, tuple[str, ...]] = {
     # what the kernel has, and how programs are attached
@@ -29,7 +29,7 @@ CHECKS: dict[str, tuple[str, ...]] = {
     # maps and their batches, the loader, links
     "datapath": (*PYTEST, "tests/integration/datapath"),
     # real associations between pods, nodes and the world: kernels of machines often lack the sockets
-    "sctp": (*PYTEST, SCTP),
+    "sctp": (*PYTEST, *SCTP),
     # the plugin, and all commands on a lab: pods, policies, restarts of the agent
     "lab": (*PYTEST, "tests/integration/cni", *E2E),
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,6 +19,7 @@ from pycilium.lab import wires
 from tests.e2e.lab import WORLD, Lab, Pod, app, eventually, inside, policy, ports
 from tests.e2e.service_traffic import Client, NamedServer, client_in
 from tests.e2e.test_services import CLUSTER_IP, NODE_ADDRESS, NODE_PORT, PORT, TARGET, answered_by, service
+from tests.sctp import sctp_socket, skip_without_sockets, tell
 
 pytestmark = pytest.mark.root
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
@@ -35,21 +35,12 @@ SPEECH = bytes(range(256)) * 256
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    if not kernel_has_sctp():
-        pytest.skip("this kernel has no SCTP sockets (make kernels boots some that do)")
+    skip_without_sockets()
     lab = Lab(f"e2e-sctp-{secrets.token_hex(3)}")
     lab.cilium("lab", "up", "--nodes", "2", timeout_s=600)
     inside(lab.world_netns, lambda: wires.compute_checksums("eth0"))
     yield lab
     lab.down()
-
-
-def kernel_has_sctp() -> bool:
-    try:
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +105,9 @@ def test_clients_outside_reach_a_node_port(lab: Lab, pods: dict[str, Pod], node:
 @FAMILIES
 def test_what_is_long_arrives_whole_in_both_directions(lab: Lab, pods: dict[str, Pod], family: int) -> None:
     """From outside, to the pod of a node that was not called."""
-    server, client = (inside(netns, lambda: sctp_socket(family)) for netns in (pods["web-1"].netns, lab.world_netns))
+    server, client = (
+        inside(netns, lambda: sctp_socket(family, PATIENCE_S)) for netns in (pods["web-1"].netns, lab.world_netns)
+    )
     with closing(server), closing(client):
         server.bind(("", LONG_TARGET))
         server.listen()
@@ -122,31 +115,15 @@ def test_what_is_long_arrives_whole_in_both_directions(lab: Lab, pods: dict[str,
         accepted, _ = server.accept()
         with closing(accepted):
             accepted.settimeout(PATIENCE_S)
-            for near, far in ((client, accepted), (accepted, client)):
-                near.sendall(SPEECH)
-                assert b"".join(iter_bytes(far, len(SPEECH))) == SPEECH
-
-
-def sctp_socket(family: int) -> socket.socket:
-    versions = {4: socket.AF_INET, 6: socket.AF_INET6}
-    made = socket.socket(versions[family], socket.SOCK_STREAM, socket.IPPROTO_SCTP)
-    made.settimeout(PATIENCE_S)
-    return made
-
-
-def iter_bytes(source: socket.socket, length: int) -> Iterator[bytes]:
-    while length > 0:
-        part = source.recv(65536)
-        assert part, "cut off"
-        length -= len(part)
-        yield part
+            tell(client, accepted, SPEECH)
+            tell(accepted, client, SPEECH)
 
 
 @FAMILIES
 def test_pods_reach_the_world_as_their_node(lab: Lab, pods: dict[str, Pod], family: int) -> None:
     """Two of them from the same port to the same one: the second gets another."""
-    server = inside(lab.world_netns, lambda: sctp_socket(family))
-    clients = [inside(pods[name].netns, lambda: sctp_socket(family)) for name in ("client", "web-0")]
+    server = inside(lab.world_netns, lambda: sctp_socket(family, PATIENCE_S))
+    clients = [inside(pods[name].netns, lambda: sctp_socket(family, PATIENCE_S)) for name in ("client", "web-0")]
     with closing(server), closing(clients[0]), closing(clients[1]):
         server.bind((WORLD[family], LONG_TARGET))
         server.listen()
@@ -169,7 +146,7 @@ def test_pods_reach_the_world_as_their_node(lab: Lab, pods: dict[str, Pod], fami
 def test_an_association_lasts(lab: Lab, pods: dict[str, Pod], place: str, family: int) -> None:
     """A node has several addresses, of which the process takes one: see docs/services.md."""
     netns = pods["client"].netns if place == "client" else lab.node_netns
-    client = inside(netns, lambda: sctp_socket(family))
+    client = inside(netns, lambda: sctp_socket(family, PATIENCE_S))
     with closing(client):
         if place == "node":
             client.bind((NODE_ADDRESS[family].format(1), 0))
