@@ -85,10 +85,8 @@ def is_served_everywhere(lab: Lab) -> bool:
 
 
 @FAMILIES
-@pytest.mark.parametrize("place", ["client", "node:node1", "web-0"])
-def test_pods_and_nodes_reach_a_service_by_its_cluster_ip(
-    lab: Lab, pods: dict[str, Pod], place: str, family: int
-) -> None:
+@pytest.mark.parametrize("place", ["client", "web-0"])
+def test_pods_reach_a_service_by_its_cluster_ip(lab: Lab, pods: dict[str, Pod], place: str, family: int) -> None:
     """A pod of the Service reaches itself, too."""
     with client_in(lab, place, sockets=False) as client:
         assert answered(client, CLUSTER_IP[family], PORT) == BOTH
@@ -142,14 +140,8 @@ def test_pods_reach_the_world_as_their_node(lab: Lab, pods: dict[str, Pod], fami
 
 
 @FAMILIES
-@pytest.mark.parametrize("place", ["client", "node"])
-def test_an_association_lasts(lab: Lab, pods: dict[str, Pod], place: str, family: int) -> None:
-    """A node has several addresses, of which the process takes one: see docs/services.md."""
-    netns = pods["client"].netns if place == "client" else lab.node_netns
-    client = inside(netns, lambda: sctp_socket(family, PATIENCE_S))
-    with closing(client):
-        if place == "node":
-            client.bind((NODE_ADDRESS[family].format(1), 0))
+def test_an_association_lasts(lab: Lab, pods: dict[str, Pod], family: int) -> None:
+    with closing(inside(pods["client"].netns, lambda: sctp_socket(family, PATIENCE_S))) as client:
         client.connect((CLUSTER_IP[family], PORT))
         for _ in range(3):
             client.sendall(b"who\n")
