@@ -3,7 +3,7 @@
  * that the old one and the new one differ by the sum of what changed and of as many zeros as there are bytes behind it.
  * A zero byte multiplies a sum by x^8 modulo the polynomial, and any number of them takes 16 multiplications at most.
  *
- * What was wrong before stays wrong, and what a device is still to fill in it fills in all the same.
+ * What was wrong before stays wrong.
  */
 #pragma once
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* SCTP's common header (RFC 9260, 3.1). Its checksum covers the whole packet, and of IP nothing: another address changes
- * nothing in it, another port is made up for (crc32c.h).
+ * nothing in it, another port is made up for (crc32c.h). As long as a device is still to compute it, it is 0 and stays so:
+ * the device's sum is of the whole packet, with whatever stands there. One that is 0 by itself, of 4 billion packets one,
+ * is taken for that.
  */
 #pragma once
 
@@ -82,6 +84,7 @@ __noinline int sctp_rewrite_port(struct __sk_buff *skb, __u32 l4_offset, __u32 w
 		header.source_port = port;
 	else
 		header.destination_port = port;
-	header.checksum ^= crc32c_change(old_ports ^ header.both_ports, bytes);
+	if (likely(header.checksum))
+		header.checksum ^= crc32c_change(old_ports ^ header.both_ports, bytes);
 	return bpf_skb_store_bytes(skb, l4_offset, &header, sizeof(header), 0) ? DROP_WRITE_ERROR : 0;
 }

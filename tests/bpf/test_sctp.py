@@ -105,6 +105,20 @@ def test_a_backend_on_another_node_by_a_node_port(services: Services, family: in
         assert ran.packet == turned(answer, src=NODE[family], dst=client, sport=NODE_PORT, dport=20000, hops=1)
 
 
+@FAMILIES
+def test_a_checksum_that_a_device_was_to_compute_on_the_way_to_another_node_became_a_wrong_one(
+    services: Services, family: int
+) -> None:
+    """The sender leaves 0, which the device takes into its sum as it stands there."""
+    services.cluster_ip(family, services.backend(address(DB, family), kind="sctp"), kind="sctp")
+    packet = from_pod(WEB, CLUSTER_IP[family], family) / sctp(40000, PORT)
+    packet[SCTP].chksum = 0
+
+    there = Ether(send(services.node, packet).packet)[SCTP]
+
+    assert (there.dport, there.chksum) == (TARGET_PORT, 0)
+
+
 def first_fragment(packet: Packet, family: int) -> Packet:
     payload = bytes(Ether(bytes(packet))[1].payload)[:48]
     head = packet.copy()
