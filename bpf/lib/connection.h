@@ -24,8 +24,7 @@
 #include "policy.h"
 
 enum connection_step {
-	STEP_BESIDE =
-	    -11, /* of a connection beside one that was translated: service_beside.h says what becomes of it */
+	STEP_BESIDE = -11, /* of a connection that may be beside a translated one: service_beside() says */
 };
 
 static __always_inline bool connection_revisions_current(const struct ct_entry *entry, const struct flow *flow,
@@ -282,7 +281,7 @@ static __always_inline bool connection_may_go(const struct ct_entry *entry, cons
 static __always_inline bool connection_is_beside(const struct ct_entry *entry, const struct flow *flow, bool is_reply)
 {
 	if (unlikely(!entry))
-		return flow->tuple.protocol == IPPROTO_TCP && (flow->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
+		return l4_has_connections(flow->tuple.protocol) && (flow->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
 	return unlikely(entry->flags & CT_TRANSLATED) && !is_reply;
 }
 

@@ -15,7 +15,7 @@
 #include "service_path.h"
 
 /* Datagrams from another port all of a sudden may not be known to the backend: while they flow, the entry stays by which they
- * are told. TCP needs none.
+ * are told. What is in the middle of a connection is told without.
  */
 __noinline int service_beside_stays(void)
 {
@@ -23,7 +23,7 @@ __noinline int service_beside_stays(void)
 	struct ct_entry *entry;
 	bool is_reply;
 
-	if (!draft || draft->packet.protocol == IPPROTO_TCP)
+	if (!draft || l4_has_connections(draft->packet.protocol))
 		return 0;
 	entry = service_connection(draft, &is_reply);
 	if (entry && entry->expires_s < draft->now_s + CT_LIFETIME_OTHER_S)

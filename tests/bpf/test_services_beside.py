@@ -128,17 +128,18 @@ def test_the_end_of_one_is_not_the_end_of_the_other(services: Services, family: 
 
 
 @FAMILIES
+@pytest.mark.parametrize("kind", ["tcp", "sctp"])
 def test_it_keeps_its_port_when_the_connection_to_the_service_is_over_and_forgotten(
-    services: Services, family: int
+    services: Services, family: int, kind: str
 ) -> None:
     node = services.node
-    service, backend = service_to(services, family, DB)
-    said(node, family, service, flags="S")
-    seen, _ = said(node, family, backend, flags="S")
+    service, backend = service_to(services, family, DB, kind)
+    said(node, family, service, kind, "S")
+    seen, _ = said(node, family, backend, kind, "S")
     forget_connection(node, family, CLIENT_PORT)
 
-    assert said(node, family, backend) == (seen, backend)
-    assert answered(node, family, DB, seen, flags="A") == (backend, (address(WEB, family), CLIENT_PORT))
+    assert said(node, family, backend, kind) == (seen, backend)
+    assert answered(node, family, DB, seen, kind, "A") == (backend, (address(WEB, family), CLIENT_PORT))
 
 
 def forget_connection(node: Node, family: int, port: int) -> None:
