@@ -83,9 +83,10 @@ struct ct_entry {
 	__u8 tcp_flags_reply;
 	__u32 reported_origin_s; /* last flow event of each direction: aggregation */
 	__u32 reported_reply_s;
-	__u32
-	    last_fin_end; /* TCP, of the FIN by which both sides had sent theirs: the number after it. Before: which place it
-			       was given of ct_transients */
+	/* Of TCP, of the FIN by which both sides had sent theirs: the number after it. Before it is closed: its place among
+	 * ct_transients.
+	 */
+	__u32 last_fin_end;
 	__be32 last_fin_acknowledgment;
 };
 

@@ -4,8 +4,8 @@
  *
  *   client ──> frontend      becomes      client ──> backend, with the frontend's address and port
  *
- * A TCP connection carries it in its SYN, which has room; of anything else every packet does, for nothing here tells
- * when the backend's node has heard of the connection. With config_dsr_outer_family every packet travels in another, from this node
+ * A connection carries it in what opens it, a SYN or an INIT, which has room; of datagrams each does, for nothing here tells
+ * when the backend's node has heard of them. With config_dsr_outer_family every packet travels in another, from this node
  * to the backend's: so nothing is on the way with the client's address or with an IP option, which networks may refuse, and
  * the backend's node sees who tells.
  */

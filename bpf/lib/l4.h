@@ -67,8 +67,7 @@ static __always_inline bool l4_has_connections(__u8 protocol)
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP;
 }
 
-/* What opens and ends an association is told as of a TCP connection, so that both are treated alike.
- */
+/* What opens and ends an association is told as of a TCP connection, so that both are treated alike. */
 static __always_inline __u8 sctp_flags(__u8 chunk)
 {
 	switch (chunk) {

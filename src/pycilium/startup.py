@@ -99,7 +99,7 @@ async def _with_signals(body: Callable[[asyncio.Event], Coroutine[Any, Any, None
 
 def _in_words(reason: str, kind: Any) -> str:
     """The field first: msgspec names it last; and the nearest that there is for one that there is not."""
-    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", reason):
+    if unknown := re.fullmatch(r"Object contains unknown field `([^`]*)`", reason):
         near = difflib.get_close_matches(unknown[1], kind.__struct_encode_fields__, n=1)
         return f"unknown field `{unknown[1]}`{f' (did you mean {near[0]}?)' if near else ''}"
     found = re.fullmatch(r"(.*) - at `\$\.(.*)`", reason)

@@ -27,6 +27,7 @@ def test_the_defaults_are_within_their_own_bounds(tmp_path):
     ("values", "reason"),
     [
         ({"pools": []}, "unknown field `pools`"),
+        ({"endpoint_slice_rate_limits": [{"nods": 1}]}, "endpoint_slice_rate_limits[0]: Object contains unknown field"),
         ({"cluster_pool_ipv4_cidrs": ["10.0.0.1/8"]}, "cluster_pool_ipv4_cidrs: 10.0.0.1/8 has host bits set"),
         ({"cluster_pool_ipv4_cidrs": ["fd00::/104"]}, "cluster_pool_ipv4_cidrs: "),
         ({"cluster_pool_ipv6_mask_size": 100}, "cluster_pool_ipv6_cidrs: pool fd00::/104 has no pod CIDRs"),

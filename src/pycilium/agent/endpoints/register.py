@@ -52,8 +52,7 @@ class EndpointRegister:
         """Put it, offer it to the kernel, save it for the next agent; how it is then."""
         self.put(endpoint)
         self._loop.run_now()
-        now = self.find(endpoint.container_id, endpoint.ifname)
-        assert now is not None
+        now = self.find(endpoint.container_id, endpoint.ifname) or endpoint
         self._files.save(now)
         return now
 
