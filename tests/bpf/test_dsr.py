@@ -15,7 +15,7 @@ from pycilium.datapath.layouts import CtState, Direction, DropReason, ServiceFla
 from tests.bpf.conftest import NodeWith
 from tests.bpf.masquerade import NODE, halves
 from tests.bpf.node import WEB, Node, Ran, Verdict, packed
-from tests.bpf.packets import address, from_network, from_pod, tcp, udp
+from tests.bpf.packets import address, from_network, from_pod, sctp, tcp, udp
 from tests.bpf.services import (
     API,
     CLIENT,
@@ -35,6 +35,11 @@ pytestmark = pytest.mark.root
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 ANY = {4: "0.0.0.0", 6: "::"}
 DIRECT = ServiceFlags.EXTERNAL | ServiceFlags.DSR
+OPENED = {
+    "tcp": (tcp(40000, NODE_PORT, "S"), tcp(40000, NODE_PORT, "A")),
+    "sctp": (sctp(40000, NODE_PORT, "init"), sctp(40000, NODE_PORT)),
+}
+"""What opens a connection, and what comes next in it."""
 
 
 @pytest.fixture
@@ -91,15 +96,14 @@ def test_natively_too(services: Services) -> None:
 
 
 @FAMILIES
-def test_of_tcp_only_what_opens_the_connection_tells(services: Services, family: int) -> None:
+@pytest.mark.parametrize("kind", OPENED)
+def test_of_a_connection_only_what_opens_it_tells(services: Services, family: int, kind: str) -> None:
     node = services.node
-    services.node_port(family, services.backend(address(API, family)), flags=ServiceFlags.DSR)
-    arrive(node, to_frontend(family))
-    packet = to_frontend(family, "A")
+    services.node_port(family, services.backend(address(API, family), kind=kind), kind=kind, flags=ServiceFlags.DSR)
+    opening, packet = (from_network(CLIENT[family], NODE[family], family) / said for said in OPENED[kind])
 
-    ran = arrive(node, packet)
-
-    assert ran.packet == to_backend(packet, family)
+    assert arrive(node, opening).packet == told(to_backend(opening, family), NODE[family], NODE_PORT)
+    assert arrive(node, packet).packet == to_backend(packet, family)
     assert node.only_connection().state == CtState.ESTABLISHED
 
 
