@@ -19,23 +19,11 @@ from pycilium.model.labels import pod_labels
 from pycilium.model.resources import CiliumIdentity, ObjectMeta, Pod
 from pycilium.store.sqlite import SqliteStore
 from tests.unit.agent.endpoints.test_identities import Node
+from tests.unit.agent.endpoints.test_restoring import Files, Loop
 from tests.unit.agent.test_controller import ENDPOINTS
 from tests.unit.agent.test_sources import until
 
 NEVER_S = 60.0
-
-
-class Loop:
-    """A kernel that takes everything at once."""
-
-    def run_now(self) -> None: ...
-
-    def differences(self, _) -> list[str]:
-        return []
-
-
-class Files:
-    def save(self, _) -> None: ...
 
 
 class Relabelled(Node):
