@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from pycilium.datapath import netns
 
 pytestmark = pytest.mark.root
+PATIENCE_S = 30.0
 HOPS = ("172.31.0.1=198.51.100.1", "fd00:31::1=2001:db8:77::1")
 
 
@@ -60,8 +62,9 @@ def test_routes_go_with_the_process_or_end_by_themselves(node, end, left):
         process.send_signal(end)
         process.stdout.read()  # its child has it too: at the end both are gone
 
+    until = time.monotonic() + PATIENCE_S
     while "cilium_way" in run(node, "ip link"):  # the kernel takes devices down after the namespace's last process
-        pass
+        assert time.monotonic() < until
     assert world(node) == left
 
 
