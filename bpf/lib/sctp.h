@@ -74,9 +74,8 @@ __noinline int sctp_rewrite_port(struct __sk_buff *skb, __u32 l4_offset, __u32 w
 	__u32 bytes = sctp_bytes(skb, l4_offset), old_ports;
 	struct sctp_header header;
 
-	if (what & SCTP_FIRST_FRAGMENT) {
+	if (what & SCTP_FIRST_FRAGMENT)
 		bytes = sctp_bytes_of_chunks(skb, l4_offset, bytes);
-	}
 	if (bytes < sizeof(header) || bpf_skb_load_bytes(skb, l4_offset, &header, sizeof(header)))
 		return DROP_CT_INVALID_HEADER;
 	old_ports = header.both_ports;
