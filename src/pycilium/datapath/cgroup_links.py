@@ -8,6 +8,7 @@ its sockets is closed, and until then its program is run, and may be exchanged.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,20 +103,31 @@ def is_attached(pin: Path, cgroup: int) -> bool:
 
 
 def exchange(pin: Path, cgroup: int, program: Program) -> bool:
-    """Exchange the program of the pinned link; False if that is none of this cgroup and hook."""
+    """Exchange the program of the pinned link; False if that is none of this cgroup and hook. AttachError says why not.
+
+    So it is too if the last socket of a cgroup that is gone is closed meanwhile.
+    """
     try:
         link = bpf.object_get(str(pin))
     except FileNotFoundError:
         return False
     try:
-        info = bpf.link_info(link)
-        if (info.type, info.cgroup_id, info.attach_type) != (bpf.LINK_TYPE_CGROUP, cgroup, _hook(program)):
+        return _exchanged(link, cgroup, program)
+    except OSError as error:
+        if error.errno == errno.ENOLINK:
             return False
-        if info.program_id != program.info().id:
-            bpf.link_update(link, program.fd)
-        return True
+        raise AttachError(f"{pin}: program {program.name} cannot be exchanged: {error.strerror}") from error
     finally:
         os.close(link)
+
+
+def _exchanged(link: int, cgroup: int, program: Program) -> bool:
+    info = bpf.link_info(link)
+    if (info.type, info.cgroup_id, info.attach_type) != (bpf.LINK_TYPE_CGROUP, cgroup, _hook(program)):
+        return False
+    if info.program_id != program.info().id:
+        bpf.link_update(link, program.fd)
+    return True
 
 
 def _hook(program: Program) -> AttachType:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pycilium.agent.link_operations import LinkOperations, SockTarget
-from pycilium.datapath import bpffs, cgroup_links, layouts, netns
+from pycilium.datapath import bpf_syscall, bpffs, cgroup_links, layouts, netns
 from pycilium.datapath.cgroup_links import BELOW_PROGRAM, PROCESS_PROGRAM
 from pycilium.datapath.loader import OBJECTS, Datapath, DatapathConfig, load
 from pycilium.lab import cgroups
@@ -118,6 +118,28 @@ def test_a_socket_that_outlives_its_cgroup_does_not_fall_to_the_host(node: Node,
     wait_until_released(node, number)
     node.attach(SockTarget(number, PROCESS_PROGRAM))
     node.detach(there)
+
+
+def test_a_last_socket_that_was_closed_while_its_link_was_looked_at_ended_the_agent(
+    node: Node, cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = cgroup_links.cgroup_id(cgroup)
+    node.attach(SockTarget(number, BELOW_PROGRAM, cgroup))
+    link_info = bpf_syscall.link_info
+
+    def told_before_it_was_gone(link: int) -> bpf_syscall.LinkInfo:
+        monkeypatch.setattr(bpf_syscall, "link_info", link_info)
+        told = link_info(link)
+        cgroup.rmdir()
+        wait_until_released(node, number)
+        return told
+
+    monkeypatch.setattr(bpf_syscall, "link_info", told_before_it_was_gone)
+    left = SockTarget(number, PROCESS_PROGRAM)
+
+    node.attach(left)
+
+    node.detach(left)
 
 
 def test_one_made_anew_at_its_path_takes_no_link_from_the_sockets_that_are_left(node: Node, cgroup: Path) -> None:
