@@ -87,6 +87,21 @@ def test_a_pod_and_a_backend_on_another_node(live: LiveNodes, mode: str, family:
 
 
 @FAMILIES
+def test_what_a_pod_left_to_a_device_to_compute_was_wrong_at_a_backend_on_another_node(
+    live: LiveNodes, family: int
+) -> None:
+    """Its ports are others by then."""
+    live.route("tunnel", 4)
+    services = Services(live.nodes["node2"])
+    with closing(serve(live, WEB, family)) as server:
+        backend = services.backend(address(WEB, family), server.getsockname()[1], kind="sctp")
+        services.cluster_ip(family, backend, kind="sctp")
+
+        own = address(API, family)
+        assert seen_as(live, server, "api", own, (CLUSTER_IP[family], PORT)) == own
+
+
+@FAMILIES
 def test_packets_that_the_kernel_is_to_cut_end_no_machine(live: LiveNodes, family: int) -> None:
     """Linux panics over one whose first chunk was pulled to its header. The pod that answers leaves the cutting to others."""
     live.route("tunnel", 4)
