@@ -174,6 +174,7 @@ __noinline int service_draft_other_port(void)
 	if (!draft || !service_opens(draft) || draft->to.flags)
 		return DROP_NAT_NO_MAPPING;
 	address = draft->packet.source;
+	draft->to.source = address;
 	draft->to.flags = SERVICE_FLOW_SNAT;
 	return service_draft_port(draft, &address);
 }

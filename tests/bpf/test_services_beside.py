@@ -341,6 +341,23 @@ def test_flows_name_no_service_for_it(services: Services, family: int) -> None:
     assert (event.service_id, event.source_identity, event.destination_identity) == (0, WEB.identity, DB.identity)
 
 
+@FAMILIES
+@KINDS
+def test_a_direct_connection_left_with_the_source_of_the_packet_before(
+    services: Services, family: int, kind: str
+) -> None:
+    """That one was another pod's, to the same Service on the same CPU."""
+    node = services.node
+    service, backend = service_to(services, family, DB, kind)
+    said(node, family, service, kind, "S")
+    other = from_pod(DB, service[0], family) / transport(kind, 4000, service[1], "S")
+    assert node.run("from_container", "db", bytes(other)).verdict == Verdict.REDIRECT
+
+    seen, to = said(node, family, backend, kind, "S")
+
+    assert (seen[0], to) == (address(WEB, family), backend)
+
+
 # -- what is over ----------------------------------------------------------------------------------------------------
 
 
