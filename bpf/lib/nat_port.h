@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* A new mapping: a port of the node for a flow, which no other flow to the same remote end has.
  *
- * The flow's own port if that is free, else one found by a search in rounds, each from a random port on in random equal
+ * The flow's own port, or the one that stands for it, if that is free, else one found by a search in rounds, each from a random port on in random equal
  * steps: fewer random numbers than ports are looked at, no run of taken ports is followed for long, and no two flows
  * take the same way. A search looks at 1024 ports at most: of 64512 with 300 left it finds one 99 times in 100, and it
  * costs some 100 us when there is none; the next packet, as of a SYN that is sent again, starts a new one.
@@ -155,14 +155,19 @@ __noinline int nat_scan(__u32 start, __u32 step)
 	return 0;
 }
 
-/* Ports below NAT_PORT_MIN stay the node's own. Identifiers of pings have no owners. */
-static __always_inline bool nat_may_keep(const struct nat_draft *draft)
+/* The port that is tried before the search: the flow's own, or where that is above those that it may have, one as many below
+ * it for all such. So a client that takes a port again gets the one that it had, by which a backend that still waits for
+ * strays of the connection before (TIME-WAIT) knows the new one as later: by the numbers and times of another port it
+ * refuses about every second one (RFC 6191, RFC 7323). No two ports that a kernel chooses for one client fall on one.
+ * Ports below NAT_PORT_MIN stay the node's own: 0. Identifiers of pings have no owners.
+ */
+static __always_inline __u32 nat_first_port(const struct nat_draft *draft)
 {
 	__u32 port = be16(draft->inside_port);
 
-	if (nat_has_ports(draft->protocol))
-		return port >= NAT_PORT_MIN && port < NAT_PORT_MIN + nat_ports(draft);
-	return true;
+	if (!nat_has_ports(draft->protocol))
+		return port;
+	return port >= NAT_PORT_MIN ? NAT_PORT_MIN + (port - NAT_PORT_MIN) % nat_ports(draft) : 0;
 }
 
 /* As nat_claim(): 0 once the draft has a port that is its own. */
@@ -173,8 +178,9 @@ __noinline int nat_search_port(PACKET_CONTEXT *context)
 
 	if (!draft)
 		return error;
-	if (nat_may_keep(draft))
-		error = nat_take(context, be16(draft->inside_port));
+	port = nat_first_port(draft);
+	if (port || !nat_has_ports(draft->protocol))
+		error = nat_take(context, port);
 	if (error != -EEXIST)
 		return error;
 	for (int i = 0; i < NAT_ROUNDS; i++) {

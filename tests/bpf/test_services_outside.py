@@ -409,6 +409,24 @@ def test_a_client_outside_gets_no_port_that_the_kernel_would_give_to_the_nodes_o
 
 
 @FAMILIES
+def test_a_client_that_took_a_port_again_was_refused_for_what_its_backend_remembered_of_another(
+    services: Services, family: int
+) -> None:
+    """Ports of the gateway were random, and a backend in TIME-WAIT answers a SYN that is not later than what it saw last from
+    that port with an ACK, so that the client has to begin anew.
+    """
+    services.reached_by("native")
+    services.node_port(family, services.backend(address(API, family)))
+
+    given = []
+    for port in range(32768, 61000, 400):
+        packet = from_network(CLIENT[family], NODE[family], family) / tcp(port, NODE_PORT, "S")
+        given.append(Ether(arrive(services.node, packet).packet)[2].sport)
+
+    assert given == [*range(1024, 29256, 400)]
+
+
+@FAMILIES
 def test_a_client_outside_does_not_get_the_port_that_the_node_itself_has_to_the_backend(
     services: Services, family: int
 ) -> None:
