@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* A new mapping: a port of the node for a flow, which no other flow to the same remote end has.
  *
- * The flow's own port, or the one that stands for it, if that is free, else one found by a search in rounds, each from a random port on in random equal
- * steps: fewer random numbers than ports are looked at, no run of taken ports is followed for long, and no two flows
- * take the same way. A search looks at 1024 ports at most: of 64512 with 300 left it finds one 99 times in 100, and it
+ * The flow's own port, or the one that stands for it, if that is free, else one found by a search in rounds, each from a
+ * random port on in random equal steps: fewer random numbers than ports are looked at, no run of taken ports is followed
+ * for long, and no two flows take the same way. A search looks at 1024 ports at most: of 64512 with 300 left it finds one 99 times in 100, and it
  * costs some 100 us when there is none; the next packet, as of a SYN that is sent again, starts a new one.
  *
  * The gateway's ports for services are none that the kernel would choose for the node's own sockets: those have the same
@@ -158,7 +158,7 @@ __noinline int nat_scan(__u32 start, __u32 step)
 /* The port that is tried before the search: the flow's own, or where that is above those that it may have, one as many below
  * it for all such. So a client that takes a port again gets the one that it had, by which a backend that still waits for
  * strays of the connection before (TIME-WAIT) knows the new one as later: by the numbers and times of another port it
- * refuses about every second one (RFC 6191, RFC 7323). No two ports that a kernel chooses for one client fall on one.
+ * refuses many (RFC 6191, RFC 7323). No two ports that a kernel chooses for one client fall on one.
  * Ports below NAT_PORT_MIN stay the node's own: 0. Identifiers of pings have no owners.
  */
 static __always_inline __u32 nat_first_port(const struct nat_draft *draft)

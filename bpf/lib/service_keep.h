@@ -4,7 +4,7 @@
 
 #include "service_frontend.h"
 
-/* The connection whose answers become `back` begins anew with its next packet. */
+/* What goes the other way than `back` is not translated any more: the connection begins anew with its next packet. */
 static __always_inline void service_displace(const struct service_draft *draft, const struct service_flow_entry *back)
 {
 	struct service_flow6_key forth = {.protocol = draft->packet.protocol};
@@ -86,17 +86,12 @@ static __always_inline bool service_keep_port(const struct service_draft *draft)
 __noinline int service_forget(void)
 {
 	const struct service_draft *draft = service_draft_here();
-	struct service_flow6_key other = {};
 	struct nat6_key port = {.direction = NAT_IN};
 	struct tuple tuple = {};
 
 	if (!draft || draft->to.flags & (SERVICE_FLOW_DSR | SERVICE_FLOW_HOST))
 		return 0;
-	other.source = draft->to.destination;
-	other.destination = draft->to.source;
-	other.source_port = draft->to.destination_port;
-	other.destination_port = draft->to.source_port;
-	other.protocol = tuple.protocol = port.protocol = draft->packet.protocol;
+	tuple.protocol = port.protocol = draft->packet.protocol;
 	if (draft->to.flags & SERVICE_FLOW_REPLY) {
 		port.local = tuple.destination = draft->packet.destination;
 		port.remote = tuple.source = draft->packet.source;
@@ -111,7 +106,7 @@ __noinline int service_forget(void)
 	if (draft->to.flags & SERVICE_FLOW_SNAT)
 		nat_remove(&port, draft->family);
 	ct_remove(&tuple, draft->family);
-	service_flow_remove(&other, draft->family);
+	service_displace(draft, &draft->to);
 	service_flow_remove(&draft->packet, draft->family);
 	return 0;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Connections, one entry each (abi/conntrack.h). Written by the programs, and removed with a connection's last packet
- * where nobody would send anything again; the agent removes what has expired. When full, connections that are not assured give way to new
- * ones (lib/ct_transient.h); when there is none of them, a new connection is dropped (155), and those that are there stay.
+ * where nobody would send anything again; the agent removes what has expired. When full, connections that are not assured
+ * give way to new ones (lib/ct_transient.h); when there is none of them, a new connection is dropped (155), and those that
+ * are there stay.
  */
 #pragma once
 
